@@ -1,0 +1,1 @@
+"""Protocol to ASGI and back: scopes, exchanges, channels and the lifespan."""

@@ -1,0 +1,85 @@
+"""Every error this package raises on purpose, in one tree.
+
+    AsgiPollerError
+    ├── PeerFault                 the other side broke a rule: it is answered, never logged as our failure
+    │   ├── HttpFault             answered with an HTTP status (RFC 9110, 15)
+    │   ├── WebSocketFault        answered with a close code (RFC 6455, 7.4.1)
+    │   └── ProxyProtocolFault    a malformed or forbidden PROXY header: the connection is closed
+    ├── ApplicationFault          the ASGI application broke the ASGI specification; a RuntimeError for it
+    ├── ClientDisconnected        send() after the peer has gone; an OSError, as the ASGI specification wants
+    └── OperatorFault             a setting or the system is wrong: one line that names the option and the fix
+        ├── ConfigError           an option's value
+        ├── ListenError           an address that cannot be listened on
+        └── StartupError          the application cannot be loaded or its lifespan failed
+
+`exit_code` is what the process ends with when an OperatorFault reaches the command line.
+"""
+
+from __future__ import annotations
+
+
+class AsgiPollerError(Exception):
+    """The root of the tree."""
+
+
+class PeerFault(AsgiPollerError):
+    """The peer broke a rule. Subclasses carry what to answer with."""
+
+
+class HttpFault(PeerFault):
+    """A request that is refused with `status` (an HTTP status code); `detail` is safe to show the peer."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+class WebSocketFault(PeerFault):
+    """A frame or message that ends the channel with close `code` and `reason` (RFC 6455, 7.4.1)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class ProxyProtocolFault(PeerFault):
+    """A PROXY protocol header that is malformed, or comes from a peer that may not send one."""
+
+
+class ApplicationFault(AsgiPollerError, RuntimeError):
+    """The application sent an ASGI message that the specification does not allow here."""
+
+
+class ClientDisconnected(AsgiPollerError, OSError):
+    """Raised from `send()` once the peer has gone (ASGI: HTTP and WebSocket, Send - disconnected)."""
+
+
+class OperatorFault(AsgiPollerError):
+    """Something that the person who started the server must change. Shown as one line."""
+
+    exit_code = 1
+
+
+class ConfigError(OperatorFault):
+    """A wrong option: `option` is its name as on the command line, `problem` says what is wrong and how to mend it."""
+
+    exit_code = 2
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option}: {problem}")
+        self.option = option
+        self.problem = problem
+
+
+class ListenError(OperatorFault):
+    """An address that cannot be bound or listened on."""
+
+    exit_code = 1
+
+
+class StartupError(OperatorFault):
+    """The application could not be loaded, or its lifespan start-up failed (exit code 3, as uvicorn's)."""
+
+    exit_code = 3

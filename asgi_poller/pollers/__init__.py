@@ -1,0 +1,1 @@
+"""The front end: listeners, MasterPoller threads and the lanes to the cores."""

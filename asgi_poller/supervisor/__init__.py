@@ -1,0 +1,1 @@
+"""Processes: the server in one process, and the supervisor with its workers."""

@@ -1,0 +1,1 @@
+"""Bytes to protocol and back: no sockets, no event loop, no clock."""
