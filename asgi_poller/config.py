@@ -1,0 +1,137 @@
+"""`Config`: every setting of a server, checked, in one immutable object.
+
+It acts on nothing: no application is imported, no socket is bound, no logging is set up. It reads
+the two environment variables that uvicorn reads (WEB_CONCURRENCY, FORWARDED_ALLOW_IPS), and
+`Config.load` the ASGI_POLLER_ ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from asgi_poller.errors import ConfigError
+from asgi_poller.settings import sources
+from asgi_poller.settings.application import Application, Logging
+from asgi_poller.settings.edge import Proxies, Tls
+from asgi_poller.settings.listening import Admission, Listening, Pollers
+from asgi_poller.settings.process import Lifetime, Processes, Reload
+from asgi_poller.settings.protocol import Http, WebSockets
+from asgi_poller.settings.rules import apply_rules
+from asgi_poller.settings.table import OPTIONS, SETTINGS, by_option_name, checked, parsed
+from asgi_poller.settings.uvicorn import Refused, set_aside_objects, translate
+
+ASGIApplication: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+"""ASGI 3: `await app(scope, receive, send)`."""
+
+App: TypeAlias = str | Callable[..., Any]
+"""What a user may pass: `module:attribute`, an application, or a factory (with `factory=True`)."""
+
+# uvicorn's variables, by the option that each is the default of.
+SHARED_VARIABLES = {"workers": "WEB_CONCURRENCY", "forwarded_allow_ips": "FORWARDED_ALLOW_IPS"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
+class Config(
+    Listening,
+    Pollers,
+    Admission,
+    Processes,
+    Lifetime,
+    Reload,
+    Http,
+    WebSockets,
+    Proxies,
+    Tls,
+    Application,
+    Logging,
+):
+    """All settings. Immutable, any thread; can be pickled if `app` is a string, so that workers can
+    be given it.
+
+    `Config("module:app", port=8001, workers="auto")`: attribute names are those of the command line
+    with underscores. Durations are seconds, sizes octets; text with a unit (`"16MiB"`, `"50ms"`) is
+    accepted for both. None means "not given" unless None is a value of the option. uvicorn's
+    keywords are understood. Raises ConfigError for an unknown keyword (with the nearest known one),
+    a wrong type or range, and settings that contradict each other.
+
+    `notices` are lines that the operator should read once, at start-up.
+    """
+
+    app: App
+    notices: tuple[str, ...] = field(default=(), compare=False)
+
+    def __init__(self, app: App, *, notices: tuple[str, ...] = (), **options: Any) -> None:
+        given = by_option_name(options)
+        try:
+            set_aside_objects(given)
+            given = {name: checked(OPTIONS[name], given[name]) for name in _really_given(given)}
+            found = translate(given)
+        except Refused as refusal:
+            option = OPTIONS.get(refusal.option)
+            name = refusal.option if option is None else option.switch
+            raise ConfigError(name, str(refusal)) from None
+        values = {option.name: option.default for option in SETTINGS.values()}
+        values |= _from_shared_variables(given) | given
+        found += apply_rules(app, values)
+        values |= {"app": app, "notices": tuple(dict.fromkeys((*notices, *found)))}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def load(
+        cls,
+        app: App | None = None,
+        *,
+        file: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Config:
+        """Settings from all sources: `options` before the environment before the TOML `file` before
+        the defaults.
+
+        `environ` is os.environ unless given. Raises ConfigError as the constructor does, also if no
+        source says which application to serve.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        file = file or environ.get(sources.CONFIG_VARIABLE) or None
+        file_app = None
+        if file is not None:
+            file_app, values = sources.from_toml(file)
+        from_environment, notices = sources.from_environment(environ)
+        values |= from_environment
+        given = by_option_name(options)
+        values |= {name: given[name] for name in _really_given(given)}
+        app = app or environ.get(sources.APP_VARIABLE) or file_app
+        if app is None:
+            raise ConfigError(
+                "APP", "is missing: give the application as MODULE:ATTRIBUTE, such as main:app"
+            )
+        return cls(app, notices=tuple(notices), **values)
+
+
+def _really_given(given: Mapping[str, Any]) -> list[str]:
+    """The names whose value is one. None is one only for options that have it as a value."""
+    return [
+        name
+        for name, value in given.items()
+        if value is not None or name not in OPTIONS or OPTIONS[name].kind.nullable
+    ]
+
+
+def _from_shared_variables(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What uvicorn's two variables say, for the options that are not given. The --env-file may set
+    them too.
+    """
+    if all(name in given for name in SHARED_VARIABLES):
+        return {}
+    env_file = given.get("env_file")
+    environ = {**(sources.env_file_values(env_file) if env_file else {}), **os.environ}
+    return {
+        name: parsed(OPTIONS[name], environ[variable], where=f" (from {variable})")
+        for name, variable in SHARED_VARIABLES.items()
+        if name not in given and environ.get(variable)
+    }

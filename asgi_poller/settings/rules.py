@@ -1,0 +1,99 @@
+"""What options say together: values that follow from others, contradictions, and things to tell the
+operator.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from asgi_poller.errors import ConfigError
+from asgi_poller.settings.table import SETTINGS
+
+Values = dict[str, Any]
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def apply_rules(app: object, values: Values) -> list[str]:
+    """Completes `values` (one for every setting, changed in place) and returns a line for each
+    thing to be told.
+
+    Raises ConfigError for settings that cannot both be meant.
+    """
+    if values["workers"] == "auto":
+        values["workers"] = cpu_count()
+    _check_app(app, values)
+    _check_tls(values)
+    return [*_reload_notices(values), *_listening_notices(values), *_tls_notices(values)]
+
+
+def _check_app(app: object, values: Values) -> None:
+    if isinstance(app, str):
+        if not app.strip():
+            raise ConfigError("APP", "is empty: give MODULE:ATTRIBUTE, such as main:app")
+        return
+    if not callable(app):
+        raise ConfigError("APP", f"must be MODULE:ATTRIBUTE or an application, not {app!r}")
+    reason = "needs the application as text such as 'main:app', so that it can be imported anew"
+    if values["reload"]:
+        raise ConfigError("--reload", reason)
+    # A forked worker inherits the object; any other must import it.
+    if values["workers"] > 1 and not values["preload"]:
+        raise ConfigError("--workers", f"{reason} (or preload=True)")
+
+
+def _check_tls(values: Values) -> None:
+    if values["ssl_certfile"] is None:
+        for name in ("ssl_keyfile", "bind_tls"):
+            if values[name]:
+                raise ConfigError(
+                    SETTINGS[name].switch, "needs a certificate: give --ssl-certfile too"
+                )
+    elif values["ssl_cert_reqs"] and values["ssl_ca_certs"] is None:
+        raise ConfigError(
+            "--ssl-cert-reqs",
+            "needs --ssl-ca-certs, the authorities that client certificates come from",
+        )
+
+
+def _reload_notices(values: Values) -> list[str]:
+    if values["reload"]:
+        if values["preload"]:
+            raise ConfigError("--preload", "cannot be combined with --reload: leave one out")
+        if values["workers"] == 1:
+            return []
+        values["workers"] = 1
+        return ["--workers is ignored with --reload"]
+    unused = [
+        name for name in ("reload_dirs", "reload_includes", "reload_excludes") if values[name]
+    ]
+    return [f"{SETTINGS[name].switch} does nothing without --reload" for name in unused]
+
+
+def _listening_notices(values: Values) -> list[str]:
+    others = [name for name in ("uds", "fd", "bind", "bind_tls") if values[name] not in (None, ())]
+    if not others:
+        return []
+    instead = SETTINGS[others[0]].switch
+    return [
+        f"{SETTINGS[name].switch} is not used, as {instead} says where to listen: add --bind"
+        for name in ("host", "port")
+        if values[name] != SETTINGS[name].default
+    ]
+
+
+def _tls_notices(values: Values) -> list[str]:
+    if values["ssl_certfile"] is not None:
+        return []
+    unused = [
+        name
+        for name, option in SETTINGS.items()
+        if name.startswith("ssl_") and values[name] != option.default
+    ]
+    return [f"{SETTINGS[name].switch} does nothing without --ssl-certfile" for name in unused]

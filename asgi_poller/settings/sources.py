@@ -1,0 +1,96 @@
+"""Where options come from besides the command line and Python: environment variables and a TOML
+file.
+
+Each function returns checked values by attribute name and raises ConfigError that names the source.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from asgi_poller.errors import ConfigError
+from asgi_poller.settings.option import ENVIRONMENT_PREFIX
+from asgi_poller.settings.table import (
+    BY_SPELLING,
+    OPTIONS,
+    by_option_name,
+    checked,
+    nearest,
+    parsed,
+)
+
+APP_VARIABLE = f"{ENVIRONMENT_PREFIX}APP"
+CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
+
+# Kubernetes describes a service called asgi-poller to its neighbours in variables of our prefix.
+_KUBERNETES = re.compile(r"(SERVICE_.*|PORT(_\d+_(TCP|UDP).*)?)")
+_KUBERNETES_ADDRESS = re.compile(r"(tcp|udp)://.*")
+
+
+def from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Values of the ASGI_POLLER_ variables, and a line for each variable of that prefix that is no
+    option's.
+    """
+    known = {f"{ENVIRONMENT_PREFIX}{name.upper()}": option for name, option in BY_SPELLING.items()}
+    reserved = {APP_VARIABLE, CONFIG_VARIABLE}
+    values: dict[str, Any] = {}
+    notices = []
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in reserved:
+            continue
+        if _is_of_kubernetes(variable, text):
+            continue
+        option = known.get(variable)
+        if option is None:
+            # No error: others may set variables that begin like ours.
+            notices.append(f"{variable} is set, but is no option{nearest(variable, known)}")
+        else:
+            values[option.name] = parsed(option, text, where=f" (from {variable})")
+    return values, notices
+
+
+def _is_of_kubernetes(variable: str, text: str) -> bool:
+    rest = variable.removeprefix(ENVIRONMENT_PREFIX)
+    if rest == "PORT":
+        return _KUBERNETES_ADDRESS.fullmatch(text) is not None
+    return _KUBERNETES.fullmatch(rest) is not None
+
+
+def from_toml(path: str) -> tuple[str | None, dict[str, Any]]:
+    """The application (key `app`) and the values of a TOML file. In keys, - and _ are the same."""
+    try:
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError("--config", f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("--config", f"{path} is not valid TOML: {error}") from error
+    where = f" (in {path})"
+    app = document.pop("app", None)
+    if app is not None and not isinstance(app, str):
+        raise ConfigError("app", f"must be text such as 'module:app'{where}")
+    named = by_option_name(
+        {key.replace("-", "_"): value for key, value in document.items()}, where=where
+    )
+    return app, {name: checked(OPTIONS[name], value, where=where) for name, value in named.items()}
+
+
+def env_file_values(path: str) -> dict[str, str]:
+    """What an --env-file sets. Changes nothing. Raises ConfigError: not installed, not readable."""
+    try:
+        from dotenv import dotenv_values
+    except ImportError as error:
+        raise ConfigError(
+            "--env-file", "needs python-dotenv: pip install 'asgi-poller[standard]'"
+        ) from error
+    if not os.path.isfile(path):
+        raise ConfigError("--env-file", f"there is no file {path}")
+    try:
+        found = dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("--env-file", f"{path} cannot be read: {error}") from error
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,91 @@
+"""All options by name, and what to say of a name that is none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from asgi_poller.errors import ConfigError
+from asgi_poller.settings.application import Application, Logging
+from asgi_poller.settings.edge import Proxies, Tls
+from asgi_poller.settings.listening import Admission, Listening, Pollers
+from asgi_poller.settings.option import Option, options_of
+from asgi_poller.settings.process import Lifetime, Processes, Reload
+from asgi_poller.settings.protocol import Http, WebSockets
+from asgi_poller.settings.uvicorn import IGNORED, REFUSED_OBJECTS, UvicornOptions
+
+# The order is that of --help and of the settings page.
+GROUPS: tuple[tuple[str, type], ...] = (
+    ("Listening", Listening),
+    ("Application", Application),
+    ("Pollers", Pollers),
+    ("Workers and event loops", Processes),
+    ("Lifetime", Lifetime),
+    ("HTTP", Http),
+    ("WebSockets", WebSockets),
+    ("Admission", Admission),
+    ("Proxies", Proxies),
+    ("TLS", Tls),
+    ("Logging", Logging),
+    ("Reloading", Reload),
+)
+UVICORN_GROUP = "Accepted for uvicorn's sake"
+
+SETTINGS: dict[str, Option] = {
+    option.name: option for title, owner in GROUPS for option in options_of(owner, title)
+}
+"""The options that are attributes of Config."""
+
+OPTIONS: dict[str, Option] = {
+    **SETTINGS,
+    **{option.name: option for option in options_of(UvicornOptions, UVICORN_GROUP)},
+}
+"""Every option of the command line, the environment and the TOML file."""
+
+BY_SPELLING: dict[str, Option] = {
+    spelling: option for option in OPTIONS.values() for spelling in option.spellings
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'port'?` or nothing, to be put after a complaint about `name`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def by_option_name(values: dict[str, Any], *, where: str = "") -> dict[str, Any]:
+    """`values` under the options' own names, whichever spelling was used.
+
+    Raises ConfigError for an unknown name, with the nearest known one, and for an option given
+    under two names. `where` says where the values are from, for the message.
+    """
+    settled: dict[str, Any] = {}
+    for spelling, value in values.items():
+        option = BY_SPELLING.get(spelling)
+        name = option.name if option is not None else spelling
+        if option is None and spelling not in REFUSED_OBJECTS and spelling not in IGNORED:
+            raise ConfigError(
+                spelling, f"there is no such option{where}{nearest(spelling, BY_SPELLING)}"
+            )
+        if settled.get(name) is not None and value is not None:
+            raise ConfigError(spelling, f"is given twice, also as {name}{where}")
+        if value is not None or name not in settled:
+            settled[name] = value
+    return settled
+
+
+def checked(option: Option, value: object, *, where: str = "") -> Any:
+    """A Python or TOML value in its normal form. Raises ConfigError."""
+    try:
+        return option.kind.check(value)
+    except ValueError as error:
+        raise ConfigError(option.switch, f"{error}{where}") from None
+
+
+def parsed(option: Option, text: str, *, where: str = "") -> Any:
+    """The value that `text` stands for. Raises ConfigError."""
+    try:
+        return option.kind.parse(text)
+    except ValueError as error:
+        raise ConfigError(option.switch, f"{error}{where}") from None

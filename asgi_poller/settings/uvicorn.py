@@ -1,0 +1,156 @@
+"""Options of uvicorn's that are no settings of ours: accepted, so that a command line or a call of
+`uvicorn.run` works unchanged, and turned into our own, or refused with what to do instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from asgi_poller.settings.kinds import choice, flag, octets, optional, seconds
+from asgi_poller.settings.option import option
+from asgi_poller.settings.process import Lifetime
+
+Given = dict[str, Any]
+
+
+class Refused(ValueError):
+    """A value of `option` (its attribute name) that cannot be honoured; the message says what to do
+    instead.
+    """
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(problem)
+        self.option = option
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
+class UvicornOptions:
+    """Accepted for uvicorn's sake. Not attributes of Config."""
+
+    __slots__ = ()
+
+    http: str = option(
+        "auto",
+        choice("auto", "httptools", also=("h11", "zttp")),
+        "HTTP parser: httptools is the only one.",
+        uvicorn="same",
+    )
+    http2: bool = option(False, flag(), "HTTP/2: not served.", uvicorn="same")
+    interface: str = option(
+        "auto",
+        choice("auto", "asgi3", also=("asgi2", "wsgi")),
+        "Application interface: ASGI 3 is the only one.",
+        uvicorn="same",
+    )
+    h11_max_incomplete_event_size: int | None = option(
+        None, optional(octets(256)), "The same as --limit-request-head.", uvicorn="same"
+    )
+    timeout_worker_healthcheck: float | None = option(
+        None,
+        optional(seconds(0.001)),
+        "Raises --timeout-worker-startup and -heartbeat to so many seconds; never lowers them.",
+        note="uvicorn's limit both for a worker to get ready and for its answer to a ping, which a "
+        "thread gives. Ours is answered by the event loop, so a low value would end workers that "
+        "uvicorn leaves alone.",
+        uvicorn="5",
+    )
+
+
+# Keywords of uvicorn.Config that take objects, and what to do instead.
+REFUSED_OBJECTS = {
+    "ssl_context_factory": "is not supported: use ssl_certfile and the other ssl_ options",
+    "callback_notify": "is not supported: start a task in the application's lifespan instead",
+}
+# Without meaning once callback_notify is refused.
+IGNORED = ("timeout_notify",)
+
+
+def set_aside_objects(given: Given) -> None:
+    """Takes those keywords out of `given`, changed in place. Raises Refused for one that was really
+    used.
+    """
+    for name, problem in REFUSED_OBJECTS.items():
+        if given.pop(name, None):
+            raise Refused(name, problem)
+    for name in IGNORED:
+        given.pop(name, None)
+
+
+def translate(given: Given) -> list[str]:
+    """Takes uvicorn's own options out of `given` (attribute names to checked values, changed in
+    place), and replaces values of ours that only uvicorn has. Returns a line for each thing that
+    the operator should know. Raises Refused.
+    """
+    notices: list[str] = []
+    for name, translator in _TRANSLATORS.items():
+        if given.get(name) is not None:
+            notices += translator(given)
+    for field in dataclasses.fields(UvicornOptions):
+        given.pop(field.name, None)
+    return notices
+
+
+def _http(given: Given) -> list[str]:
+    if given["http"] not in ("auto", "httptools"):
+        raise Refused("http", f"{given['http']} is not used here: leave it out (httptools parses)")
+    return []
+
+
+def _http2(given: Given) -> list[str]:
+    if given["http2"]:
+        raise Refused("http2", "is not served: leave it out, and let a proxy in front speak HTTP/2")
+    return []
+
+
+def _interface(given: Given) -> list[str]:
+    if given["interface"] == "wsgi":
+        raise Refused(
+            "interface", "wsgi is not served: wrap the application in a2wsgi.WSGIMiddleware"
+        )
+    if given["interface"] == "asgi2":
+        raise Refused(
+            "interface",
+            "asgi2 is not served: wrap the application in "
+            "asgiref.compatibility.guarantee_single_callable",
+        )
+    return []
+
+
+def _loop(given: Given) -> list[str]:
+    if given["loop"] != "none":
+        return []
+    given["loop"] = "asyncio"
+    return ["--loop none is uvicorn's; using asyncio"]
+
+
+def _ws(given: Given) -> list[str]:
+    if given["ws"] not in ("websockets", "websockets-sansio"):
+        return []
+    name, given["ws"] = given["ws"], "auto"
+    return [f"--ws {name} is uvicorn's; using auto"]
+
+
+def _h11_size(given: Given) -> list[str]:
+    given.setdefault("limit_request_head", given["h11_max_incomplete_event_size"])
+    return []
+
+
+def _healthcheck(given: Given) -> list[str]:
+    for field in dataclasses.fields(Lifetime):
+        if field.name in ("timeout_worker_startup", "timeout_worker_heartbeat"):
+            given.setdefault(field.name, max(given["timeout_worker_healthcheck"], field.default))
+    return []
+
+
+_TRANSLATORS: dict[str, Callable[[Given], list[str]]] = {
+    "http": _http,
+    "http2": _http2,
+    "interface": _interface,
+    "loop": _loop,
+    "ws": _ws,
+    "h11_max_incomplete_event_size": _h11_size,
+    "timeout_worker_healthcheck": _healthcheck,
+}
