@@ -56,7 +56,7 @@ class Processes:
         1,
         integer_or("auto", 1),
         "Event loops (threads) in each worker. auto: one per CPU core on a free-threaded Python.",
-        note="auto means 1 on a Python with a GIL. An application's module-level state is shared by "
+        note="auto means 1 on a Python with a GIL. A module's state is shared by "
         "the loops of a process; with --factory each loop gets an application of its own.",
     )
     loop: Literal["auto", "uvloop", "asyncio"] = option(
