@@ -1,0 +1,183 @@
+"""The front end: listeners, the pollers that accept from them, and the lanes they feed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asgi_poller import platform
+from asgi_poller.errors import OperatorFault
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.balance import Balance, Balancer
+from asgi_poller.pollers.lanes import Lane
+from asgi_poller.pollers.listeners import Listener
+from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
+from asgi_poller.pollers.shortage import Episodes
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEndStats:
+    """Counts since the start, all pollers together, in connections unless said otherwise.
+
+    `aborted` were gone before they were accepted, `refused` got 503 for want of a descriptor,
+    `shortages` and `failed` are accept() calls that failed, `dropped` were closed at the stop
+    because no lane took them. `waiting` is now in the pollers' queues. `loads` has each lane's
+    load, `nice` each poller thread's real nice value (None: left alone, or unknown).
+    """
+
+    accepted: int
+    aborted: int
+    refused: int
+    shortages: int
+    failed: int
+    dropped: int
+    waiting: int
+    loads: tuple[int, ...]
+    nice: tuple[int | None, ...]
+
+
+class FrontEnd:
+    """Accepts from `listeners` with `pollers` threads and hands each connection to a lane.
+
+    It owns its threads and the descriptors they need, nothing else: listeners and lanes are closed
+    by whoever made them. The threads are daemons and named `MasterPoller-0` and so on. All methods
+    are for any thread. `listeners` must be in the order of the ListenerInfo that cores were given.
+
+    `switch_interval_s` sets `sys.setswitchinterval()` for the whole process while the front end
+    runs (None: leave it): how long a computing application thread may keep the GIL from a poller
+    that wakes. Pollers take in whole bursts with the GIL held, so that the interpreter's 5 ms is
+    enough for about 100,000 connections a second; less of it makes a burst's first connection
+    faster and every computing thread slower.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        lanes: Sequence[Lane] = (),
+        *,
+        pollers: int = 2,
+        balance: Balance = "least-connections",
+        settings: PollerSettings | None = None,
+        admit: Admit | None = None,
+        switch_interval_s: float | None = None,
+    ) -> None:
+        self._doors = [
+            Door(listener.socket, index, listener.info.tls)
+            for index, listener in enumerate(listeners)
+        ]
+        self._count = pollers
+        self._settings = settings or PollerSettings()
+        self._admit = admit
+        self._balancer = Balancer(tuple(lanes), balance)
+        self._episodes = Episodes()
+        self._wakeup: platform.Wakeup | None = None
+        self._pollers: list[MasterPoller] = []
+        self._switch_interval_s = switch_interval_s
+        self._old_switch_interval_s: float | None = None
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start accepting. Once only. Raises OperatorFault if the system denies what it takes."""
+        with self._lock:
+            if self._wakeup is not None or self._stopped:
+                raise RuntimeError("a front end starts once")
+            try:
+                self._wakeup = platform.Wakeup()
+                for number in range(self._count):
+                    poller = MasterPoller(
+                        number,
+                        self._doors,
+                        self.hand_over,
+                        stop=self._wakeup,
+                        episodes=self._episodes,
+                        admit=self._admit,
+                        settings=self._settings,
+                    )
+                    self._pollers.append(poller)
+                    poller.start()
+            except (OSError, RuntimeError) as error:
+                problem = OperatorFault(f"--pollers {self._count}: cannot start them: {error}")
+                problem.__cause__ = error
+            else:
+                self._set_switch_interval()
+                return
+        self.stop(timeout_s=1.0)
+        raise problem
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Stop accepting at once; wait up to `timeout_s` seconds for the pollers to end.
+
+        What waits in their queues is handed over or closed. Idempotent. False if a poller has not
+        ended in time (it will, as soon as the lane or admission it is in returns).
+        """
+        with self._lock:
+            self._stopped = True
+            wakeup = self._wakeup
+            if self._old_switch_interval_s is not None:
+                sys.setswitchinterval(self._old_switch_interval_s)
+                self._old_switch_interval_s = None
+        if wakeup is None:
+            return True
+        wakeup.set()
+        deadline = time.monotonic() + timeout_s
+        ended = [poller.join(max(0.0, deadline - time.monotonic())) for poller in self._pollers]
+        self._episodes.settle(ended=True)
+        if not all(ended):
+            return False
+        wakeup.close()
+        return True
+
+    def add_lane(self, lane: Lane) -> None:
+        """Let `lane` have its share from now on."""
+        self._balancer.add(lane)
+
+    def remove_lane(self, lane: Lane) -> None:
+        """Give `lane` nothing more. A put() that is under way may still come."""
+        self._balancer.remove(lane)
+
+    def hand_over(self, batch: list[Accepted]) -> list[Accepted]:
+        """Give connections to the lanes, least loaded first; returns what none of them took.
+
+        Never waits. The caller owns what is returned.
+        """
+        refused: list[Lane] = []
+        while batch:
+            shares = self._balancer.reserve(len(batch), refused)
+            if not shares:
+                break
+            left: list[Accepted] = []
+            start = 0
+            for lane, share in shares:
+                part = batch[start : start + share]
+                start += share
+                taken = lane.put(part)
+                if taken < share:
+                    self._balancer.give_back(lane, share - taken)
+                    refused.append(lane)
+                    left += part[taken:]
+            batch = left
+        return batch
+
+    def stats(self) -> FrontEndStats:
+        """What has happened so far; a snapshot that is not atomic."""
+        counts = [poller.counts for poller in self._pollers]
+        return FrontEndStats(
+            accepted=sum(count.accepted for count in counts),
+            aborted=sum(count.aborted for count in counts),
+            refused=sum(count.refused for count in counts),
+            shortages=sum(count.shortages for count in counts),
+            failed=sum(count.failed for count in counts),
+            dropped=sum(count.dropped for count in counts),
+            waiting=sum(poller.waiting for poller in self._pollers),
+            loads=tuple(lane.load() for lane in self._balancer.lanes),
+            nice=tuple(poller.nice for poller in self._pollers),
+        )
+
+    def _set_switch_interval(self) -> None:
+        if self._switch_interval_s is not None:
+            self._old_switch_interval_s = sys.getswitchinterval()
+            sys.setswitchinterval(self._switch_interval_s)

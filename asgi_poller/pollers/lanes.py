@@ -1,0 +1,183 @@
+"""Lanes: the way of accepted connections from the pollers to one core.
+
+This is the one place where connections cross threads. A lane takes what it can and never waits;
+what it does not take stays with the poller.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from asgi_poller.loops.accepted import Accepted
+
+logger = logging.getLogger("asgi_poller.error")
+
+#: Connections that may wait for one core. Far above what a loop that is blocked for seconds gathers
+#: (20,000 connects a second); the descriptor limit is normally met first. Past it, pollers keep
+#: connections in their own bounded queues, then in the kernel's.
+LANE_CAPACITY_COUNT = 65536
+
+
+class Lane(Protocol):
+    """What the front end knows about a core.
+
+    `assigned` counts the connections that were ever meant for this lane; the Balancer writes it.
+    """
+
+    assigned: int
+
+    def load(self) -> int:
+        """Connections that are assigned and not closed yet. Any thread."""
+
+    def available(self) -> bool:
+        """False while the lane should be passed over if there is another one. Any thread."""
+
+    def put(self, batch: list[Accepted]) -> int:
+        """Take connections from the front of `batch`; returns how many. Any thread; never waits.
+
+        Those are the lane's from now on, the others stay the caller's.
+        """
+
+
+class CoreLoop(Protocol):
+    """The part of an event loop that a lane needs. `call_soon_threadsafe` is for any thread."""
+
+    def call_soon_threadsafe(self, callback: Callable[[], object], /) -> Any:
+        """Run `callback` on the loop's thread."""
+
+    def is_closed(self) -> bool:
+        """Whether the loop has ended for good."""
+
+
+class LaneCore(Protocol):
+    """The part of a core that a lane needs.
+
+    `adopt()` runs on the core's own thread and takes the descriptor over. If it raises, it has
+    *not* taken it: the lane closes the descriptor, so adopt() must not leave an object behind that
+    closes it once more. `closed` counts connections that were adopted and are finished with; the
+    core's thread writes it.
+    """
+
+    @property
+    def loop(self) -> CoreLoop:
+        """The core's event loop."""
+
+    @property
+    def closed(self) -> int:
+        """Connections that this core has finished with."""
+
+    def adopt(self, accepted: Accepted, /) -> object:
+        """Take a connection over."""
+
+
+class ThreadLane:
+    """The lane to a core in this process. Any thread may put; the core's thread delivers.
+
+    However many connections arrive while the core is busy, its loop is woken once for all of them.
+    """
+
+    __slots__ = (
+        "_capacity",
+        "_core",
+        "_ended",
+        "_failed",
+        "_lock",
+        "_rung",
+        "_waiting",
+        "assigned",
+    )
+
+    def __init__(self, core: LaneCore, *, capacity: int = LANE_CAPACITY_COUNT) -> None:
+        self.assigned = 0
+        self._core = core
+        self._capacity = capacity
+        self._waiting: deque[Accepted] = deque()
+        self._rung = False
+        self._failed = 0  # adopt() raised; written by the core's thread
+        self._ended = False
+        self._lock = threading.Lock()  # taken only when the core has ended
+
+    def load(self) -> int:
+        return self.assigned - self._core.closed - self._failed
+
+    def available(self) -> bool:
+        return not (self._ended or self._core.loop.is_closed())
+
+    def put(self, batch: list[Accepted]) -> int:
+        if not self.available():
+            return 0
+        room = self._capacity - len(self._waiting)
+        if room < len(batch):
+            if room <= 0:
+                return 0
+            batch = batch[:room]
+        self._waiting.extend(batch)
+        # Order matters: the deque's lock makes it certain that either _deliver() sees the batch, or
+        # this thread sees the flag that _deliver() took down before it looked.
+        if not self._rung:
+            self._rung = True
+            try:
+                self._core.loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop was closed just now
+                return self._take_back(batch)
+        return len(batch)
+
+    def reclaim(self) -> list[Accepted]:
+        """End the lane and return what was never adopted. For the owner, once the core has ended.
+
+        The caller owns the descriptors: hand them to another lane or close them. Idempotent.
+        """
+        with self._lock:
+            self._ended = True
+            return self._drain()
+
+    def _deliver(self) -> None:
+        """On the core's thread: adopt all that waits. What comes meanwhile rings again, so that a
+        stream of connections cannot keep the loop from those it has.
+        """
+        self._rung = False
+        waiting = self._waiting
+        adopt = self._core.adopt
+        for _ in range(len(waiting)):
+            try:
+                accepted = waiting.popleft()
+            except IndexError:
+                return  # reclaimed meanwhile
+            try:
+                adopt(accepted)
+            except Exception:
+                logger.exception("a connection could not be adopted and was closed")
+                self._failed += 1
+                close_connection(accepted.fd)
+
+    def _take_back(self, batch: list[Accepted]) -> int:
+        """The core has ended: returns how many of `batch` it had still adopted."""
+        with self._lock:
+            self._ended = True
+            left = self._drain()
+            mine = {accepted.fd for accepted in batch}
+            returned = [accepted for accepted in left if accepted.fd in mine]
+            # other pollers were told that these are taken: they wait for reclaim()
+            self._waiting.extend(accepted for accepted in left if accepted.fd not in mine)
+            return len(batch) - len(returned)
+
+    def _drain(self) -> list[Accepted]:
+        left = []
+        while True:
+            try:
+                left.append(self._waiting.popleft())
+            except IndexError:
+                return left
+
+
+def close_connection(fd: int) -> None:
+    """Close an accepted descriptor that nobody adopted."""
+    try:
+        socket.close(fd)
+    except OSError:
+        pass  # the peer reset it: it is closed all the same (close(2))

@@ -1,0 +1,270 @@
+"""MasterPoller: a thread that accepts connections and hands them to lanes, and does nothing else.
+
+A round: sleep until a listener is readable, accept until there is nothing left (or the round's
+share is used up), hand over. What no lane takes waits in the poller's own bounded queue while
+accepting goes on; when that is full the poller stops accepting, and the kernel's queue holds the
+rest. Nothing that happens to one connection, lane or accept() ends the thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from asgi_poller import platform
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.accepting import (
+    ACCEPT_ABORTED,
+    ACCEPT_NO_DESCRIPTOR,
+    ACCEPT_NO_MEMORY,
+    NOT_A_LISTENER,
+    AcceptCall,
+    accept_call,
+)
+from asgi_poller.pollers.lanes import close_connection
+from asgi_poller.pollers.shortage import Episodes, Refuser
+from asgi_poller.pollers.waiting import make_waiter
+
+logger = logging.getLogger("asgi_poller.error")
+
+Admit = Callable[[Accepted], Accepted | None]
+"""Decides on a connection before a core sees it; on the poller's thread, must not wait.
+
+Returns what to hand over, or None if it has closed or kept the connection.
+"""
+
+#: Connections that a poller accepts in one go. While it does, it holds the GIL for about 3 µs each:
+#: this bounds what a burst costs the connections that a core already has, to 1.5 ms.
+BATCH_COUNT = 512
+#: Connections that one poller may hold because no lane takes them.
+QUEUE_COUNT = 1024
+
+#: Seconds between attempts to hand over what waits in the queue: doubles from the first to the
+#: last.
+_RETRY_FIRST_S = 0.001
+_RETRY_LAST_S = 0.032
+#: Seconds of rest where accept() fails for a reason that only time mends.
+_REST_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollerSettings:
+    """Settings of every poller of a front end.
+
+    `nice` is the nice value of the threads (None: leave it), best effort. `batch_count` bounds one
+    round on one listener, `queue_count` what waits because no lane takes it; both in connections.
+    `make_accept` gives the call that takes connections from a listener: a seam for injected faults.
+    """
+
+    nice: int | None = None
+    batch_count: int = BATCH_COUNT
+    queue_count: int = QUEUE_COUNT
+    make_accept: Callable[[socket.socket], AcceptCall] = accept_call
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A listening socket as pollers see it: `listener` is its place among the listeners."""
+
+    socket: socket.socket
+    listener: int
+    tls: bool
+
+
+@dataclass(slots=True)
+class PollerCounts:
+    """What one poller has done since it started. Written by its thread, read from anywhere."""
+
+    accepted: int = 0
+    aborted: int = 0  # gone before they were accepted
+    refused: int = 0  # answered 503 for want of a descriptor
+    shortages: int = 0  # accept() calls that failed for want of a descriptor or memory
+    failed: int = 0  # accept() calls that failed for another reason
+    dropped: int = 0  # closed because the front end stopped before a lane took them
+
+
+class MasterPoller:
+    """One accept thread. `start()` and `join()` are for the front end; the rest is the thread's
+    own.
+
+    `hand_over` gives a batch to the lanes and returns what none of them took.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        doors: Sequence[Door],
+        hand_over: Callable[[list[Accepted]], list[Accepted]],
+        *,
+        stop: platform.Wakeup,
+        episodes: Episodes,
+        admit: Admit | None = None,
+        settings: PollerSettings | None = None,
+    ) -> None:
+        self.counts = PollerCounts()
+        self.nice: int | None = None  # what the thread really has, once it runs
+        self._hand_over = hand_over
+        self._stop = stop
+        self._episodes = episodes
+        self._admit = admit
+        self._settings = settings or PollerSettings()
+        self._refuser = Refuser()
+        self._waiter = make_waiter()
+        self._waiter.watch(stop.fd, shared=False)
+        self._doors: dict[int, tuple[Door, AcceptCall]] = {}
+        for door in doors:
+            fd = door.socket.fileno()
+            self._doors[fd] = (door, self._settings.make_accept(door.socket))
+            self._waiter.watch(fd, shared=True)
+        self._waiting: list[Accepted] = []
+        self._retry_s = _RETRY_FIRST_S
+        self._logged: set[int | None] = set()
+        self._thread = threading.Thread(
+            target=self._run, name=f"MasterPoller-{number}", daemon=True
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Connections that this poller holds because no lane takes them."""
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; False if it has not ended by then."""
+        if self._thread is not threading.current_thread() and self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        if self._settings.nice is not None:
+            self.nice = platform.set_thread_nice(self._settings.nice)
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._round()
+                except Exception:
+                    # a lane or an admission that breaks its promise must not end accepting
+                    logger.exception("%s goes on after an error", self._thread.name)
+                    self._stop.wait(_REST_S)
+            self._finish()
+        finally:
+            self._waiter.close()
+            self._refuser.close()
+
+    def _round(self) -> None:
+        timeout_s: float | None = 1.0 if self._episodes else None
+        if self._waiting:
+            self._deliver(self._waiting)
+            if len(self._waiting) >= self._settings.queue_count:
+                self._stop.wait(self._retry_s)
+                return
+            if self._waiting:
+                timeout_s = self._retry_s
+        for fd in self._waiter.wait(timeout_s):
+            entry = self._doors.get(fd)
+            if entry is not None:
+                self._accept_from(*entry)
+        if self._episodes:
+            self._episodes.settle()
+
+    def _accept_from(self, door: Door, accept: AcceptCall) -> None:
+        """Accept until there is nothing left, or the round's share is used up; hand over."""
+        batch: list[Accepted] = []
+        listener = door.listener
+        failure: OSError | None = None
+        try:
+            for _ in range(self._settings.batch_count):
+                fd, peer = accept()
+                batch.append(Accepted(fd, listener, peer))
+        except BlockingIOError:
+            pass  # EAGAIN: the queue is empty, or another poller emptied it
+        except OSError as error:
+            failure = error
+        if batch:
+            self.counts.accepted += len(batch)
+            if self._admit is not None:
+                batch = self._admit_each(batch, self._admit)
+            self._deliver(self._waiting + batch if self._waiting else batch)
+        if failure is not None:  # last, because it may rest
+            self._accept_failed(failure, door, accept)
+
+    def _admit_each(self, batch: list[Accepted], admit: Admit) -> list[Accepted]:
+        admitted = []
+        for accepted in batch:
+            try:
+                answer = admit(accepted)
+            except Exception:
+                logger.exception("admission failed: the connection is closed")
+                close_connection(accepted.fd)
+                continue
+            if answer is not None:
+                admitted.append(answer)
+        return admitted
+
+    def _accept_failed(self, error: OSError, door: Door, accept: AcceptCall) -> None:
+        number = error.errno or 0
+        if number in ACCEPT_ABORTED:
+            self.counts.aborted += 1
+        elif number in ACCEPT_NO_DESCRIPTOR:
+            self._refuse(number, door, accept)
+        elif number in ACCEPT_NO_MEMORY:
+            self.counts.shortages += 1
+            self._episodes.note(number, refused=False)
+            self._stop.wait(_REST_S)
+        else:
+            self.counts.failed += 1
+            self._unexpected(error, door)
+
+    def _unexpected(self, error: OSError, door: Door) -> None:
+        if self._stop.is_set():
+            return  # the listener was closed before this thread had ended
+        if error.errno in NOT_A_LISTENER:
+            logger.error("%s has lost a listener: %s", self._thread.name, error)
+            self._forget(door)  # asking again would spin
+            return
+        if error.errno not in self._logged:
+            self._logged.add(error.errno)
+            logger.error("accept failed, trying again: %s (logged once)", error)
+        self._stop.wait(_REST_S)
+
+    def _forget(self, door: Door) -> None:
+        for fd, entry in list(self._doors.items()):
+            if entry[0] is door:
+                del self._doors[fd]
+                self._waiter.forget(fd)
+
+    def _refuse(self, number: int, door: Door, accept: AcceptCall) -> None:
+        """No descriptor: turn one connection away. The next round tries a normal accept first."""
+        self.counts.shortages += 1
+        try:
+            refused = self._refuser.refuse_one(accept, tls=door.tls)
+        except BlockingIOError:
+            return  # the connection went to another poller, or went away
+        self._episodes.note(number, refused=refused)
+        if refused:
+            self.counts.refused += 1
+        else:
+            self._stop.wait(_REST_S)
+
+    def _deliver(self, batch: list[Accepted]) -> None:
+        """Hand over; what no lane takes waits, and the time to the next attempt doubles."""
+        self._waiting = self._hand_over(batch)
+        if self._waiting:
+            self._retry_s = min(self._retry_s * 2, _RETRY_LAST_S)
+        else:
+            self._retry_s = _RETRY_FIRST_S
+
+    def _finish(self) -> None:
+        """The front end stops: one last attempt, then what waits is closed."""
+        if self._waiting:
+            self._deliver(self._waiting)
+        left, self._waiting = self._waiting, []
+        for accepted in left:
+            self.counts.dropped += 1
+            close_connection(accepted.fd)

@@ -1,0 +1,144 @@
+"""When there is no descriptor left for the next connection.
+
+The kernel's queue keeps such a connection, and a level-triggered wait reports it for ever: a poller
+that merely tried again would spin, and the client would wait in vain. So each poller keeps one
+descriptor in reserve, takes the connection in with it, says 503 and closes. Where even that fails,
+it rests for a bounded time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from asgi_poller import platform
+from asgi_poller.pollers.accepting import AcceptCall
+from asgi_poller.pollers.lanes import close_connection
+
+logger = logging.getLogger("asgi_poller.error")
+
+_BODY = b"Service Unavailable\n"
+#: RFC 9110, 15.6.4; RFC 9112, 9.6 for the Connection header.
+SERVICE_UNAVAILABLE = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\n"
+    b"Connection: close\r\n"
+    b"Retry-After: 1\r\n"
+    b"\r\n%b"
+) % (len(_BODY), _BODY)
+
+#: Octets of a request that are read and thrown away before the close: what is left unread would
+#: turn the close into a reset, and the client would never see the answer (RFC 9112, 9.6).
+_DISCARD_OCTETS = 65536
+
+#: An episode of shortage ends when there was none for so long.
+EPISODE_QUIET_S = 5.0
+
+
+class Episodes:
+    """One log entry when a shortage starts and one when it has ended, however many polls it takes.
+
+    Shared by all pollers; any thread. `clock` gives monotonic seconds.
+    """
+
+    __slots__ = ("_clock", "_last", "_lock", "_refused", "_since", "_what")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._what = ""  # empty: no episode
+        self._since = self._last = 0.0
+        self._refused = 0
+
+    def __bool__(self) -> bool:
+        """Whether an episode is under way."""
+        return bool(self._what)
+
+    def note(self, number: int, *, refused: bool) -> None:
+        """accept() failed for `number` (an errno); `refused`: the connection was turned away."""
+        with self._lock:
+            self._last = self._clock()
+            self._refused += refused
+            if self._what:
+                return
+            self._what = errno.errorcode.get(number, str(number))
+            self._since = self._last
+        logger.error("cannot accept: %s; new connections get 503 meanwhile", _explain(number))
+
+    def settle(self, *, ended: bool = False) -> None:
+        """Close the episode if it has been quiet for long, or at once if `ended`."""
+        with self._lock:
+            quiet = self._clock() - self._last
+            if not self._what or (quiet < EPISODE_QUIET_S and not ended):
+                return
+            what, self._what = self._what, ""
+            refused, self._refused = self._refused, 0
+            lasted = self._last - self._since
+        logger.warning(
+            "accepting normally again: the shortage (%s) lasted %.1f s, %d connections got 503",
+            what,
+            lasted,
+            refused,
+        )
+
+
+def _explain(number: int) -> str:
+    if number == errno.EMFILE:
+        limit = platform.descriptor_limit()
+        return f"all {limit} descriptors of this process are in use (EMFILE); raise `ulimit -n`"
+    if number == errno.ENFILE:
+        return "the system has no descriptors left (ENFILE); raise the sysctl fs.file-max"
+    return f"the system has no memory for sockets ({errno.errorcode.get(number, number)})"
+
+
+class Refuser:
+    """Turns connections away by means of a reserve descriptor. Owned by one poller's thread."""
+
+    __slots__ = ("_reserve",)
+
+    def __init__(self) -> None:
+        self._reserve = platform.ReserveDescriptor()
+
+    def refuse_one(self, accept: AcceptCall, *, tls: bool) -> bool:
+        """Accept one connection with the reserve, answer 503 and close it.
+
+        False if the reserve was not there or not enough: the caller should rest. `tls`: the peer
+        expects a handshake, and plain octets would only confuse it: it is just closed. Raises
+        BlockingIOError if there was no connection any more.
+        """
+        if not self._reserve.spend():
+            self._reserve.restore()
+            return False
+        try:
+            fd, _ = accept()
+        except BlockingIOError:
+            raise
+        except OSError:
+            return False  # another thread took the descriptor first, or the system has none
+        else:
+            _answer_and_close(fd, b"" if tls else SERVICE_UNAVAILABLE)
+            return True
+        finally:
+            self._reserve.restore()
+
+    def close(self) -> None:
+        """Give the reserve up."""
+        self._reserve.close()
+
+
+def _answer_and_close(fd: int, answer: bytes) -> None:
+    if not answer:
+        close_connection(fd)
+        return
+    connection = socket.socket(fileno=fd)
+    with connection, contextlib.suppress(OSError):  # the peer may be gone: it is closed anyway
+        connection.setblocking(False)
+        connection.send(answer)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(_DISCARD_OCTETS)

@@ -1,0 +1,119 @@
+"""The file of a unix socket: replaced if nobody listens on it, never stolen, removed if ours."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from dataclasses import dataclass
+
+from asgi_poller import platform
+from asgi_poller.errors import ListenError
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """A socket file that this process has made: `identity` is its device and inode."""
+
+    path: str
+    identity: tuple[int, int]
+
+    def unlink(self) -> None:
+        """Remove the file, if it is still the one that we made."""
+        try:
+            if _identity(self.path) == self.identity:
+                os.unlink(self.path)
+        except OSError:
+            pass  # gone already, or the directory is no longer ours: nothing is left to do
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may connect to the sockets that are made: permission bits, and USER[:GROUP] or None."""
+
+    mode: int
+    owner: str | None
+
+
+def bind_unix(path: str, *, option: str, access: Access) -> tuple[socket.socket, SocketFile]:
+    """Make the socket file `path`, bound but not listening yet.
+
+    Nobody can connect before it listens, so its permissions are in force from the first moment.
+    Raises ListenError naming `option`; a live socket and a file that is no socket are left alone.
+    """
+    platform.require_unix_sockets(option)
+    _remove_stale(path, option)
+    owner = _owner_ids(access.owner)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.bind(path)
+        made = SocketFile(path, _identity(path))
+    except OSError as error:
+        connection.close()
+        raise ListenError(f"{option}: cannot make the socket {path}: {_reason(error)}") from error
+    try:
+        os.chmod(path, access.mode)
+        if owner is not None:
+            os.chown(path, *owner)
+    except OSError as error:
+        connection.close()
+        made.unlink()
+        raise ListenError(
+            f"--uds-mode/--uds-owner: cannot set them on {path}: {_reason(error)}"
+        ) from error
+    return connection, made
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _remove_stale(path: str, option: str) -> None:
+    try:
+        before = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"{option}: cannot look at {path}: {_reason(error)}") from error
+    if not stat.S_ISSOCK(before.st_mode):
+        raise ListenError(f"{option}: {path} exists and is not a socket; choose another path")
+    if _is_live(path, option):
+        raise ListenError(f"{option}: {path} is in use: another server listens on it")
+    SocketFile(path, (before.st_dev, before.st_ino)).unlink()
+
+
+def _is_live(path: str, option: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full queue must not hang the start
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:
+            return True  # somebody listens, and is busy
+        except OSError as error:
+            raise ListenError(f"{option}: cannot tell whether {path} is in use: {error}") from error
+    return True
+
+
+def _owner_ids(owner: str | None) -> tuple[int, int] | None:
+    """USER, USER:GROUP or :GROUP, as names or numbers; -1 leaves a part alone (chown(2))."""
+    if owner is None:
+        return None
+    try:
+        import grp
+        import pwd
+    except ImportError:
+        raise ListenError("--uds-owner: this system has no owners of that kind") from None
+    user, _, group = owner.partition(":")
+    try:
+        uid = -1 if not user else int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        gid = -1 if not group else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ListenError(f"--uds-owner: no such user or group: {owner}") from None
+    return uid, gid
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

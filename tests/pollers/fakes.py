@@ -1,0 +1,167 @@
+"""What the tests of the front end share: cores that record, clients that connect, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from asgi_poller.loops.accepted import Accepted, ListenerInfo
+from asgi_poller.pollers.front_end import FrontEnd
+from asgi_poller.pollers.listeners import Listener
+
+DEADLINE_S = 30.0
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition that other threads or processes bring about; fails with `what`."""
+    deadline = time.monotonic() + DEADLINE_S
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
+        pause.wait(0.002)
+
+
+class LoopCore:
+    """A core that keeps what it adopts: a real event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.closed = 0
+        self.adopted: list[Accepted] = []
+        self.threads: set[int] = set()
+        self.refuse: Callable[[Accepted], bool] = lambda accepted: False
+        self._thread = threading.Thread(target=self._run, name="test-core")
+        self._thread.start()
+
+    def adopt(self, accepted: Accepted) -> None:
+        self.threads.add(threading.get_ident())
+        if self.refuse(accepted):
+            raise ValueError("not this one")
+        self.adopted.append(accepted)
+
+    def close_all(self) -> None:
+        """Finish with every connection; on the core's thread, as a real core does it."""
+        self.run(self._close_all)
+
+    def run(self, callback: Callable[[], object]) -> None:
+        """Call on the core's thread and wait for the end."""
+        done = threading.Event()
+
+        def call() -> None:
+            callback()
+            done.set()
+
+        self.loop.call_soon_threadsafe(call)
+        assert done.wait(DEADLINE_S)
+
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """The loop does nothing meanwhile: an application that never awaits."""
+        entered, release = threading.Event(), threading.Event()
+
+        def block() -> None:
+            entered.set()
+            assert release.wait(DEADLINE_S)
+
+        self.loop.call_soon_threadsafe(block)
+        assert entered.wait(DEADLINE_S)
+        try:
+            yield
+        finally:
+            release.set()
+
+    def stop(self) -> None:
+        """End the loop and close what is left."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(DEADLINE_S)
+            assert not self._thread.is_alive()
+        self._close_all()
+
+    def _close_all(self) -> None:
+        adopted, self.adopted = self.adopted, []
+        for accepted in adopted:
+            os.close(accepted.fd)
+            self.closed += 1
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.close()
+
+
+@contextmanager
+def cores(count: int) -> Iterator[list[LoopCore]]:
+    """`count` cores, ended afterwards."""
+    made = [LoopCore() for _ in range(count)]
+    try:
+        yield made
+    finally:
+        for core in made:
+            core.stop()
+
+
+def make_listener(*, backlog: int = 1024, tls: bool = False) -> Listener:
+    """A listener on a free port of 127.0.0.1."""
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    bound.listen(backlog)
+    bound.setblocking(False)
+    info = ListenerInfo(int(bound.family), tls, bound.getsockname())
+    return Listener(bound, info, "http://test", "--bind")
+
+
+@contextmanager
+def serving(front_end: FrontEnd, *listeners: Listener) -> Iterator[FrontEnd]:
+    """The front end runs meanwhile; listeners are closed afterwards."""
+    front_end.start()
+    try:
+        yield front_end
+    finally:
+        assert front_end.stop(DEADLINE_S)
+        for listener in listeners:
+            listener.close()
+
+
+def connect(listener: Listener) -> socket.socket:
+    """A client, connected (not necessarily accepted)."""
+    client = socket.create_connection(listener.socket.getsockname(), timeout=DEADLINE_S)
+    return client
+
+
+@contextmanager
+def clients(listener: Listener, count: int) -> Iterator[list[socket.socket]]:
+    """`count` clients that connect at once."""
+    made = []
+    try:
+        with selectors.DefaultSelector() as selector:
+            for _ in range(count):
+                client = socket.socket()
+                client.setblocking(False)
+                client.connect_ex(listener.socket.getsockname())
+                selector.register(client, selectors.EVENT_WRITE)
+                made.append(client)
+            deadline = time.monotonic() + DEADLINE_S
+            while selector.get_map():
+                assert time.monotonic() < deadline, "clients cannot connect"
+                for key, _ in selector.select(1.0):
+                    selector.unregister(key.fileobj)
+        for client in made:
+            client.settimeout(DEADLINE_S)
+        yield made
+    finally:
+        for client in made:
+            client.close()
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/dev/fd"))
