@@ -98,7 +98,10 @@ class Logging:
     __slots__ = ()
 
     log_level: int | None = option(
-        None, optional(_log_level()), "Lowest level that is logged. None: info.", uvicorn="same"
+        None,
+        optional(_log_level()),
+        "Lowest level that is logged: info unless given.",
+        uvicorn="same",
     )
     log_config: str | Mapping[str, Any] | None = option(
         DEFAULT_LOG_CONFIG,
@@ -116,6 +119,6 @@ class Logging:
     use_colors: bool | None = option(
         None,
         optional(flag()),
-        "Colours in the log. None: if it goes to a terminal.",
+        "Colours in the log; without the option, if it goes to a terminal.",
         uvicorn="same",
     )

@@ -102,7 +102,7 @@ class Tls:
     ssl_ciphers: str | None = option(
         None,
         optional(text("CIPHERS")),
-        "Cipher list in OpenSSL's format. None: OpenSSL's own choice.",
+        "Cipher list in OpenSSL's format, instead of OpenSSL's own choice.",
         uvicorn="same",
     )
     ssl_alpn: tuple[str, ...] = option(

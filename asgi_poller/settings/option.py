@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from asgi_poller.settings.kinds import Kind
+from asgi_poller.settings.kinds import OCTETS_PER_UNIT, Kind
 
 T = TypeVar("T")
 
@@ -46,9 +46,37 @@ class Option:
         return ENVIRONMENT_PREFIX + self.flag.upper().replace("-", "_")
 
     @property
+    def unit(self) -> str:
+        """What a bare number means: "seconds", "octets", or nothing."""
+        return {"SECONDS": "seconds", "SIZE": "octets"}.get(self.kind.metavar, "")
+
+    @property
+    def shown_default(self) -> str:
+        """The default as it would be typed: `16MiB`, `10s`, `on`, `none`."""
+        return _as_typed(self.default, self.kind.metavar)
+
+    @property
     def spellings(self) -> tuple[str, ...]:
         """Every keyword that means this option, the attribute's name first."""
         return tuple(dict.fromkeys((self.name, self.flag.replace("-", "_"), *self.aliases)))
+
+
+def _as_typed(value: Any, metavar: str) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if metavar == "SECONDS":
+        return f"{value:g}s"
+    if metavar == "MODE":
+        return f"{value:o}"
+    if metavar == "SIZE":
+        for unit, octets in (("MiB", OCTETS_PER_UNIT["m"]), ("KiB", OCTETS_PER_UNIT["k"])):
+            if value and value % octets == 0:
+                return f"{value // octets}{unit}"
+    return str(value) or "empty"
 
 
 def option(

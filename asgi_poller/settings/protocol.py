@@ -125,7 +125,7 @@ class Http:
         optional(seconds(), zero_is_none=True),
         "Seconds in which a request's head must have arrived; else 408.",
         note="Counted from the connection's start, or from the head's first octet on a kept one. "
-        "Ends slow-header attacks (slowloris). None or 0: no limit.",
+        "Ends slow-header attacks (slowloris). 0: no limit.",
     )
     limit_concurrency: int | None = option(
         None,
@@ -191,13 +191,13 @@ class WebSockets:
     ws_ping_interval: float | None = option(
         20.0,
         optional(seconds(), zero_is_none=True),
-        "Seconds between pings. None or 0: no pings.",
+        "Seconds between pings. 0: no pings.",
         uvicorn="same",
     )
     ws_ping_timeout: float | None = option(
         20.0,
         optional(seconds(), zero_is_none=True),
-        "Seconds to wait for a pong before the channel is closed. None or 0: for ever.",
+        "Seconds to wait for a pong before the channel is closed. 0: for ever.",
         uvicorn="same",
     )
     ws_per_message_deflate: Literal["off", "on", "takeover"] = option(
@@ -223,7 +223,7 @@ class WebSockets:
         30.0,
         optional(seconds(), zero_is_none=True),
         "Seconds in which the application must accept or deny a WebSocket; else 500.",
-        note="None or 0: no limit.",
+        note="0: no limit.",
     )
     ws_send_limit: int = option(
         64 * KIB,
