@@ -30,8 +30,8 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 class LoopCore:
     """A core that keeps what it adopts: a real event loop in a thread of its own."""
 
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.new_event_loop()
         self.closed = 0
         self.adopted: list[Accepted] = []
         self.threads: set[int] = set()

@@ -114,7 +114,7 @@ def test_round_robin_ignores_the_loads() -> None:
 
 
 def test_accepting_goes_on_while_every_core_is_blocked() -> None:
-    listener = make_listener(backlog=8)
+    listener = make_listener()
     with cores(2) as own, own[0].blocked(), own[1].blocked():
         front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
         with serving(front_end, listener), clients(listener, 200):

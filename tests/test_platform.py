@@ -1,0 +1,151 @@
+"""Platform differences: each has one answer, and what is missing is one clear line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asgi_poller import platform
+from asgi_poller.errors import OperatorFault
+
+
+@pytest.mark.parametrize(
+    ("flag", "require"),
+    [
+        ("HAS_UNIX_SOCKETS", platform.require_unix_sockets),
+        ("HAS_FD_PASSING", platform.require_fd_passing),
+        ("HAS_FORK", platform.require_fork),
+    ],
+)
+def test_what_a_system_lacks_is_one_line_that_names_the_option(
+    flag: str, require: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, flag, True)
+    require("--some-option")
+    monkeypatch.setattr(platform, flag, False)
+    with pytest.raises(OperatorFault, match=r"^--some-option: this system ") as caught:
+        require("--some-option")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not platform.LINUX, reason="threads have nice values on Linux alone")
+def test_the_nice_value_is_the_thread_s_own() -> None:
+    main = os.getpriority(os.PRIO_PROCESS, 0)
+    found: list[int | None] = []
+    thread = threading.Thread(target=lambda: found.append(platform.set_thread_nice(main + 1)))
+    thread.start()
+    thread.join()
+    assert found == [main + 1]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == main
+
+
+@pytest.mark.skipif(not platform.LINUX, reason="threads have nice values on Linux alone")
+def test_a_refused_nice_value_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*args: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", denied)
+    assert platform.set_thread_nice(-20) == os.getpriority(os.PRIO_PROCESS, 0)
+    monkeypatch.setattr(os, "getpriority", denied)
+    assert platform.set_thread_nice(-20) is None
+
+
+def test_no_nice_values_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "LINUX", False)
+    assert platform.set_thread_nice(-20) is None
+
+
+def test_somaxconn() -> None:
+    cap = platform.somaxconn()
+    assert (cap is not None and cap > 0) or not platform.LINUX
+
+
+def test_the_soft_descriptor_limit_is_lifted_to_the_hard_one() -> None:
+    script = (
+        "import resource; from asgi_poller import platform\n"
+        "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
+        "assert platform.descriptor_limit() == 100\n"
+        "assert platform.raise_descriptor_limit() == platform.descriptor_limit() == hard\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.fixture(params=[True, False], ids=["eventfd", "socketpair"])
+def wakeup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> platform.Wakeup:
+    """A Wakeup of each kind."""
+    if request.param and not platform.LINUX:
+        pytest.skip("no eventfd")
+    monkeypatch.setattr(platform, "LINUX", request.param)
+    return platform.Wakeup()
+
+
+def test_a_wakeup_wakes_all_that_wait_and_stays(wakeup: platform.Wakeup) -> None:
+    assert not wakeup.wait(0.0)
+    ended = []
+    waiters = [threading.Thread(target=lambda: ended.append(wakeup.wait(60.0))) for _ in range(3)]
+    for waiter in waiters:
+        waiter.start()
+    wakeup.set()
+    wakeup.set()
+    for waiter in waiters:
+        waiter.join(60.0)
+    assert ended == [True] * 3
+    assert wakeup.is_set()
+    # level-triggered: every poller's own selector sees it, again and again
+    assert os.read(os.dup(wakeup.fd), 8)
+    wakeup.close()
+    wakeup.close()
+    wakeup.set()
+
+
+def test_a_wakeup_that_is_closed_first_can_still_be_set(wakeup: platform.Wakeup) -> None:
+    wakeup.close()
+    wakeup.set()
+    assert wakeup.is_set()
+
+
+def test_the_reserve_can_be_spent_once_and_taken_back() -> None:
+    reserve = platform.ReserveDescriptor()
+    assert reserve.spend()
+    assert not reserve.spend()
+    assert reserve.restore()
+    assert reserve.restore()
+    assert reserve.spend()
+    reserve.close()
+
+
+def test_the_reserve_is_missed_but_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*args: object) -> int:
+        raise OSError
+
+    monkeypatch.setattr(os, "open", denied)
+    reserve = platform.ReserveDescriptor()
+    assert not reserve.spend()
+    assert not reserve.restore()
+
+
+def test_a_restarted_server_gets_its_port_back() -> None:
+    with socket.socket() as bound:
+        platform.reuse_address(bound)
+        assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+
+
+@pytest.mark.skipif(not platform.HAS_FORK, reason="no fork")
+def test_a_child_closes_all_but_what_it_needs(tmp_path: Path) -> None:
+    script = (
+        "import os; from asgi_poller import platform\n"
+        "kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)][3::3]\n"
+        "platform.close_descriptors_but(kept)\n"
+        "for fd in range(3, 200):\n"
+        "    try: os.fstat(fd); assert fd in kept, fd\n"
+        "    except OSError: assert fd not in kept, fd\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
