@@ -21,7 +21,7 @@ from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
 from asgi_poller.settings.rules import apply_rules
 from asgi_poller.settings.table import OPTIONS, SETTINGS, by_option_name, checked, parsed
-from asgi_poller.settings.uvicorn import Refused, set_aside_objects, translate
+from asgi_poller.settings.uvicorn import translate, without_objects
 
 ASGIApplication: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 """ASGI 3: `await app(scope, receive, send)`."""
@@ -64,15 +64,9 @@ class Config(
     notices: tuple[str, ...] = field(default=(), compare=False)
 
     def __init__(self, app: App, *, notices: tuple[str, ...] = (), **options: Any) -> None:
-        given = by_option_name(options)
-        try:
-            set_aside_objects(given)
-            given = {name: checked(OPTIONS[name], given[name]) for name in _really_given(given)}
-            found = translate(given)
-        except Refused as refusal:
-            option = OPTIONS.get(refusal.option)
-            name = refusal.option if option is None else option.switch
-            raise ConfigError(name, str(refusal)) from None
+        given = by_option_name(without_objects(options))
+        given = {name: checked(OPTIONS[name], given[name]) for name in _really_given(given)}
+        found = translate(given)
         values = {option.name: option.default for option in SETTINGS.values()}
         values |= _from_shared_variables(given) | given
         found += apply_rules(app, values)
@@ -103,7 +97,7 @@ class Config(
             file_app, values = sources.from_toml(file)
         from_environment, notices = sources.from_environment(environ)
         values |= from_environment
-        given = by_option_name(options)
+        given = by_option_name(without_objects(options))
         values |= {name: given[name] for name in _really_given(given)}
         app = app or environ.get(sources.APP_VARIABLE) or file_app
         if app is None:
@@ -116,9 +110,7 @@ class Config(
 def _really_given(given: Mapping[str, Any]) -> list[str]:
     """The names whose value is one. None is one only for options that have it as a value."""
     return [
-        name
-        for name, value in given.items()
-        if value is not None or name not in OPTIONS or OPTIONS[name].kind.nullable
+        name for name, value in given.items() if value is not None or OPTIONS[name].kind.nullable
     ]
 
 

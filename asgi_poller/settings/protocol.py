@@ -85,7 +85,7 @@ def _deflate() -> Kind:
     def check(value: object) -> str:
         if isinstance(value, bool):
             return "on" if value else "off"
-        word = value.strip().lower() if isinstance(value, str) else value
+        word = value.strip().lower() if isinstance(value, str) else None
         if word in TRUE_WORDS:
             return "on"
         if word in FALSE_WORDS:

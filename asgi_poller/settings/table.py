@@ -13,7 +13,7 @@ from asgi_poller.settings.listening import Admission, Listening, Pollers
 from asgi_poller.settings.option import Option, options_of
 from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
-from asgi_poller.settings.uvicorn import IGNORED, REFUSED_OBJECTS, UvicornOptions
+from asgi_poller.settings.uvicorn import UvicornOptions
 
 # The order is that of --help and of the settings page.
 GROUPS: tuple[tuple[str, type], ...] = (
@@ -61,17 +61,18 @@ def by_option_name(values: dict[str, Any], *, where: str = "") -> dict[str, Any]
     under two names. `where` says where the values are from, for the message.
     """
     settled: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
     for spelling, value in values.items():
         option = BY_SPELLING.get(spelling)
-        name = option.name if option is not None else spelling
-        if option is None and spelling not in REFUSED_OBJECTS and spelling not in IGNORED:
-            raise ConfigError(
-                spelling, f"there is no such option{where}{nearest(spelling, BY_SPELLING)}"
-            )
-        if settled.get(name) is not None and value is not None:
-            raise ConfigError(spelling, f"is given twice, also as {name}{where}")
-        if value is not None or name not in settled:
-            settled[name] = value
+        if option is None:
+            hint = nearest(spelling, BY_SPELLING)
+            raise ConfigError(spelling, f"there is no such option{where}{hint}")
+        if value is None and option.name in settled:
+            continue
+        if settled.get(option.name) is not None:
+            raise ConfigError(spelling, f"says the same as {spelled[option.name]}: give one{where}")
+        settled[option.name] = value
+        spelled[option.name] = spelling
     return settled
 
 

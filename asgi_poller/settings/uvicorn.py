@@ -9,21 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from asgi_poller.errors import ConfigError
 from asgi_poller.settings.kinds import choice, flag, octets, optional, seconds
 from asgi_poller.settings.option import option
 from asgi_poller.settings.process import Lifetime
 
 Given = dict[str, Any]
-
-
-class Refused(ValueError):
-    """A value of `option` (its attribute name) that cannot be honoured; the message says what to do
-    instead.
-    """
-
-    def __init__(self, option: str, problem: str) -> None:
-        super().__init__(problem)
-        self.option = option
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -68,21 +59,19 @@ REFUSED_OBJECTS = {
 IGNORED = ("timeout_notify",)
 
 
-def set_aside_objects(given: Given) -> None:
-    """Takes those keywords out of `given`, changed in place. Raises Refused for one that was really
-    used.
-    """
+def without_objects(options: Given) -> Given:
+    """`options` without those keywords. Raises ConfigError for one that was really used."""
     for name, problem in REFUSED_OBJECTS.items():
-        if given.pop(name, None):
-            raise Refused(name, problem)
-    for name in IGNORED:
-        given.pop(name, None)
+        if options.get(name):
+            raise ConfigError(name, problem)
+    set_aside = {*REFUSED_OBJECTS, *IGNORED}
+    return {name: value for name, value in options.items() if name not in set_aside}
 
 
 def translate(given: Given) -> list[str]:
     """Takes uvicorn's own options out of `given` (attribute names to checked values, changed in
     place), and replaces values of ours that only uvicorn has. Returns a line for each thing that
-    the operator should know. Raises Refused.
+    the operator should know. Raises ConfigError.
     """
     notices: list[str] = []
     for name, translator in _TRANSLATORS.items():
@@ -95,24 +84,28 @@ def translate(given: Given) -> list[str]:
 
 def _http(given: Given) -> list[str]:
     if given["http"] not in ("auto", "httptools"):
-        raise Refused("http", f"{given['http']} is not used here: leave it out (httptools parses)")
+        raise ConfigError(
+            "--http", f"{given['http']} is not used here: leave it out (httptools parses)"
+        )
     return []
 
 
 def _http2(given: Given) -> list[str]:
     if given["http2"]:
-        raise Refused("http2", "is not served: leave it out, and let a proxy in front speak HTTP/2")
+        raise ConfigError(
+            "--http2", "is not served: leave it out, and let a proxy in front speak HTTP/2"
+        )
     return []
 
 
 def _interface(given: Given) -> list[str]:
     if given["interface"] == "wsgi":
-        raise Refused(
-            "interface", "wsgi is not served: wrap the application in a2wsgi.WSGIMiddleware"
+        raise ConfigError(
+            "--interface", "wsgi is not served: wrap the application in a2wsgi.WSGIMiddleware"
         )
     if given["interface"] == "asgi2":
-        raise Refused(
-            "interface",
+        raise ConfigError(
+            "--interface",
             "asgi2 is not served: wrap the application in "
             "asgiref.compatibility.guarantee_single_callable",
         )
