@@ -1,0 +1,353 @@
+"""One HTTP request and its response as ASGI sees them (ASGI: HTTP Connection Scope, spec version 2.3).
+
+The response's states, and what the application may send in each:
+
+    WAITING ── http.response.start ──► STARTED ── http.response.body ──► STREAMING ── ... ──► COMPLETE
+       │                                  │        (more_body false: straight to COMPLETE)
+       └── the peer goes, or a fault ─────┴──────────────────────────────────┴──► GONE
+
+The head is written with the first body message, so that a small response is one write. In GONE `send` is ignored, as
+uvicorn does it: what an application still says to a peer that has gone harms nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.flow import WriteGate
+from asgi_poller.asgi.types import Application, Loop, Message
+from asgi_poller.errors import ApplicationFault
+from asgi_poller.wire.http1 import RequestHead
+from asgi_poller.wire.response import (
+    CONTINUE,
+    LAST_CHUNK,
+    check_head,
+    encode_chunk,
+    encode_fields,
+    simple_response,
+    status_line,
+)
+
+_log = logging.getLogger("asgi_poller.error")
+_BODY_HIGH_OCTETS = 65536  # of request body waiting for the application: above it the peer is not read
+
+
+class State(Enum):
+    WAITING = "waiting for http.response.start"
+    STARTED = "waiting for the first http.response.body"
+    STREAMING = "streaming the body"
+    COMPLETE = "complete"
+    GONE = "the peer has gone"
+
+
+class ExchangePort(Protocol):
+    """The connection as its exchange sees it."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def set_reading(self, on: bool) -> None: ...
+
+    def response_complete(self, keep_alive: bool) -> None:
+        """The response is written in full; `keep_alive` says whether the connection may serve another request."""
+
+    def abort(self) -> None:
+        """The response cannot be completed: the peer must see the connection break."""
+
+
+@dataclass(slots=True)
+class ExchangeContext:
+    """What all exchanges of one core share. `default_fields` gives whole header lines (Date, Server, ...)."""
+
+    loop: Loop
+    default_fields: Callable[[frozenset[bytes]], tuple[bytes, int]]
+    access_log: AccessLog | None = None
+    max_body_octets: int | None = None
+
+
+class Exchange:
+    """One request. The connection feeds it; the application calls `receive` and `send`. Owned by the core's thread."""
+
+    __slots__ = (
+        "_body",
+        "_body_complete",
+        "_body_octets",
+        "_context",
+        "_expected_octets",
+        "_gate",
+        "_handlers",
+        "_has_body",
+        "_is_body_given",
+        "_is_chunked",
+        "_is_paused",
+        "_keep_alive",
+        "_port",
+        "_start",
+        "_waiters",
+        "head",
+        "scope",
+        "state",
+    )
+
+    def __init__(
+        self, head: RequestHead, scope: dict[str, Any], port: ExchangePort, context: ExchangeContext
+    ) -> None:
+        self.head = head
+        self.scope = scope
+        self._port = port
+        self._context = context
+        self._keep_alive = head.keep_alive
+        self._body: list[bytes] = []
+        self._body_octets = 0  # waiting for the application, or read in all where there is a limit
+        self._body_complete = False
+        self._is_body_given = False  # its last piece has been
+        self._is_paused = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._gate: WriteGate | None = None
+        self._start: Message | None = None
+        self._is_chunked = False
+        self._has_body = True  # whether the response may have one
+        self._expected_octets: int | None = None  # of the response's body, still to come
+        self.state = State.WAITING
+        self._handlers = _TABLE[State.WAITING]
+
+    # The connection's side
+
+    def feed(self, piece: bytes) -> None:
+        """A piece of the request's body."""
+        if self.state is State.GONE or self.state is State.COMPLETE:
+            return
+        self._body.append(piece)
+        self._body_octets += len(piece)
+        if self._body_octets > _BODY_HIGH_OCTETS and not self._is_paused:
+            self._is_paused = True
+            self._port.set_reading(False)
+        self._wake()
+
+    def feed_end(self) -> None:
+        """The request is complete."""
+        self._body_complete = True
+        if self._waiters:
+            self._wake()
+
+    def disconnect(self) -> None:
+        """The peer has gone, or the request turned out to be broken."""
+        if self.state is not State.COMPLETE:
+            self._enter(State.GONE)
+        self._wake()
+        if self._gate is not None:
+            self._gate.open()
+
+    def refuse(self, status: int, detail: str) -> None:
+        """Answer for the application, if it has not begun to, and break the connection."""
+        if self.state in (State.WAITING, State.STARTED):
+            self._log_access(status)
+            self._port.write(simple_response(status, detail, head_only=self.head.method == "HEAD"))
+            self._enter(State.GONE)
+            self._port.response_complete(False)
+        elif self.state is State.STREAMING:
+            self._enter(State.GONE)
+            self._port.abort()
+        self._wake()
+
+    def block_writing(self) -> None:
+        if self._gate is None:
+            self._gate = WriteGate(self._context.loop)
+        self._gate.shut()
+
+    def unblock_writing(self) -> None:
+        if self._gate is not None:
+            self._gate.open()
+
+    # The application's side
+
+    async def run(self, application: Application) -> None:
+        """Run the application, and answer for what it leaves undone."""
+        try:
+            result = await application(self.scope, self.receive, self.send)
+        except Exception as error:
+            _log.error("Exception in ASGI application", exc_info=error)
+            self.refuse(500, "Internal Server Error")
+            return
+        if result is not None:
+            _log.error("ASGI callable should return None, but returned %r.", result)
+        if self.state is State.WAITING:
+            _log.error("ASGI callable returned without starting response.")
+            self.refuse(500, "Internal Server Error")
+        elif self.state in (State.STARTED, State.STREAMING):
+            _log.error("ASGI callable returned without completing response.")
+            self.refuse(500, "Internal Server Error")
+
+    async def receive(self) -> Message:
+        """The next piece of the request, or http.disconnect (ASGI: HTTP, Request and Disconnect)."""
+        if self.head.expects_continue and self.state is State.WAITING:
+            self.head.expects_continue = False
+            self._port.write(CONTINUE)
+        while not (self._body or self._body_complete) or self._is_body_given:
+            if self.state is State.GONE or self.state is State.COMPLETE:
+                return {"type": "http.disconnect"}
+            waiter = self._context.loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+        if self.state is State.GONE:
+            return {"type": "http.disconnect"}
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._body_octets = 0
+        self._is_body_given = self._body_complete
+        if self._is_paused:
+            self._is_paused = False
+            self._port.set_reading(True)
+        return {"type": "http.request", "body": body, "more_body": not self._body_complete}
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the response (ASGI: HTTP, Response Start and Body); waits while the peer is slow.
+
+        Raises ApplicationFault for what may not be sent now, or is not valid.
+        """
+        handler = self._handlers.get(message["type"])
+        if handler is None:
+            raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
+        handler(self, message)
+        if self._gate is not None and not self._gate.is_open:
+            await self._gate.passed()
+
+    def _on_start(self, message: Message) -> None:
+        status_line(message["status"])  # a wrong status is the fault of this message, not of the next
+        self._start = message
+        self._enter(State.STARTED)
+
+    def _on_first_body(self, message: Message) -> None:
+        body = message.get("body", b"")
+        more = message.get("more_body", False)
+        head = self._encode_head(body, more)
+        self._enter(State.STREAMING)
+        self._write_body(body, more, head)
+
+    def _on_body(self, message: Message) -> None:
+        self._write_body(message.get("body", b""), message.get("more_body", False))
+
+    def _on_ignored(self, message: Message) -> None:
+        """Nobody is there to hear it."""
+
+    def _encode_head(self, body: bytes, more: bool) -> bytes:
+        assert self._start is not None
+        status: int = self._start["status"]
+        headers = self._start.get("headers", ())
+        fields, framing = encode_fields(headers)
+        extra = b""
+        head = self.head
+        self._has_body = head.method != "HEAD" and status not in (204, 304) and status >= 200
+        lines = len(fields) // 3 + 2
+        if framing:
+            self._read_framing(headers, framing)
+        if b"content-length" not in framing and not self._is_chunked and self._has_body:
+            if not more:
+                extra = b"content-length: %d\r\n" % len(body)
+                lines += 1
+            elif head.http_version == "1.1":
+                self._is_chunked = True
+                extra = b"transfer-encoding: chunked\r\n"
+                lines += 1
+            else:
+                self._keep_alive = False  # RFC 9112, 6.3: the body ends with the connection
+        if b"connection" not in framing:
+            if not self._keep_alive:
+                extra += b"connection: close\r\n"
+                lines += 1
+            elif head.http_version == "1.0":
+                extra += b"connection: keep-alive\r\n"
+                lines += 1
+        defaults, default_lines = self._context.default_fields(framing)
+        encoded = b"".join((status_line(status), defaults, *fields, extra, b"\r\n"))
+        check_head(encoded, lines + default_lines)
+        if self._context.access_log is not None:
+            self._log_access(status)
+        return encoded
+
+    def _read_framing(self, headers: Any, framing: frozenset[bytes]) -> None:
+        for name, value in headers:
+            match name.lower():
+                case b"content-length":
+                    if not value.isdigit():
+                        raise ApplicationFault(f"{value!r} is not a Content-Length")
+                    if self._has_body:
+                        self._expected_octets = int(value)
+                case b"transfer-encoding":
+                    if value.lower() != b"chunked":
+                        raise ApplicationFault(f"transfer coding {value!r} is not supported")
+                    self._is_chunked = self._has_body
+                case b"connection":
+                    if b"close" in value.lower():
+                        self._keep_alive = False
+                case _:
+                    pass
+        if b"transfer-encoding" in framing and b"content-length" in framing:
+            raise ApplicationFault("Content-Length and Transfer-Encoding exclude each other")
+
+    def _write_body(self, body: bytes, more: bool, head: bytes = b"") -> None:
+        if not self._has_body:
+            body = b""
+        elif self._expected_octets is not None:
+            self._expected_octets -= len(body)
+            if self._expected_octets < 0 or (self._expected_octets and not more):
+                self._wrong_length(head)
+        if self._is_chunked:
+            body = encode_chunk(body) if body else b""
+            if not more:
+                body += LAST_CHUNK
+        if head:
+            body = head + body if body else head
+        if body:
+            self._port.write(body)
+        if not more:
+            self._complete()
+
+    def _wrong_length(self, head: bytes) -> None:
+        assert self._expected_octets is not None
+        word = "longer" if self._expected_octets < 0 else "shorter"
+        if head:  # nothing has been written: a clean 500 is still possible
+            self._enter(State.STARTED)
+        raise ApplicationFault(f"response body is {word} than its Content-Length")
+
+    def _complete(self) -> None:
+        self._enter(State.COMPLETE)
+        # a request whose body nobody waits for is read on and thrown away by the connection
+        if self._waiters:
+            self._wake()
+        if self.head.expects_continue:
+            self._keep_alive = False  # the peer may or may not send its body now (RFC 9110, 10.1.1)
+        self._port.response_complete(self._keep_alive)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._handlers = _TABLE[state]
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _log_access(self, status: int) -> None:
+        if self._context.access_log is not None:
+            self._context.access_log.response(self.scope, status)
+
+
+_Handler = Callable[[Exchange, Message], None]
+_IGNORE: dict[str, _Handler] = {
+    "http.response.start": Exchange._on_ignored,
+    "http.response.body": Exchange._on_ignored,
+}
+_TABLE: dict[State, dict[str, _Handler]] = {
+    State.WAITING: {"http.response.start": Exchange._on_start},
+    State.STARTED: {"http.response.body": Exchange._on_first_body},
+    State.STREAMING: {"http.response.body": Exchange._on_body},
+    State.COMPLETE: {},
+    State.GONE: _IGNORE,
+}

@@ -1,0 +1,38 @@
+"""Waiting for a slow peer: what `await send()` stands on (both for exchanges and channels)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asgi_poller.asgi.types import Loop
+
+
+class WriteGate:
+    """Open while the transport's buffer is below its high-water mark. Owned by the core's thread.
+
+    Made when a transport first pauses: a connection that never meets a slow peer has none.
+    """
+
+    __slots__ = ("_loop", "_waiters", "is_open")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._waiters: list[asyncio.Future[None]] = []
+        self.is_open = True
+
+    def shut(self) -> None:
+        self.is_open = False
+
+    def open(self) -> None:
+        """Let everybody through, also when the connection is lost: they will see that for themselves."""
+        self.is_open = True
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def passed(self) -> None:
+        while not self.is_open:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter

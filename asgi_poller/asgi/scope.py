@@ -1,0 +1,124 @@
+"""ASGI scopes from request heads (ASGI: HTTP & WebSocket, Connection Scope)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from asgi_poller.asgi.types import ASGI_VERSION, HTTP_SPEC_VERSION, WEBSOCKET_SPEC_VERSION
+from asgi_poller.wire.http1 import Headers, RequestHead
+
+Address = tuple[str, int | None]
+
+
+class Forwarding(Protocol):
+    """Who may say on whose behalf it speaks, and what it says (`forwarded.py`)."""
+
+    def apply(
+        self, headers: Headers, client: Address | None, scheme: str
+    ) -> tuple[Address | None, str]: ...
+
+
+class Peer:
+    """The two ends of one connection as scopes name them. `scheme` is http or https."""
+
+    __slots__ = ("client", "scheme", "server", "tls")
+
+    def __init__(
+        self,
+        client: Address | None,
+        server: Address | None,
+        scheme: str = "http",
+        tls: dict[str, Any] | None = None,
+    ) -> None:
+        self.client = client
+        self.server = server
+        self.scheme = scheme
+        self.tls = tls  # the ASGI `tls` extension, or None
+
+
+@dataclass(slots=True)
+class ScopeMaker:
+    """What the scopes of one core have in common. Owned by the core's thread.
+
+    `state` is the lifespan's state; every scope gets a shallow copy (ASGI: Lifespan State).
+    """
+
+    root_path: str = ""
+    forwarding: Forwarding | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def http(self, head: RequestHead, peer: Peer) -> dict[str, Any]:
+        """The scope of one request."""
+        client, scheme = peer.client, peer.scheme
+        if self.forwarding is not None:
+            client, scheme = self.forwarding.apply(head.headers, client, scheme)
+        path, raw_path, query = self._target(head.target)
+        scope = {
+            "type": "http",
+            "asgi": {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION},
+            "http_version": head.http_version,
+            "server": peer.server,
+            "client": client,
+            "scheme": scheme,
+            "method": head.method,
+            "root_path": self.root_path,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": head.headers,
+            "state": self.state.copy(),
+        }
+        if peer.tls is not None:
+            scope["extensions"] = {"tls": peer.tls}
+        return scope
+
+    def websocket(self, head: RequestHead, peer: Peer, subprotocols: list[str]) -> dict[str, Any]:
+        """The scope of one WebSocket handshake."""
+        client, scheme = peer.client, peer.scheme
+        if self.forwarding is not None:
+            client, scheme = self.forwarding.apply(head.headers, client, scheme)
+        path, raw_path, query = self._target(head.target)
+        extensions: dict[str, Any] = {"websocket.http.response": {}}
+        if peer.tls is not None:
+            extensions["tls"] = peer.tls
+        return {
+            "type": "websocket",
+            "asgi": {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION},
+            "http_version": head.http_version,
+            "scheme": "wss" if scheme in ("https", "wss") else "ws",
+            "server": peer.server,
+            "client": client,
+            "root_path": self.root_path,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": head.headers,
+            "subprotocols": subprotocols,
+            "state": self.state.copy(),
+            "extensions": extensions,
+        }
+
+    def _target(self, target: bytes) -> tuple[str, bytes, bytes]:
+        """Path, raw path and query of a request target (RFC 9112, 3.2)."""
+        raw_path, _, query = target.partition(b"?")
+        if not raw_path.startswith(b"/"):
+            raw_path = _strip_authority(raw_path)
+        if b"#" in target:  # a fragment is not for the server (RFC 9110, 4.2.5)
+            raw_path, query = raw_path.partition(b"#")[0], query.partition(b"#")[0]
+        path = raw_path.decode("latin-1")
+        if "%" in path:
+            path = unquote(path)
+        if self.root_path:
+            return self.root_path + path, self.root_path.encode() + raw_path, query
+        return path, raw_path, query
+
+
+def _strip_authority(raw_path: bytes) -> bytes:
+    """The path of an absolute-form target; other forms (`*`) stay as they are."""
+    scheme, separator, rest = raw_path.partition(b"://")
+    if not separator or not scheme.isalpha():
+        return raw_path
+    _, slash, path = rest.partition(b"/")
+    return slash + path if slash else b"/"

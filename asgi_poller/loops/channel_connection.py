@@ -1,0 +1,155 @@
+"""The socket of one WebSocket, from the handshake on: an asyncio protocol between the transport and the channel."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from asgi_poller.asgi.channel import Channel, State
+from asgi_poller.loops.linger import Linger
+from asgi_poller.loops.timers import NEVER
+from asgi_poller.wire.frames import CLOSE_GOING_AWAY, CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
+
+if TYPE_CHECKING:
+    from asgi_poller.loops.core import Core
+
+
+class ChannelConnection(asyncio.Protocol):
+    """Takes a transport over from its HttpConnection at the upgrade. Owned by the core's thread.
+
+    It hangs on the wheel once, with whichever deadline its channel's state has: accept, ping or pong, close.
+    """
+
+    __slots__ = ("_answer_by", "_core", "_deadline", "_octets_at_ping", "_transport", "channel", "timer_tick")
+
+    def __init__(self, transport: asyncio.Transport, core: Core) -> None:
+        self._transport = transport
+        self._core = core
+        self.channel: Channel | None = None
+        self._deadline = NEVER  # of the channel's state
+        self._octets_at_ping = -1  # what had been received when the last ping went out; -1 if none is out
+        self.timer_tick = NEVER
+
+    def start(self, channel: Channel) -> None:
+        """The channel waits for its application."""
+        self.channel = channel
+        self._await(self._core.channel_settings.accept_timeout_s)
+
+    # asyncio.Protocol. data_received is bound to the channel's feed at start: see HttpConnection.
+
+    def data_received(self, data: bytes) -> None:
+        self.channel.feed(data)  # type: ignore[union-attr]  # set by start(), before the transport has this protocol
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        if self.channel is not None:
+            self.channel.block_writing()
+
+    def resume_writing(self) -> None:
+        if self.channel is not None:
+            self.channel.unblock_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._core.wheel.drop(self)
+        if self.channel is not None:
+            self.channel.connection_lost()
+            self.channel = None
+        self._core.connection_lost(self)
+
+    # ChannelPort
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def set_reading(self, on: bool) -> None:
+        if on:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def state_changed(self) -> None:
+        channel = self.channel
+        if channel is None:
+            return
+        settings = self._core.channel_settings
+        match channel.state:
+            case State.OPEN:
+                self._await(settings.ping_interval_s)
+            case State.CLOSING:
+                self._await(settings.close_timeout_s)
+            case State.CLOSED:
+                self._end(channel)
+            case _:
+                pass
+
+    # Deadlines
+
+    def _await(self, seconds: float | None) -> None:
+        wheel = self._core.wheel
+        if seconds is None:
+            self._deadline = NEVER
+            return
+        self._deadline = wheel.after(seconds)
+        wheel.hang(self, self._deadline)
+
+    def on_timer(self, tick: int) -> int:
+        channel = self.channel
+        if channel is None or self._deadline == NEVER:
+            return NEVER
+        if tick < self._deadline:  # it was put off
+            return self._deadline
+        match channel.state:
+            case State.OPEN:
+                return self._keep_alive(channel)
+            case State.CONNECTING:
+                channel.close(CLOSE_GOING_AWAY)  # the application never accepted: 503
+            case _:
+                channel.give_up()
+        return NEVER
+
+    def _keep_alive(self, channel: Channel) -> int:
+        """Ping, and see that something came back. Any octet is a proof of life, not only the pong."""
+        settings = self._core.channel_settings
+        wheel = self._core.wheel
+        if self._octets_at_ping >= 0:  # a ping is out
+            if channel.received_octets != self._octets_at_ping or channel.is_paused:
+                # a peer that we do not read cannot be blamed for silence
+                self._octets_at_ping = -1
+                rest = (settings.ping_interval_s or 0.0) - (settings.ping_timeout_s or 0.0)
+                if rest > 0:
+                    self._deadline = wheel.after(rest)
+                    return self._deadline
+            else:
+                channel.close(CLOSE_INTERNAL_ERROR, "keepalive ping timeout")
+                return self._deadline
+        self._octets_at_ping = channel.received_octets
+        channel.ping()
+        seconds = settings.ping_timeout_s or settings.ping_interval_s
+        self._deadline = wheel.after(seconds) if seconds else NEVER
+        if settings.ping_timeout_s is None:
+            self._octets_at_ping = -1
+        return self._deadline
+
+    # The end
+
+    def shutdown(self) -> None:
+        """The server stops: 1012 to an open channel, 503 to one that waits for its application."""
+        if self.channel is not None:
+            self.channel.close(CLOSE_SERVICE_RESTART, "service restart")
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _end(self, channel: Channel) -> None:
+        if channel.closed_by == "server" and not self._transport.is_closing():
+            # the peer broke a rule, or never answered: it may be sending still
+            linger = Linger(self._transport, self._core.wheel, self._lingered)
+            self._core.wheel.drop(self)
+            linger.start()
+        else:
+            self._transport.close()
+
+    def _lingered(self) -> None:
+        self.connection_lost(None)

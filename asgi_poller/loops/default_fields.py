@@ -1,0 +1,50 @@
+"""The header fields that every response carries: Date, Server, and what `--header` adds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from email.utils import formatdate
+
+_DATE = b"date"
+_SERVER = b"server"
+
+
+class DefaultFields:
+    """Whole header lines, made anew once a second. Owned by the core's thread."""
+
+    __slots__ = ("_clock", "_encoded", "_has_date", "_lines", "_others", "_server", "_until")
+
+    def __init__(
+        self,
+        *,
+        server: bytes | None,
+        date: bool,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        self._server = server
+        self._has_date = date
+        self._others = [(name, value) for name, value in headers]
+        self._clock = time.time
+        self._until = 0.0
+        self._encoded = b""
+        self._lines = 0
+
+    def __call__(self, given: frozenset[bytes]) -> tuple[bytes, int]:
+        """The lines and how many they are, without those that the application gives itself (lower-case names)."""
+        if given and (_DATE in given or _SERVER in given):
+            return self._encode(given)
+        if self._clock() >= self._until:
+            # the cached second ends where the clock's does, so that Date is never behind by more than one
+            self._until = float(int(self._clock()) + 1)
+            self._encoded, self._lines = self._encode(frozenset())
+        return self._encoded, self._lines
+
+    def _encode(self, given: frozenset[bytes]) -> tuple[bytes, int]:
+        fields = []
+        if self._has_date and _DATE not in given:
+            fields.append((_DATE, formatdate(usegmt=True).encode()))
+        if self._server is not None and _SERVER not in given:
+            fields.append((_SERVER, self._server))
+        fields += self._others
+        return b"".join(name + b": " + value + b"\r\n" for name, value in fields), len(fields)

@@ -1,0 +1,356 @@
+"""The socket of one client that speaks HTTP/1.1: an asyncio protocol between the transport and its exchanges."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from asgi_poller.asgi.channel import Channel
+from asgi_poller.asgi.exchange import Exchange, State
+from asgi_poller.asgi.scope import Peer
+from asgi_poller.errors import HttpFault
+from asgi_poller.loops.channel_connection import ChannelConnection
+from asgi_poller.loops.linger import Linger
+from asgi_poller.loops.timers import NEVER
+from asgi_poller.wire.handshake import UnsupportedVersion, check_handshake
+from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
+from asgi_poller.wire.response import simple_response
+
+if TYPE_CHECKING:
+    from asgi_poller.loops.core import Core
+
+_CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
+
+
+class Phase(Enum):
+    """What a connection waits for. Each has its deadline."""
+
+    HEAD = "the rest of a request's head"  # --timeout-request-header
+    BUSY = "the application's response"  # none: that is the application's business
+    IDLE = "another request"  # --timeout-keep-alive
+    UPGRADING = "its turn to leave HTTP"  # what is read now belongs to the new protocol
+    ENDING = "its last octets to be written"
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
+
+    Owned by the core's thread. What the parser makes beyond the exchange at hand waits in `_backlog`, and the socket
+    is not read meanwhile. Responses to requests that wait already are joined and written once.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_cork",
+        "_cork_octets",
+        "_core",
+        "_deadline",
+        "_exchange",
+        "_is_body_open",
+        "_is_cork_growing",
+        "_is_draining",
+        "_is_reading",
+        "_parser",
+        "_peer",
+        "_phase",
+        "_transport",
+        "timer_tick",
+    )
+
+    def __init__(self, core: Core, peer: Peer) -> None:
+        self._core = core
+        self._peer = peer
+        self._transport: asyncio.Transport | None = None
+        self._parser: RequestParser | None = RequestParser(core.connection_settings.head_limits)
+        self._exchange: Exchange | None = None  # the one whose response is not complete
+        self._is_body_open = False  # the request last taken from the parser has more to come
+        self._backlog: list[RequestEvent] = []
+        self._cork: list[bytes] | None = None
+        self._cork_octets = 0
+        self._deadline = NEVER
+        self._is_reading = True
+        self._is_draining = False  # the server stops: no further request
+        self._is_cork_growing = False
+        self._phase = Phase.HEAD
+        self.timer_tick = NEVER
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # asyncio types it as its base class
+        self._core.connection_made(self)
+        tls = transport.get_extra_info("ssl_object") if self._peer.scheme == "https" else None
+        if tls is not None:
+            self._peer.tls = self._core.tls_extension(tls)
+        self._await(self._core.connection_settings.header_timeout_s)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None or self._phase is Phase.ENDING:
+            return
+        if self._phase is Phase.UPGRADING:
+            parser.leftover = (parser.leftover or b"") + data
+            return
+        try:
+            events = parser.receive(data)
+        except HttpFault as fault:
+            self._take(parser.events)
+            self._refuse(fault)
+            return
+        if events:
+            self._take(events)
+        elif self._phase is Phase.IDLE and parser.is_mid_head:
+            self._phase = Phase.HEAD
+            self._await(self._core.connection_settings.header_timeout_s)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. It may still be waiting for a response (RFC 9112, 9.6), but no one does that with
+        keep-alive and meaning it: as uvicorn, take it for the end.
+        """
+        return False
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.block_writing()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.unblock_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._core.wheel.drop(self)
+        if self._exchange is not None:
+            self._exchange.disconnect()
+            self._exchange = None
+        self._backlog = []
+        self._parser = None
+        self._core.connection_lost(self)
+
+    # Requests
+
+    def _take(self, events: list[RequestEvent]) -> None:
+        """Give events to the exchange at hand, start exchanges; what must wait for a response goes to the backlog."""
+        if self._backlog:
+            self._backlog += events
+            return
+        for at, event in enumerate(events):
+            if isinstance(event, RequestHead):
+                if self._exchange is not None:
+                    self._wait_behind(events[at:])
+                    return
+                self._start(event)
+            elif event is END:
+                self._is_body_open = False
+                if self._exchange is not None:
+                    self._exchange.feed_end()
+                else:
+                    self._idle()
+            elif self._exchange is not None:
+                self._exchange.feed(event)  # type: ignore[arg-type]  # neither head nor END: a piece
+            else:  # answered before it was read: the rest is thrown away
+                self._await(self._core.connection_settings.keep_alive_s)
+
+    def _wait_behind(self, events: list[RequestEvent]) -> None:
+        """The exchange at hand comes first; nothing more is read until these have had their turn."""
+        self._backlog = events
+        self._read(False)
+        if self._parser is not None and self._parser.leftover is not None:
+            self._phase = Phase.UPGRADING
+
+    def _start(self, head: RequestHead) -> None:
+        if head.upgrade:
+            if head.upgrade == b"websocket" and self._core.connection_settings.ws_enabled:
+                self._upgrade(head)
+                return
+            self._resume_after_upgrade(head)
+            return
+        self._start_exchange(head)
+
+    def _start_exchange(self, head: RequestHead) -> None:
+        core = self._core
+        self._deadline = NEVER
+        self._phase = Phase.BUSY
+        self._is_body_open = True
+        scope = core.scopes.http(head, self._peer)
+        exchange = Exchange(head, scope, self, core.exchange_context)
+        self._exchange = exchange
+        if self._is_draining or core.is_overloaded():
+            exchange.refuse(503, "Service Unavailable")
+            return
+        core.run(exchange)
+
+    def _resume_after_upgrade(self, head: RequestHead) -> None:
+        """An upgrade that we do not offer: the request is served as if it had not asked (RFC 9110, 7.8)."""
+        parser = self._parser
+        assert parser is not None
+        had_body = head.has_body
+        self._start_exchange(head)
+        try:
+            events = parser.resume()
+        except HttpFault as fault:
+            self._take(parser.events)
+            self._refuse(fault)
+            return
+        if not had_body:
+            self._is_body_open = False
+            if self._exchange is not None:
+                self._exchange.feed_end()
+        self._take(events)
+
+    def _upgrade(self, head: RequestHead) -> None:
+        """Leave HTTP behind (RFC 6455, 4.2): the transport goes to a ChannelConnection."""
+        core = self._core
+        try:
+            handshake = check_handshake(head)
+            if self._is_draining or core.is_overloaded():
+                raise HttpFault(503, "Service Unavailable")
+        except HttpFault as fault:
+            self._refuse(fault)
+            return
+        transport, parser = self._transport, self._parser
+        assert transport is not None
+        assert parser is not None
+        leftover = parser.leftover
+        scope = core.scopes.websocket(head, self._peer, handshake.subprotocols)
+        connection = ChannelConnection(transport, core)
+        channel = Channel(scope, handshake, connection, core.channel_context)
+        core.wheel.drop(self)
+        core.connection_changed(self, connection)
+        self._parser = self._exchange = None
+        connection.start(channel)
+        transport.set_protocol(connection)
+        core.run(channel)
+        if leftover:
+            channel.feed(leftover)
+
+    def _refuse(self, fault: HttpFault) -> None:
+        """Answer a broken request, after the ones before it have been answered, and end the connection."""
+        extra = fault.headers if isinstance(fault, UnsupportedVersion) else ()
+        exchange = self._exchange
+        if exchange is not None and (exchange.state is State.WAITING or not self._is_body_open):
+            if self._is_body_open:  # the fault is in this exchange's body
+                exchange.refuse(fault.status, fault.detail)
+            else:
+                self._backlog = []
+                self._is_draining = True  # a good request came before the broken one
+            return
+        if exchange is not None:
+            exchange.disconnect()
+            self.abort()
+            return
+        self.write(simple_response(fault.status, fault.detail, extra))
+        self._end(linger=True)
+
+    # ExchangePort
+
+    def write(self, data: bytes) -> None:
+        cork = self._cork
+        if cork is not None:
+            cork.append(data)
+            self._is_cork_growing = True
+            self._cork_octets += len(data)
+            if self._cork_octets > _CORK_OCTETS:
+                self._flush()
+        elif self._backlog:
+            self._cork = [data]
+            self._cork_octets = len(data)
+            self._core.loop.call_soon(self._tend_cork)
+        else:
+            self._transport.write(data)  # type: ignore[union-attr]  # connected
+
+    def set_reading(self, on: bool) -> None:
+        self._read(on)
+
+    def response_complete(self, keep_alive: bool) -> None:
+        self._exchange = None
+        if not keep_alive or self._is_draining:
+            self._end(linger=self._is_body_open)
+        elif self._backlog:
+            self._core.loop.call_soon(self._next)
+        else:
+            self._idle()
+
+    def abort(self) -> None:
+        self._cork = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Between requests
+
+    def _next(self) -> None:
+        """Go on with what was read while the last exchange was under way."""
+        if self._exchange is not None or self._phase is Phase.ENDING or self._parser is None:
+            return
+        events, self._backlog = self._backlog, []
+        self._take(events)
+        if not self._backlog:
+            self._read(True)
+
+    def _idle(self) -> None:
+        """Wait for the next request, or for the rest of one that was answered early."""
+        if not self._is_reading:
+            self._read(True)
+        self._phase = Phase.IDLE
+        self._await(self._core.connection_settings.keep_alive_s)
+
+    def _read(self, on: bool) -> None:
+        if self._is_reading is not on and self._transport is not None:
+            self._is_reading = on
+            if on:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _tend_cork(self) -> None:
+        """While each turn of the loop adds a response, wait for the next; write as soon as one does not."""
+        if self._is_cork_growing:
+            self._is_cork_growing = False
+            self._core.loop.call_soon(self._tend_cork)
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
+        cork, self._cork = self._cork, None
+        if cork and self._transport is not None:
+            self._transport.write(cork[0] if len(cork) == 1 else b"".join(cork))
+
+    # Deadlines and the end
+
+    def _await(self, seconds: float) -> None:
+        wheel = self._core.wheel
+        self._deadline = deadline = wheel.after(seconds)
+        wheel.hang(self, deadline)
+
+    def on_timer(self, tick: int) -> int:
+        if self._deadline == NEVER or self._parser is None:
+            return NEVER
+        if tick < self._deadline:
+            return self._deadline
+        if self._phase is Phase.HEAD and self._parser.is_mid_head:
+            self._refuse(HttpFault(408, "the request head did not come in time"))
+        elif self._phase in (Phase.HEAD, Phase.IDLE):
+            # not a word of a request: a browser's spare connection, which would take a 408 for an answer
+            self._end(linger=False)
+        return NEVER
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection closes now, a busy one after its response."""
+        self._is_draining = True
+        if self._exchange is None:
+            self._end(linger=False)
+
+    def _end(self, *, linger: bool) -> None:
+        """Nothing more will be read as a request; close once all is written."""
+        if self._phase is Phase.ENDING or self._transport is None:
+            return
+        self._phase = Phase.ENDING
+        self._flush()
+        if linger and not self._transport.is_closing():
+            self._core.wheel.drop(self)
+            Linger(self._transport, self._core.wheel, self._lingered).start()
+        else:
+            self._transport.close()
+
+    def _lingered(self) -> None:
+        self.connection_lost(None)

@@ -1,0 +1,62 @@
+"""Closing a connection whose peer may still be sending, without destroying what it was told.
+
+close() with unread octets in the receive buffer makes the kernel send RST, and an RST makes the peer's kernel forget
+what it had received: our 413 or our Close 1009 would be lost. So the sending side is shut first, and what the peer
+still sends is read and thrown away until it closes, or for a while (RFC 9112, 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from asgi_poller.loops.timers import NEVER, TimerWheel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LINGER_S = 2.0
+_LINGER_OCTETS = 16 * 1024 * 1024  # who sends more than this after the end gets the RST
+
+
+class Linger(asyncio.Protocol):
+    """Takes a transport over from its connection. Owned by the core's thread."""
+
+    __slots__ = ("_lost", "_octets_left", "_transport", "_wheel", "timer_tick")
+
+    def __init__(
+        self, transport: asyncio.Transport, wheel: TimerWheel, lost: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._wheel = wheel
+        self._lost = lost
+        self._octets_left = _LINGER_OCTETS
+        self.timer_tick = NEVER
+
+    def start(self) -> None:
+        """Shut the sending side and wait for the peer's end."""
+        transport = self._transport
+        if not transport.can_write_eof():  # TLS: its closing handshake does the same
+            transport.set_protocol(self)
+            transport.close()
+            return
+        transport.set_protocol(self)
+        transport.write_eof()
+        transport.resume_reading()
+        self._wheel.hang(self, self._wheel.after(_LINGER_S))
+
+    def data_received(self, data: bytes) -> None:
+        self._octets_left -= len(data)
+        if self._octets_left < 0:
+            self._transport.abort()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def on_timer(self, tick: int) -> int:
+        self._transport.abort()
+        return NEVER
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._wheel.drop(self)
+        self._lost()

@@ -1,0 +1,53 @@
+"""What a core must know of the configuration, worked out once and handed to the connections in small pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asgi_poller.config import Config
+from asgi_poller.wire.http1 import HeadLimits
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """HTTP connections. Seconds; a limit of None is no limit."""
+
+    head_limits: HeadLimits
+    header_timeout_s: float
+    keep_alive_s: float
+    concurrency_limit: int | None
+    ws_enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """WebSocket deadlines, in seconds; None is no deadline."""
+
+    ping_interval_s: float | None
+    ping_timeout_s: float | None
+    close_timeout_s: float
+    accept_timeout_s: float | None
+
+
+def connection_settings(config: Config) -> ConnectionSettings:
+    return ConnectionSettings(
+        head_limits=HeadLimits(
+            line_octets=config.limit_request_line,
+            field_count=config.limit_request_fields,
+            field_octets=config.limit_request_field_size,
+            head_octets=config.limit_request_head,
+        ),
+        header_timeout_s=config.timeout_request_header,
+        keep_alive_s=config.timeout_keep_alive,
+        concurrency_limit=config.limit_concurrency,
+        ws_enabled=config.ws != "none",
+    )
+
+
+def channel_settings(config: Config) -> ChannelSettings:
+    return ChannelSettings(
+        ping_interval_s=config.ws_ping_interval or None,
+        ping_timeout_s=config.ws_ping_timeout or None,
+        close_timeout_s=config.ws_close_timeout,
+        accept_timeout_s=config.ws_accept_timeout or None,
+    )

@@ -1,0 +1,111 @@
+"""One coarse timer wheel per core, for every deadline that a connection has.
+
+A hundred thousand idle channels with a `call_later` each would keep a hundred thousand timers in the loop's heap, and
+every request would add and cancel one. Here a connection hangs in at most one slot, and deadlines that move away
+(keep-alive, after each request) cost nothing: the entry stays where it is, comes due, and is told when to come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+TICK_S = 0.1  # how coarse: deadlines are met up to one tick late
+_SLOT_COUNT = 1024  # a turn of the wheel is 102.4 s; what is further away comes round more than once
+
+NEVER = 0  # a tick that is no deadline
+
+
+class Timed(Protocol):
+    """What hangs on the wheel. `timer_tick` is the wheel's own: set it to NEVER at first."""
+
+    timer_tick: int
+
+    def on_timer(self, tick: int) -> int:
+        """It is `tick`, at or after a deadline that was asked for: returns the next one, or NEVER."""
+
+
+class TimerWheel:
+    """Owned by the core's thread. Turns only while something hangs on it, so that an idle server sleeps."""
+
+    __slots__ = ("_count", "_handle", "_loop", "_slots", "_started_at", "tick")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: list[set[Timed]] = [set() for _ in range(_SLOT_COUNT)]
+        self._count = 0
+        self._started_at = loop.time()
+        self._handle: asyncio.TimerHandle | None = None
+        self.tick = 1  # now; never NEVER
+
+    def after(self, seconds: float) -> int:
+        """The tick that is `seconds` from now, at least one tick away."""
+        if self._handle is None:
+            self._catch_up()
+        return self.tick + max(1, round(seconds / TICK_S))
+
+    def hang(self, timed: Timed, tick: int) -> None:
+        """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that hangs already is enough."""
+        hangs_at = timed.timer_tick
+        if hangs_at:
+            if hangs_at <= tick:
+                return
+            self._slots[hangs_at % _SLOT_COUNT].discard(timed)
+            self._count -= 1
+        timed.timer_tick = tick
+        self._slots[tick % _SLOT_COUNT].add(timed)
+        self._count += 1
+        if self._handle is None:
+            self._catch_up()
+            self._turn_on()
+
+    def drop(self, timed: Timed) -> None:
+        """Forget `timed`; harmless if it does not hang."""
+        hangs_at = timed.timer_tick
+        if hangs_at:
+            timed.timer_tick = NEVER
+            self._slots[hangs_at % _SLOT_COUNT].discard(timed)
+            self._count -= 1
+
+    def stop(self) -> None:
+        """Turn no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _turn_on(self) -> None:
+        due = self._started_at + self.tick * TICK_S
+        self._handle = self._loop.call_at(due, self._turn)
+
+    def _catch_up(self) -> None:
+        """After a rest: what is now, without visiting slots in which nothing hangs."""
+        self.tick = max(self.tick, int((self._loop.time() - self._started_at) / TICK_S) + 1)
+
+    def _turn(self) -> None:
+        now = int((self._loop.time() - self._started_at) / TICK_S)
+        while self.tick <= now:
+            self._visit(self.tick)
+            self.tick += 1
+        if self._count:
+            self._turn_on()
+        else:
+            self._handle = None
+
+    def _visit(self, tick: int) -> None:
+        place = tick % _SLOT_COUNT
+        visited = self._slots[place]
+        if not visited:
+            return
+        self._slots[place] = set()
+        for timed in visited:
+            next_tick = timed.timer_tick
+            if not next_tick:
+                continue  # dropped by one that was visited before it
+            self._count -= 1
+            timed.timer_tick = NEVER
+            if next_tick <= tick:  # else: another turn of the wheel to go
+                next_tick = timed.on_timer(tick)
+                if next_tick:
+                    next_tick = max(next_tick, tick + 1)
+            if next_tick:
+                self.hang(timed, next_tick)

@@ -1,0 +1,23 @@
+"""From a Config to an exit code: which kind of server runs."""
+
+from __future__ import annotations
+
+import contextlib
+
+from asgi_poller.config import Config
+from asgi_poller.logs import configure_logging, log_notices
+from asgi_poller.supervisor.server import Server
+
+
+def serve(config: Config) -> int:
+    """Serve until the end; the process's exit code. Raises OperatorFault for what the operator must change.
+
+    Start-up failures end with 3 and everything else that is orderly with 0, as uvicorn does it. A signal that ended
+    the server is raised again once it has, so that the shell sees it.
+    """
+    configure_logging(config)
+    log_notices(config)
+    server = Server(config)
+    with contextlib.suppress(KeyboardInterrupt):  # SIGINT, raised again after an orderly end
+        server.run()
+    return 0

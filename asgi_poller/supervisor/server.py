@@ -1,0 +1,232 @@
+"""The server in one process: listeners, the front end's pollers, and the cores."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from types import FrameType
+from typing import Any
+
+from asgi_poller.config import Config
+from asgi_poller.importer import load_application
+from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.pollers.front_end import FrontEnd
+from asgi_poller.pollers.lanes import ThreadLane, close_connection
+from asgi_poller.pollers.listeners import Listener, backlog_warning, close_listeners, open_listeners
+from asgi_poller.pollers.poller import PollerSettings
+from asgi_poller.supervisor.cores import Cores
+from asgi_poller.tls import TlsContext, TlsSettings
+
+_log = logging.getLogger("asgi_poller.error")
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)
+
+
+class Server:
+    """Serves one application in this process.
+
+    `run()` blocks until a signal ends it; `await serve()` does the same on a loop that is running already; `start()`
+    and `stop()` are for tests and notebooks: the server runs in a thread of its own meanwhile. All raise OperatorFault
+    for what the operator must change. `should_exit = True` ends it from anywhere, as with uvicorn.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.started = False
+        self.listeners: list[Listener] = []
+        self._cores: Cores | None = None
+        self._front_end: FrontEnd | None = None
+        self._lanes: list[ThreadLane] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exit = asyncio.Event()
+        self._force = asyncio.Event()
+        self._is_exit_asked = False
+        self._signals: list[int] = []
+        self._thread: threading.Thread | None = None
+        self._thread_started: Future[None] = Future()
+
+    # The three ways to run it
+
+    def run(self) -> None:
+        """Serve until a signal, or `should_exit`, ends it."""
+        with asyncio.Runner(loop_factory=loop_factory(self.config.loop)) as runner:
+            runner.run(self.serve())
+
+    async def serve(self) -> None:
+        """Serve on the running loop, which becomes the first core's. In the main thread, signals end it meanwhile."""
+        with self._captured_signals():
+            await self._serve()
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Serve from a thread; returns once connections are accepted. Raises what `serve` would."""
+
+        def target() -> None:
+            try:
+                self.run()
+            except BaseException as error:
+                if self._thread_started.done():
+                    raise
+                self._thread_started.set_exception(error)
+
+        self._thread = threading.Thread(target=target, name="asgi-poller", daemon=True)
+        self._thread.start()
+        self._thread_started.result(timeout_s)
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """End a server that `start()` started, gracefully; wait up to `timeout_s` seconds for it (None: its own limit)."""
+        self.should_exit = True
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether the server has been asked to end. Set it to True from any thread."""
+        return self._is_exit_asked
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self._is_exit_asked = True
+            self._set(self._exit)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens, with real ports."""
+        return [listener.url for listener in self.listeners]
+
+    def force_exit(self) -> None:
+        """End without grace: cut off what is left. Any thread."""
+        self.should_exit = True
+        self._set(self._force)
+
+    def _set(self, event: asyncio.Event) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the server
+                self._loop.call_soon_threadsafe(event.set)
+
+    # A life
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        _log.info("Started server process [%d]", os.getpid())
+        application = load_application(self.config)
+        self.listeners = open_listeners(self.config)
+        try:
+            await self._start(application)
+            self.started = True
+            if not self._thread_started.done():
+                self._thread_started.set_result(None)
+            if not self._is_exit_asked:
+                await self._exit.wait()
+            _log.info("Shutting down")
+        finally:
+            await self._end()
+        _log.info("Finished server process [%d]", os.getpid())
+
+    async def _start(self, application: Any) -> None:
+        config = self.config
+        infos = tuple(listener.info for listener in self.listeners)
+        context = TlsContext(tls_settings(config)) if any(info.tls for info in infos) else None
+        self._cores = Cores(config, infos, tls=context, limit_reached=self._limit_reached)
+        _log.info("Waiting for application startup.")
+        await self._cores.start(application)
+        _log.info("Application startup complete.")
+        self._lanes = [ThreadLane(core) for core in self._cores.all]
+        self._front_end = FrontEnd(
+            self.listeners,
+            self._lanes,
+            pollers=config.pollers,
+            balance=config.balance,
+            settings=PollerSettings(nice=config.poller_nice),
+        )
+        self._front_end.start()
+        warning = backlog_warning(config.backlog)
+        if warning is not None:
+            _log.warning(warning)
+        for listener in self.listeners:
+            _log.info("asgi-poller running on %s (Press CTRL+C to quit)", listener.url)
+
+    def _limit_reached(self) -> None:
+        if not self._is_exit_asked:
+            _log.warning("Maximum request limit reached. Terminating process.")
+            self.should_exit = True
+
+    async def _end(self) -> None:
+        """Close the listeners at once, drain, shut the application down; all of it is bounded in time."""
+        if self._front_end is not None:
+            self._front_end.stop()
+        close_listeners(self.listeners)
+        for lane in self._lanes:
+            for accepted in lane.reclaim():
+                close_connection(accepted.fd)
+        if self._cores is None:
+            return
+        timeout_s = self.config.timeout_graceful_shutdown
+        deadline = self._now() + timeout_s
+        await self._unless_forced(self._cores.drain(timeout_s), None)
+        _log.info("Waiting for application shutdown.")
+        await self._unless_forced(self._cores.shutdown(), max(1.0, deadline - self._now()))
+        _log.info("Application shutdown complete.")
+
+    async def _unless_forced(self, work: Coroutine[Any, Any, None], limit_s: float | None) -> None:
+        """Wait for `work`, but not past a second signal or `limit_s` seconds: then it is cancelled."""
+        task = asyncio.ensure_future(work)
+        force = asyncio.ensure_future(self._force.wait())
+        await asyncio.wait({task, force}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        force.cancel()
+        if not task.done():
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):  # its own, not ours
+            await task
+
+    def _now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time()
+
+    # Signals
+
+    @contextlib.contextmanager
+    def _captured_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM while serving; afterwards the old handlers get what was taken.
+
+        So a program that embeds the server keeps its own semantics, and a shell sees the status it expects.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        for number in reversed(self._signals):
+            signal.raise_signal(number)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(number)
+        if self._is_exit_asked:
+            self.force_exit()
+        else:
+            self.should_exit = True
+
+
+def tls_settings(config: Config) -> TlsSettings:
+    """The part of the configuration that TLS needs."""
+    return TlsSettings(
+        ssl_certfile=config.ssl_certfile,
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_keyfile_password=config.ssl_keyfile_password,
+        ssl_version=config.ssl_version,
+        ssl_cert_reqs=config.ssl_cert_reqs,
+        ssl_ca_certs=config.ssl_ca_certs,
+        ssl_ciphers=config.ssl_ciphers,
+        ssl_alpn=config.ssl_alpn,
+    )

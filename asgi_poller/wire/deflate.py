@@ -1,0 +1,203 @@
+"""permessage-deflate (RFC 7692), server side: negotiation, and (de)compression of whole messages.
+
+Memory is the reason for the shape. A zlib pair kept per connection costs tens of kilobytes, for every idle channel.
+So by default both directions are negotiated without context takeover, and each message is handled by an object made
+for it. `takeover` keeps the objects, made when first needed, for those who prefer ratio to memory.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from asgi_poller.errors import WebSocketFault
+from asgi_poller.wire.frames import CLOSE_INVALID_DATA, CLOSE_MESSAGE_TOO_BIG
+
+EXTENSION_NAME = "permessage-deflate"
+_TAIL = b"\x00\x00\xff\xff"  # RFC 7692, 7.2.1: cut off by the sender, put back by the receiver
+_SERVER_WINDOW_BITS = 12  # 4 KiB of window: what a message of a few KiB can use; half the memory of 13
+_COMPRESSION_LEVEL = 1  # measured: level 1 costs half of level 6 for 5 % more octets on JSON
+_MEMORY_LEVEL = 5  # 16 KiB of hash tables while a message is compressed
+
+
+class Deflate:
+    """The negotiated extension of one channel. Owned by the channel's core.
+
+    Without takeover in both directions it holds no state and may be shared by any number of channels.
+    """
+
+    __slots__ = (
+        "_compressor",
+        "_decompressor",
+        "client_bits",
+        "client_takeover",
+        "server_bits",
+        "server_takeover",
+    )
+
+    def __init__(
+        self,
+        *,
+        server_bits: int = _SERVER_WINDOW_BITS,
+        client_bits: int = 15,
+        server_takeover: bool = False,
+        client_takeover: bool = False,
+    ) -> None:
+        self.server_bits = server_bits
+        self.client_bits = client_bits
+        self.server_takeover = server_takeover
+        self.client_takeover = client_takeover
+        self._compressor: zlib._Compress | None = None
+        self._decompressor: zlib._Decompress | None = None
+
+    @property
+    def is_stateless(self) -> bool:
+        return not (self.server_takeover or self.client_takeover)
+
+    def compress(self, payload: bytes) -> bytes:
+        """One message, compressed (RFC 7692, 7.2.1). Not thread-safe with takeover."""
+        compressor = self._compressor
+        if compressor is None:
+            compressor = zlib.compressobj(
+                _COMPRESSION_LEVEL, zlib.DEFLATED, -self.server_bits, _MEMORY_LEVEL
+            )
+            if self.server_takeover:
+                self._compressor = compressor
+        return compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
+
+    def decompress(self, payload: bytes, max_octets: int) -> bytes:
+        """One message, inflated (RFC 7692, 7.2.2), never making more than `max_octets` + 1 octets.
+
+        Raises WebSocketFault 1009 above the limit and 1007 for what is not deflate data.
+        """
+        inflater = self._decompressor
+        if inflater is None:
+            inflater = zlib.decompressobj(-self.client_bits)
+            if self.client_takeover:
+                self._decompressor = inflater
+        try:
+            message = inflater.decompress(payload + _TAIL, max_octets + 1)
+        except zlib.error as error:
+            raise WebSocketFault(CLOSE_INVALID_DATA, "invalid compressed data") from error
+        # unconsumed_tail is what max_length kept back; a final block (BFINAL) may come before the tail
+        if len(message) > max_octets or (inflater.unconsumed_tail and not inflater.eof):
+            raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, f"message over {max_octets} octets")
+        if inflater.eof:
+            # RFC 7692, 7.2.3.5: a sender may end with a BFINAL block; the next message starts anew
+            self._decompressor = None
+        return message
+
+
+class Inflation:
+    """One fragmented message while its frames arrive: the same bound as `Deflate.decompress`, over all of them."""
+
+    __slots__ = ("_deflate", "_inflater", "_octets_left")
+
+    def __init__(self, deflate: Deflate, max_octets: int) -> None:
+        self._deflate = deflate
+        self._inflater = deflate._decompressor or zlib.decompressobj(-deflate.client_bits)
+        if deflate.client_takeover:
+            deflate._decompressor = self._inflater
+        self._octets_left = max_octets
+
+    def feed(self, payload: bytes) -> bytes:
+        """The next octets of the message; raises WebSocketFault 1007 or 1009."""
+        inflater = self._inflater
+        try:
+            piece = inflater.decompress(payload, self._octets_left + 1)
+        except zlib.error as error:
+            raise WebSocketFault(CLOSE_INVALID_DATA, "invalid compressed data") from error
+        self._octets_left -= len(piece)
+        if self._octets_left < 0 or (inflater.unconsumed_tail and not inflater.eof):
+            raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message over the size limit")
+        return piece
+
+    def finish(self) -> bytes:
+        """The end of the message: what the sender cut off is put back."""
+        last = self.feed(_TAIL)
+        if self._inflater.eof:
+            self._deflate._decompressor = None
+        return last
+
+
+_SHARED = Deflate()  # stateless, with the parameters nearly every client ends up with
+
+
+def negotiate(offers: str, *, takeover: bool) -> tuple[str, Deflate] | None:
+    """Answer a Sec-WebSocket-Extensions header: the header to send and the extension, or None to go without.
+
+    The first offer that can be met is taken (RFC 7692, 5.1). An offer with unknown, repeated or malformed parameters
+    is declined, as 7.1 asks, and the next one is tried.
+    """
+    for offer in offers.split(","):
+        name, *parameters = (part.strip() for part in offer.split(";"))
+        if name.lower() != EXTENSION_NAME:
+            continue
+        answer = _answer(parameters, takeover)
+        if answer is not None:
+            return answer
+    return None
+
+
+def _answer(parameters: list[str], takeover: bool) -> tuple[str, Deflate] | None:
+    wanted: dict[str, str | None] = {}
+    for parameter in parameters:
+        key, equals, value = parameter.partition("=")
+        key = key.strip().lower()
+        if key in wanted:
+            return None
+        wanted[key] = value.strip().strip('"') if equals else None
+
+    server_bits, client_bits = _SERVER_WINDOW_BITS, None
+    server_takeover = client_takeover = takeover
+    answer = [EXTENSION_NAME]
+    for key, text in wanted.items():
+        if key == "server_no_context_takeover" and text is None:
+            server_takeover = False
+        elif key == "client_no_context_takeover" and text is None:
+            client_takeover = False
+        elif key == "server_max_window_bits" and text is not None:
+            bits = _window_bits(text)
+            # zlib cannot make raw deflate with an 8 bit window: decline rather than lie
+            if bits is None or bits == 8:
+                return None
+            server_bits = min(server_bits, bits)
+        elif key == "client_max_window_bits":
+            if text is not None:
+                client_bits = _window_bits(text)
+                if client_bits is None:
+                    return None
+        else:
+            return None
+    if not server_takeover:
+        answer.append("server_no_context_takeover")
+    if not client_takeover:
+        answer.append("client_no_context_takeover")
+    if "server_max_window_bits" in wanted:
+        answer.append(f"server_max_window_bits={server_bits}")
+    if client_bits is not None:
+        answer.append(f"client_max_window_bits={client_bits}")
+    # zlib reads what an 8 bit window wrote with a 9 bit one; without a word from the peer it may use all 15
+    inflate_bits = max(client_bits or 15, 9)
+    return "; ".join(answer), _extension(
+        server_bits, inflate_bits, server_takeover, client_takeover
+    )
+
+
+def _extension(
+    server_bits: int, client_bits: int, server_takeover: bool, client_takeover: bool
+) -> Deflate:
+    if (server_bits, client_bits) == (_SERVER_WINDOW_BITS, 15) and not (
+        server_takeover or client_takeover
+    ):
+        return _SHARED
+    return Deflate(
+        server_bits=server_bits,
+        client_bits=client_bits,
+        server_takeover=server_takeover,
+        client_takeover=client_takeover,
+    )
+
+
+def _window_bits(text: str) -> int | None:
+    """RFC 7692, 7.1.2.1: a decimal from 8 to 15 without leading zeroes."""
+    return int(text) if text in {"8", "9", "10", "11", "12", "13", "14", "15"} else None

@@ -1,0 +1,112 @@
+"""WebSocket frames as a server sends them, and the names of RFC 6455: opcodes, close codes, events.
+
+Everything here is a pure function or a value. What arrives is read in `websocket.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asgi_poller.errors import WebSocketFault
+
+# RFC 6455, 5.2: the first octet of an unfragmented frame (FIN set) by opcode
+FIN_TEXT = 0x81
+FIN_BINARY = 0x82
+FIN_CLOSE = 0x88
+FIN_PING = 0x89
+FIN_PONG = 0x8A
+RSV1 = 0x40  # RFC 7692, 6: "this message is compressed"
+FIN_TEXT_DEFLATED = FIN_TEXT | RSV1
+FIN_BINARY_DEFLATED = FIN_BINARY | RSV1
+
+# RFC 6455, 7.4.1 and the IANA WebSocket Close Code Number Registry
+CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1001
+CLOSE_PROTOCOL_ERROR = 1002
+CLOSE_UNSUPPORTED_DATA = 1003
+CLOSE_NO_STATUS_RECEIVED = 1005  # never on the wire
+CLOSE_ABNORMAL = 1006  # never on the wire
+CLOSE_INVALID_DATA = 1007
+CLOSE_POLICY_VIOLATION = 1008
+CLOSE_MESSAGE_TOO_BIG = 1009
+CLOSE_MANDATORY_EXTENSION = 1010
+CLOSE_INTERNAL_ERROR = 1011
+CLOSE_SERVICE_RESTART = 1012
+CLOSE_TRY_AGAIN_LATER = 1013
+CLOSE_BAD_GATEWAY = 1014
+CLOSE_TLS_HANDSHAKE = 1015  # never on the wire
+
+MAX_CONTROL_OCTETS = 125  # RFC 6455, 5.5
+_SENDABLE_BELOW_3000 = frozenset(range(1000, 1015)) - {1004, 1005, 1006}
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A Ping frame; answer with a Pong of the same payload (RFC 6455, 5.5.2)."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """A Pong frame, asked for or not (RFC 6455, 5.5.3)."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A Close frame; `code` is 1005 where the peer sent none (RFC 6455, 7.1.5). Nothing follows it."""
+
+    code: int
+    reason: str
+
+
+# str is a text message, bytes a binary one: plain values, since this is the per-message path.
+Event = str | bytes | Ping | Pong | Close | WebSocketFault
+
+
+def _short_headers(first: int) -> tuple[bytes, ...]:
+    return tuple(bytes((first, length)) for length in range(126))
+
+
+_SHORT = {
+    first: _short_headers(first)
+    for first in (FIN_TEXT, FIN_BINARY, FIN_TEXT_DEFLATED, FIN_BINARY_DEFLATED)
+}
+SHORT_TEXT = _SHORT[FIN_TEXT]
+SHORT_BINARY = _SHORT[FIN_BINARY]
+
+
+def encode_frame(first: int, payload: bytes) -> bytes:
+    """One unmasked frame (RFC 6455, 5.2) whose first octet is `first`: FIN, reserved bits and opcode."""
+    length = len(payload)
+    if length < 126:
+        return bytes((first, length)) + payload
+    if length < 65536:
+        return bytes((first, 126, length >> 8, length & 255)) + payload
+    return bytes((first, 127)) + length.to_bytes(8, "big") + payload
+
+
+def encode_close(code: int | None, reason: str = "") -> bytes:
+    """A Close frame. `code` None, or one that never travels (1005, 1006, 1015), sends an empty body.
+
+    A reason that does not fit into 123 octets is cut at a character boundary (RFC 6455, 5.5.1).
+    """
+    if code is None or code in (CLOSE_NO_STATUS_RECEIVED, CLOSE_ABNORMAL, CLOSE_TLS_HANDSHAKE):
+        return bytes((FIN_CLOSE, 0))
+    return encode_frame(FIN_CLOSE, code.to_bytes(2, "big") + cut_reason(reason))
+
+
+def cut_reason(reason: str) -> bytes:
+    """`reason` in UTF-8, cut to what a Close frame holds beside its code."""
+    octets = reason.encode("utf-8", "replace")
+    limit = MAX_CONTROL_OCTETS - 2
+    if len(octets) <= limit:
+        return octets
+    return octets[:limit].decode("utf-8", "ignore").encode()
+
+
+def is_sendable_close_code(code: int) -> bool:
+    """Whether an endpoint may put `code` into a Close frame (RFC 6455, 7.4)."""
+    return code in _SENDABLE_BELOW_3000 or 3000 <= code <= 4999

@@ -1,0 +1,120 @@
+"""The opening handshake, server side (RFC 6455, 4.2), from a parsed request head to the 101."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+
+from wsproto.utilities import generate_accept_token
+
+from asgi_poller.errors import ApplicationFault, HttpFault
+from asgi_poller.wire.deflate import Deflate, negotiate
+from asgi_poller.wire.http1 import RequestHead
+from asgi_poller.wire.response import check_head, encode_fields
+
+_SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
+_OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
+
+
+class UnsupportedVersion(HttpFault):
+    """426 with the version that we speak (RFC 6455, 4.4)."""
+
+    headers = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))
+
+    def __init__(self) -> None:
+        super().__init__(426, "WebSocket version 13 is spoken here")
+
+
+class Handshake:
+    """A valid opening handshake that waits for the application's answer. Dropped once it is answered."""
+
+    __slots__ = ("_key", "_offers", "subprotocols")
+
+    def __init__(self, key: bytes, subprotocols: list[str], offers: str) -> None:
+        self._key = key
+        self._offers = offers
+        self.subprotocols = subprotocols
+
+    def accept(
+        self,
+        *,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        default_fields: bytes = b"",
+        deflate: str = "off",
+    ) -> tuple[bytes, Deflate | None]:
+        """The 101 response, and the compression that was agreed.
+
+        `default_fields` are whole header lines. `deflate` is `off`, `on` or `takeover`. Raises ApplicationFault for a
+        subprotocol that the client did not offer (RFC 6455, 4.2.2) and for headers that are ours to set.
+        """
+        lines = 5
+        pieces = [_SWITCHING, generate_accept_token(self._key), b"\r\n"]
+        if subprotocol is not None:
+            if subprotocol not in self.subprotocols:
+                raise ApplicationFault(
+                    f"subprotocol {subprotocol!r} was not offered: {self.subprotocols}"
+                )
+            pieces += [b"Sec-WebSocket-Protocol: ", subprotocol.encode(), b"\r\n"]
+            lines += 1
+        extension = negotiate(self._offers, takeover=deflate == "takeover") if deflate != "off" and self._offers else None
+        if extension is not None:
+            pieces += [b"Sec-WebSocket-Extensions: ", extension[0].encode(), b"\r\n"]
+            lines += 1
+        if headers:
+            fields, _ = encode_fields(headers)
+            if any(field.lower() in _OURS for field in fields[::3]):
+                raise ApplicationFault("Sec-WebSocket-* headers are set by the server; use `subprotocol`")
+            pieces += fields
+            lines += len(fields) // 3
+        pieces += [b"\r\n"]
+        head = b"".join(pieces)
+        check_head(head, lines)
+        if default_fields:
+            head = head[:-2] + default_fields + b"\r\n"
+        return head, extension[1] if extension is not None else None
+
+
+def check_handshake(head: RequestHead) -> Handshake:
+    """RFC 6455, 4.2.1. Raises HttpFault 400, 405 or 426."""
+    if head.method != "GET":
+        raise HttpFault(405, "a WebSocket handshake is a GET request")
+    if head.http_version != "1.1":
+        raise HttpFault(400, "a WebSocket handshake needs HTTP/1.1")
+    key = version = None
+    subprotocols: list[str] = []
+    offers = ""
+    for name, value in head.headers:
+        if not name.startswith(b"sec-websocket-"):
+            continue
+        if name == b"sec-websocket-key":
+            if key is not None:
+                raise HttpFault(400, "more than one Sec-WebSocket-Key")
+            key = value
+        elif name == b"sec-websocket-version":
+            version = value
+        elif name == b"sec-websocket-protocol":
+            subprotocols += [part.strip() for part in value.decode("latin-1").split(",") if part.strip()]
+        elif name == b"sec-websocket-extensions":
+            # more than one field is the same as one joined by commas (RFC 6455, 9.1)
+            offers = f"{offers},{value.decode('latin-1')}" if offers else value.decode("latin-1")
+    if version != b"13":
+        if version is None:
+            raise HttpFault(400, "no Sec-WebSocket-Version")
+        raise UnsupportedVersion
+    if key is None:
+        raise HttpFault(400, "no Sec-WebSocket-Key")
+    if not _is_key(key):
+        raise HttpFault(400, "Sec-WebSocket-Key is not 16 octets in base64")
+    return Handshake(key, subprotocols, offers)
+
+
+def _is_key(key: bytes) -> bool:
+    if len(key) != 24:
+        return False
+    try:
+        return len(binascii.a2b_base64(key, strict_mode=True)) == 16
+    except binascii.Error:
+        return False

@@ -1,0 +1,304 @@
+"""HTTP/1.1 requests from octets to events (RFC 9112), on httptools (llhttp in strict mode).
+
+llhttp rejects what requests are smuggled with: conflicting or repeated length headers, bad chunk sizes, bare CR or
+LF, blanks before a colon, folded lines. What it lets pass and should not is refused here: a missing or repeated Host,
+transfer codings that we do not decode, versions we do not speak, and heads beyond the limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import httptools
+
+from asgi_poller.errors import HttpFault
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class _End(Enum):
+    END = "end"
+
+
+END: Final = _End.END  # the request is complete, body and all
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Limits of a request's head; what exceeds one is answered as said (RFC 9112, 3; RFC 6585, 5)."""
+
+    line_octets: int = 8190  # the request target: 414
+    field_count: int = 100  # header fields: 431
+    field_octets: int = 8190  # one field, name and value: 431
+    head_octets: int = 65536  # all of the head: 431
+
+
+class RequestHead:
+    """A request's line and header fields. `target` is as received; names in `headers` are lower case."""
+
+    __slots__ = (
+        "expects_continue",
+        "has_body",
+        "headers",
+        "http_version",
+        "keep_alive",
+        "method",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(self, method: str, target: bytes, http_version: str, headers: Headers) -> None:
+        self.method = method
+        self.target = target
+        self.http_version = http_version
+        self.headers = headers
+        self.keep_alive = True
+        self.has_body = False
+        self.expects_continue = False  # RFC 9110, 10.1.1
+        self.upgrade = b""  # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of the first field called `name` (lower case)."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+RequestEvent = RequestHead | bytes | _End
+
+# Every request repeats a few dozen names. Interning them saves a lower() each, and memory for as long as a scope lives.
+_COMMON_NAMES = (
+    "Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length Content-Type Cookie "
+    "DNT Expect Forwarded Host If-Modified-Since If-None-Match Origin Pragma Priority Range Referer Sec-CH-UA "
+    "Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User "
+    "Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE Transfer-Encoding "
+    "Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For X-Forwarded-Host X-Forwarded-Port "
+    "X-Forwarded-Proto X-Real-IP X-Request-ID"
+).encode().split()
+_NAMES: dict[bytes, bytes] = {}
+for _name in _COMMON_NAMES:
+    _lower = _name.lower()
+    _NAMES[_name] = _NAMES[_lower] = _NAMES[_name.title()] = _lower
+# Values that most heads carry: one object for all of them.
+_VALUES = {
+    value: value
+    for value in (
+        b"websocket",
+        b"Upgrade",
+        b"upgrade",
+        b"keep-alive",
+        b"keep-alive, Upgrade",
+        b"13",
+        b"permessage-deflate",
+        b"permessage-deflate; client_max_window_bits",
+        b"gzip, deflate",
+        b"gzip, deflate, br",
+        b"gzip, deflate, br, zstd",
+        b"*/*",
+        b"no-cache",
+    )
+}
+_FRAMING_NAMES = frozenset(
+    {b"host", b"connection", b"upgrade", b"expect", b"transfer-encoding", b"content-length"}
+)
+_VERSIONS = {"1.1": "1.1", "1.0": "1.0"}
+
+
+class RequestParser:
+    """One connection's requests. Feed `receive`; it returns heads, pieces of bodies (bytes) and END, in order.
+
+    Owned by the connection's core. Raises HttpFault; what was parsed before the fault is in `events` then, and nothing
+    more may be fed. After a head with `upgrade` set, `leftover` holds the octets behind it and the caller decides:
+    `resume()` goes on as if the Upgrade had not been there, anything else drops the parser.
+    """
+
+    __slots__ = (
+        "_head",
+        "_head_octets",
+        "_headers",
+        "_is_over",
+        "_limits",
+        "_parser",
+        "_small_octets",
+        "_target",
+        "events",
+        "leftover",
+    )
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self._limits = limits
+        # a read this small cannot hold a line or field beyond the limits
+        self._small_octets = min(limits.line_octets, limits.field_octets, limits.head_octets)
+        self._parser = httptools.HttpRequestParser(self)
+        self._head: RequestHead | None = None  # complete; its body is being read
+        self._head_octets = 0  # of the head at hand, from earlier reads
+        self._headers: Headers = []
+        self._target = b""
+        self._is_over = False  # the last request said close: what follows is not read
+        self.events: list[RequestEvent] = []
+        self.leftover: bytes | None = None
+
+    @property
+    def is_mid_head(self) -> bool:
+        """Whether a request's head has begun and is not complete."""
+        return self._head is None and self._head_octets > 0
+
+    def receive(self, data: bytes) -> list[RequestEvent]:
+        """The events that `data` completes."""
+        events: list[RequestEvent] = []
+        self.events = events
+        if self._is_over:
+            return events
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.leftover = data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            raise cause if isinstance(cause, HttpFault) else HttpFault(400, "bad request") from error
+        except httptools.HttpParserError as error:
+            if not self._is_over:
+                raise self._fault(error) from error
+        if self._head is None and not (events and events[-1] is END):
+            self._head_octets += len(data)
+            if self._head_octets > self._limits.head_octets:
+                raise self._too_large()
+        return events
+
+    def resume(self) -> list[RequestEvent]:
+        """Go on after a refused upgrade (RFC 9110, 7.8: a server may ignore it) with what lies behind the head."""
+        head, leftover = self._head_of_upgrade(), self.leftover or b""
+        self.leftover = None
+        self._parser = httptools.HttpRequestParser(self)
+        if head.has_body:
+            # llhttp takes an upgrade's body for the new protocol's octets. A fresh parser that is told of the same
+            # framing finds the body's end.
+            framing = [
+                name + b": " + value
+                for name, value in head.headers
+                if name in (b"content-length", b"transfer-encoding")
+            ]
+            self._is_over = True  # nothing of this made-up head is an event
+            self._parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
+            self._is_over = False
+            self._head = head
+            self._headers = []
+            return self.receive(leftover)
+        return self.receive(leftover) if leftover else []
+
+    def _head_of_upgrade(self) -> RequestHead:
+        for event in self.events:
+            if isinstance(event, RequestHead) and event.upgrade:
+                return event
+        raise AssertionError("resume() without an upgrade")
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._target = b""
+
+    def on_url(self, url: bytes) -> None:
+        self._target = self._target + url if self._target else url
+        if len(self._target) > self._limits.line_octets:
+            raise HttpFault(414, "the request target is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head is not None:
+            return  # a trailer field (RFC 9112, 7.1.2): ASGI has no place for it in a request
+        headers = self._headers
+        headers.append((_NAMES.get(name) or name.lower(), _VALUES.get(value, value)))
+        if len(headers) > self._limits.field_count:
+            raise HttpFault(431, "too many header fields")
+
+    def on_headers_complete(self) -> None:
+        if self._is_over:
+            return
+        parser = self._parser
+        version = parser.get_http_version()
+        if version not in _VERSIONS:
+            raise HttpFault(505, "HTTP/1.1 is spoken here")
+        head = RequestHead(parser.get_method().decode(), self._target, version, self._headers)
+        head.keep_alive = parser.should_keep_alive()
+        _read_framing(head)
+        self._check_sizes(head)
+        self._head = head
+        self._head_octets = 0
+        self.events.append(head)
+
+    def on_body(self, body: bytes) -> None:
+        self.events.append(body)
+
+    def on_message_complete(self) -> None:
+        head = self._head
+        if head is None:
+            return
+        if head.upgrade:
+            if head.has_body:
+                self._head = None
+                return
+        elif not head.keep_alive:
+            self._is_over = True
+        self._head = None
+        self.events.append(END)
+
+    def _check_sizes(self, head: RequestHead) -> None:
+        limits = self._limits
+        octets = len(head.target)
+        for name, value in head.headers:
+            size = len(name) + len(value)
+            if size > limits.field_octets:
+                raise HttpFault(431, "a header field is too large")
+            octets += size + 4
+        if octets > limits.head_octets:
+            raise HttpFault(431, "the request head is too large")
+
+    def _too_large(self) -> HttpFault:
+        if not self._headers:
+            return HttpFault(414, "the request target is too long")
+        return HttpFault(431, "the request head is too large")
+
+    def _fault(self, error: Exception) -> HttpFault:
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return HttpFault(400, "invalid method")
+        if self._target == b"*" and self._parser.get_http_version() == "2.0":
+            return HttpFault(505, "HTTP/1.1 is spoken here")
+        return HttpFault(400, str(error) or "bad request")
+
+
+def _read_framing(head: RequestHead) -> None:
+    """Take what decides the connection's fate from the header fields."""
+    hosts = 0
+    upgrade = b""
+    connection = b""
+    for name, value in head.headers:
+        if name not in _FRAMING_NAMES:
+            continue
+        if name == b"host":
+            hosts += 1
+        elif name == b"connection":
+            connection += b"," + value.lower()
+        elif name == b"content-length":
+            head.has_body = head.has_body or value.strip(b" \t0") != b""
+        elif name == b"transfer-encoding":
+            head.has_body = True
+            if head.http_version == "1.0":
+                raise HttpFault(400, "Transfer-Encoding in HTTP/1.0")  # RFC 9112, 6.1
+            if value.strip().lower() != b"chunked":
+                raise HttpFault(501, "only the chunked transfer coding is understood")
+        elif name == b"expect":
+            # RFC 9110, 10.1.1: in HTTP/1.0 it is ignored
+            if head.http_version == "1.1" and value.lower() == b"100-continue":
+                head.expects_continue = True
+        else:
+            upgrade = value.lower()
+    # RFC 9112, 3.2: exactly one Host in HTTP/1.1
+    if hosts != 1 and (hosts or head.http_version == "1.1"):
+        raise HttpFault(400, "exactly one Host header is needed")
+    if head.method == "CONNECT":
+        raise HttpFault(501, "CONNECT is not supported")
+    if upgrade and b"upgrade" in (token.strip() for token in connection.split(b",")):
+        head.upgrade = upgrade
