@@ -27,7 +27,7 @@ from collections.abc import Iterable
 
 from asgi_poller.errors import ConfigError
 
-Address = tuple[str, int]
+Address = tuple[str, int | None]
 Headers = Iterable[tuple[bytes, bytes]]
 
 UNKNOWN: Address = ("unknown", 0)  # RFC 7239, 6.2

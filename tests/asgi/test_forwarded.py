@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from asgi_poller.asgi.forwarded import UNKNOWN, ProxyHeaders, TrustedHosts, parse_forwarded
 from asgi_poller.errors import ConfigError
 
-PROXY = ("127.0.0.1", 40000)
+PROXY: tuple[str, int | None] = ("127.0.0.1", 40000)
 DEFAULT = "127.0.0.1,::1"
-Client = tuple[str, int] | None
+Client = tuple[str, int | None] | None
 
 
 def apply(
@@ -290,6 +290,7 @@ def test_any_header_gives_an_address_and_a_scheme(
     assert host.isascii()
     assert host.isprintable()
     assert " " not in host
+    assert port is not None
     assert 0 <= port <= 65535
     assert resulting in ({"ws", "wss"} if scheme.startswith("ws") else {"http", "https"})
 
