@@ -98,14 +98,16 @@ class DefaultFormatter(logging.Formatter):
     thread.
     """
 
+    format_unless_given = DEFAULT_FORMAT
+
     def __init__(
         self,
-        fmt: str | None = DEFAULT_FORMAT,
+        fmt: str | None = None,
         datefmt: str | None = None,
         *,
         use_colors: bool | None = None,
     ) -> None:
-        super().__init__(fmt, datefmt)
+        super().__init__(fmt or self.format_unless_given, datefmt)
         self.use_colors = self.goes_to_terminal() if use_colors is None else use_colors
         self._prefixes: dict[int, str] = {}
 
@@ -137,6 +139,8 @@ class AccessFormatter(DefaultFormatter):
     """Adds `%(client_addr)s`, `%(request_line)s` and `%(status_code)s`, from records of ACCESS_HTTP
     and ACCESS_WEBSOCKET. Other records are shown as they are. Any thread.
     """
+
+    format_unless_given = ACCESS_FORMAT
 
     def goes_to_terminal(self) -> bool:
         """As for the default formatter, but access lines go to standard output."""
@@ -175,7 +179,9 @@ def configure_logging(config: Config) -> None:
     if config.log_config is not None:
         try:
             _apply(config)
-        except (OSError, ValueError, TypeError, AttributeError, ImportError, KeyError) as error:
+        except ConfigError:
+            raise
+        except Exception as error:  # handlers of the user's are made, which may raise anything
             # dictConfig's own message only says which part failed, its cause says why.
             reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
             raise ConfigError(

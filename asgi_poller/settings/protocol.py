@@ -120,12 +120,12 @@ class Http:
         "Close a connection that has been idle for so many seconds after a response.",
         uvicorn="same",
     )
-    timeout_request_header: float | None = option(
+    timeout_request_header: float = option(
         10.0,
-        optional(seconds(), zero_is_none=True),
+        seconds(0.001),
         "Seconds in which a request's head must have arrived; else 408.",
         note="Counted from the connection's start, or from the head's first octet on a kept one. "
-        "Ends slow-header attacks (slowloris). 0: no limit.",
+        "Ends slow-header attacks (slowloris), so it cannot be switched off.",
     )
     limit_concurrency: int | None = option(
         None,
