@@ -1,0 +1,217 @@
+"""Who is in: a ticket for every admitted connection, and how its end becomes known.
+
+A limit must be counted where connections are let in, by the pollers; but connections end on cores,
+which may be other threads or other processes. No lock and no counter can be shared there: Python
+has no atomic increment across processes, and a lock would die with a killed worker. So:
+
+- the pollers' process numbers the connections that it lets in. The number is the *ticket*; it
+  travels with the socket. What it stands for (address, channel or not) never leaves this process.
+- the *board* is shared memory with one octet per ticket. A core writes one octet when a connection
+  has ended, and that is all: a single store needs no lock and no order.
+- the pollers look over the board when they need to know: when a limit is met, and now and then.
+  Looking is a memchr(3) over as many octets as connections are open, a microsecond for 20,000.
+
+The octet goes through these values, each written by one side only:
+
+    0         not in use, or let in and not adopted        written by the pollers' process
+    2...255   adopted by the worker of that number         written by the core, once
+    1         ended                                        written by whoever closed it, once
+
+A worker that was killed ended none of its connections; the pollers' process then ends all tickets
+that bear its number. What it never adopted keeps its ticket and goes to another worker.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+
+from asgi_poller import platform
+
+TICKET_NONE = -1  # of a connection that no limit counts
+ENDED = 1
+FIRST_WORKER, LAST_WORKER = 2, 255
+
+# Unit: tickets, which is octets of address space, used as they are needed. Exceeded: connections
+# are refused as over the limit. More than a system has descriptors for.
+CAPACITY_COUNT = 1 << 20
+
+
+class TicketBoard:
+    """One octet of shared memory for each ticket. `end` and `adopt` are for any thread and process.
+
+    A board is inherited by fork. For workers that are started afresh make it with `inheritable`,
+    pass `fd` on, and `attach` there.
+    """
+
+    __slots__ = ("_octets", "capacity", "fd")
+
+    def __init__(self, capacity: int = CAPACITY_COUNT, *, inheritable: bool = False) -> None:
+        self.capacity = capacity
+        self.fd = _memory_file(capacity) if inheritable else -1
+        self._octets = mmap.mmap(self.fd, capacity)
+
+    @classmethod
+    def attach(cls, fd: int) -> TicketBoard:
+        """The board of another process, by the descriptor that was inherited from it."""
+        board = cls.__new__(cls)
+        board.capacity = os.fstat(fd).st_size
+        board.fd = fd
+        board._octets = mmap.mmap(fd, board.capacity)
+        return board
+
+    def adopt(self, ticket: int, worker: int) -> None:
+        """`worker` (2 to 255) has this connection now. Its core calls it before it can call `end`.
+
+        Needed where workers are processes: else nobody knows what a killed one had.
+        """
+        self._octets[ticket] = worker
+
+    def take_back(self, ticket: int) -> None:
+        """A worker died before it had said that it adopted this connection: another one will.
+
+        Before `take_worker`, which would take it for one of the dead worker's own. In turn a worker
+        must say what it adopted before it can end any of it.
+        """
+        self._octets[ticket] = 0
+
+    def end(self, ticket: int) -> None:
+        """The connection has ended. Exactly once for each ticket, and nothing after it."""
+        self._octets[ticket] = ENDED
+
+    def take_ended(self, used: int) -> Iterator[int]:
+        """The tickets below `used` that have ended, each once. For the pollers' process."""
+        return self._take(ENDED, used)
+
+    def take_worker(self, worker: int, used: int) -> Iterator[int]:
+        """The tickets that `worker`, which is dead, had and did not end. As above."""
+        return self._take(worker, used)
+
+    def _take(self, value: int, used: int) -> Iterator[int]:
+        octets, wanted = self._octets, bytes([value])
+        place = octets.find(wanted, 0, used)
+        while place >= 0:
+            octets[place] = 0
+            yield place
+            place = octets.find(wanted, place + 1, used)
+
+    def close(self) -> None:
+        """Give the memory back. No thread of this process may use the board any more."""
+        self._octets.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _memory_file(octets: int) -> int:
+    if platform.LINUX:
+        fd = os.memfd_create("asgi_poller-tickets")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, octets)
+    return fd
+
+
+class Tickets:
+    """The book behind the board: what each ticket stands for, and how many there are of a kind.
+
+    Owned by the pollers' process; the caller's lock protects it. `key` is whatever connections are
+    counted by, None for those that are counted in all only.
+    """
+
+    __slots__ = (
+        "_by_key",
+        "_channels",
+        "_free",
+        "_keys",
+        "_taken",
+        "_used",
+        "board",
+        "channel_count",
+        "open_count",
+    )
+
+    def __init__(self, board: TicketBoard) -> None:
+        self.board = board
+        self.open_count = 0
+        self.channel_count = 0
+        self._keys: list[str | bytes | None] = []  # by ticket
+        self._channels = bytearray()  # by ticket: 1 for a WebSocket
+        self._by_key: dict[str | bytes, int] = {}
+        self._free: list[int] = []
+        self._used = 0  # tickets below this number have been out
+        self._taken = 0  # tickets that went out since the board was looked over
+
+    def count(self, key: str | bytes) -> int:
+        """Open connections of `key`, as far as the board has been looked over."""
+        return self._by_key.get(key, 0)
+
+    def take(self, key: str | bytes | None) -> int:
+        """A ticket for a new connection; TICKET_NONE if all are out."""
+        if not self._free and (self._taken > self._used >> 4 or self._used == self.board.capacity):
+            # The table is to grow: see first whether it must. Not each time, or filling it with
+            # n connections would cost n² octets of looking.
+            self.collect()
+        self._taken += 1
+        if self._free:
+            ticket = self._free.pop()
+            self._keys[ticket] = key
+        elif self._used < self.board.capacity:
+            ticket = self._used
+            self._used += 1
+            self._keys.append(key)
+            self._channels.append(0)
+        else:
+            return TICKET_NONE
+        self.open_count += 1
+        self._count(key, 1)
+        return ticket
+
+    def set_key(self, ticket: int, key: str | bytes | None) -> None:
+        """The connection is counted by another key from now on."""
+        self._count(self._keys[ticket], -1)
+        self._keys[ticket] = key
+        self._count(key, 1)
+
+    def is_channel(self, ticket: int) -> bool:
+        """Whether `set_channel` has been called for it."""
+        return bool(self._channels[ticket])
+
+    def set_channel(self, ticket: int) -> None:
+        """The connection is a WebSocket from now on. Once for each ticket."""
+        self.channel_count += 1
+        self._channels[ticket] = 1
+
+    def collect(self) -> None:
+        """Look the board over, and forget the connections that have ended."""
+        self._taken = 0
+        for ticket in self.board.take_ended(self._used):
+            self._forget(ticket)
+
+    def forget_worker(self, worker: int) -> int:
+        """Forget the connections of a dead worker; returns how many there were."""
+        self.collect()
+        before = self.open_count
+        for ticket in self.board.take_worker(worker, self._used):
+            self._forget(ticket)
+        return before - self.open_count
+
+    def _forget(self, ticket: int) -> None:
+        self.open_count -= 1
+        self.channel_count -= self._channels[ticket]
+        self._channels[ticket] = 0
+        self._count(self._keys[ticket], -1)
+        self._keys[ticket] = None
+        self._free.append(ticket)
+
+    def _count(self, key: str | bytes | None, change: int) -> None:
+        if key is None:
+            return
+        count = self._by_key.get(key, 0) + change
+        if count:
+            self._by_key[key] = count
+        else:
+            del self._by_key[key]

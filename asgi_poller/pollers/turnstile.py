@@ -1,0 +1,226 @@
+"""The door itself: applies an Admission to each accepted connection.
+
+A front end calls its turnstile for every connection, on the poller's thread. What is let in is
+returned at once. What is turned away is answered (503 or 429 with Retry-After; nothing on a TLS
+listener, whose peer could not read it) and closed. What exceeds the accept rate is held back, in
+order, until its turn comes.
+
+One thread, `MasterPoller-turnstile`, does what has to happen later: it hands over what was held
+back, at the rate, and closes answered connections after a moment. That moment matters: closing a
+socket whose request has not been read, or has yet to arrive, resets the connection, and the client
+may lose the answer (RFC 9112, 9.6). The thread sleeps while there is nothing to do, and none of it
+can grow: `limit_pending` connections are held back, 256 linger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+
+from asgi_poller.loops.accepted import Accepted, ListenerInfo
+from asgi_poller.pollers.admission import Admission, AdmissionLimits, Refusal, TokenBucket
+
+HandOver = Callable[[list[Accepted]], list[Accepted]]
+"""Gives a batch to the lanes and returns what none of them took: `FrontEnd.hand_over`."""
+
+RETRY_AFTER_S = 5  # where nobody can say when there will be room
+# Unit: seconds and sockets. Longer and more would be safer for slow clients and dearer under
+# attack; a socket over the limit closes the oldest at once.
+LINGER_S = 1.0
+LINGER_LIMIT_COUNT = 256
+# Unit: octets of a refused request that are read and thrown away before the close.
+_DISCARD_OCTETS = 65536
+# Unit: seconds. How long to wait where no lane takes what has been held back.
+_RETRY_S = 0.05
+
+_STATUS = {
+    Refusal.CONNECTIONS: (b"503 Service Unavailable", b"Too many connections\n"),
+    Refusal.CONNECTIONS_PER_IP: (
+        b"429 Too Many Requests",  # RFC 6585, 4
+        b"Too many connections from your address\n",
+    ),
+    Refusal.CHANNELS: (b"503 Service Unavailable", b"Too many WebSockets\n"),
+    Refusal.ACCEPT_RATE: (b"503 Service Unavailable", b"Too many new connections\n"),
+}
+
+
+def refusal_response(refusal: Refusal, retry_after_s: int = RETRY_AFTER_S) -> bytes:
+    """The whole HTTP/1.1 response for a refused connection. The connection is to be closed."""
+    status, body = _STATUS[refusal]
+    return (
+        b"HTTP/1.1 %b\r\n"
+        b"date: %b\r\n"  # RFC 9110, 6.6.1: required of 4xx
+        b"retry-after: %d\r\n"
+        b"content-type: text/plain; charset=utf-8\r\n"
+        b"content-length: %d\r\n"
+        b"connection: close\r\n"
+        b"\r\n%b"
+    ) % (status, formatdate(usegmt=True).encode(), retry_after_s, len(body), body)
+
+
+class Turnstile:
+    """Applies `admission` at the door. Called by any poller's thread; owns its one own thread.
+
+    `stamp` puts a ticket on a connection: whoever closes a stamped connection, core or poller,
+    calls `admission.end(ticket)`. `listeners` are those that `Accepted.listener` refers to. `clock`
+    gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        limits: AdmissionLimits,
+        listeners: Sequence[ListenerInfo],
+        *,
+        stamp: Callable[[Accepted, int], Accepted],
+        ticket_of: Callable[[Accepted], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.admission = admission
+        self._listeners = listeners
+        self._stamp = stamp
+        self._ticket_of = ticket_of
+        self._clock = clock
+        rate = limits.limit_accept_rate
+        self._bucket = None if rate is None else TokenBucket(rate, clock())
+        self._pending_limit = limits.limit_pending
+        # When the last of them would have had its turn, a client may try again.
+        wait_s = RETRY_AFTER_S if rate is None else math.ceil(limits.limit_pending / rate)
+        self._retry_after_s = max(1, min(wait_s, 60))
+        self._pending: deque[Accepted] = deque()
+        self._lingering: deque[tuple[float, socket.socket]] = deque()
+        self._condition = threading.Condition()
+        self._hand_over: HandOver | None = None
+        self._stopped = False
+        self._thread = threading.Thread(
+            target=self._run, name="MasterPoller-turnstile", daemon=True
+        )
+
+    @property
+    def pending(self) -> int:
+        """Connections that are held back now."""
+        return len(self._pending)
+
+    def start(self, hand_over: HandOver) -> None:
+        """Start the thread; `hand_over` gets what has been held back. Once, before the pollers."""
+        self._hand_over = hand_over
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Close what is held back or lingers, and end the thread. After the pollers. Idempotent.
+
+        False if a lane keeps the thread for longer than `timeout_s` seconds.
+        """
+        with self._condition:
+            self._stopped = True
+            self._condition.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        with self._condition:
+            for accepted in self._pending:
+                self.drop(accepted)
+            self._pending.clear()
+            self._close_lingering(math.inf)
+        return not self._thread.is_alive()
+
+    def __call__(self, accepted: Accepted) -> Accepted | None:
+        """What to hand over; None if the connection was turned away or is held back."""
+        ticket = self.admission.enter(accepted.peer)
+        if isinstance(ticket, Refusal):
+            self.turn_away(accepted, ticket)
+            return None
+        accepted = self._stamp(accepted, ticket)
+        if self._bucket is None:
+            return accepted
+        with self._condition:
+            # Those who came before go first, whatever the bucket holds by now.
+            if not self._pending and self._bucket.take(self._clock()):
+                return accepted
+            if len(self._pending) < self._pending_limit and not self._stopped:
+                self._pending.append(accepted)
+                if len(self._pending) == 1:
+                    self._condition.notify()
+                return None
+        self.admission.refuse(Refusal.ACCEPT_RATE)
+        self.admission.end(ticket)
+        self.turn_away(accepted, Refusal.ACCEPT_RATE)
+        return None
+
+    def turn_away(self, accepted: Accepted, refusal: Refusal) -> None:
+        """Answer `accepted`, whose ticket has been seen to, and close it after a moment."""
+        info = self._listeners[accepted.listener]
+        connection = socket.socket(info.family, socket.SOCK_STREAM, 0, fileno=accepted.fd)
+        if info.tls:
+            connection.close()
+            return
+        retry_after_s = self._retry_after_s if refusal is Refusal.ACCEPT_RATE else RETRY_AFTER_S
+        try:
+            connection.setblocking(False)
+            connection.send(refusal_response(refusal, retry_after_s))
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            connection.close()  # the peer has gone already
+            return
+        with self._condition:
+            self._lingering.append((self._clock() + LINGER_S, connection))
+            if len(self._lingering) > LINGER_LIMIT_COUNT or self._stopped:
+                _close(self._lingering.popleft()[1])
+            elif len(self._lingering) == 1:
+                self._condition.notify()
+
+    def drop(self, accepted: Accepted) -> None:
+        """Close a connection that was let in and that no core adopted."""
+        self.admission.end(self._ticket_of(accepted))
+        with contextlib.suppress(OSError):  # reset by the peer: closed all the same
+            socket.close(accepted.fd)
+
+    # The thread
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if self._stopped:
+                    return
+                now = self._clock()
+                self._close_lingering(now)
+                batch = self._due(now)
+                if not batch:
+                    self._condition.wait(self._next_s(now))
+                    continue
+            assert self._hand_over is not None  # start() came first
+            left = self._hand_over(batch)
+            if left:
+                with self._condition:
+                    self._pending.extendleft(reversed(left))
+                    if not self._stopped:
+                        self._condition.wait(_RETRY_S)
+
+    def _due(self, now: float) -> list[Accepted]:
+        batch: list[Accepted] = []
+        while self._pending and self._bucket is not None and self._bucket.take(now):
+            batch.append(self._pending.popleft())
+        return batch
+
+    def _next_s(self, now: float) -> float | None:
+        """Seconds until there is something to do; None: until there is a notification."""
+        waits = []
+        if self._pending and self._bucket is not None:
+            waits.append(self._bucket.wait_s(now))
+        if self._lingering:
+            waits.append(max(0.0, self._lingering[0][0] - now))
+        return min(waits, default=None)
+
+    def _close_lingering(self, now: float) -> None:
+        while self._lingering and self._lingering[0][0] <= now:
+            _close(self._lingering.popleft()[1])
+
+
+def _close(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):  # nothing there, or reset: closed all the same
+        connection.recv(_DISCARD_OCTETS)
