@@ -27,7 +27,9 @@ class PeerFault(AsgiPollerError):
 
 
 class HttpFault(PeerFault):
-    """A request that is refused with `status` (an HTTP status code); `detail` is safe to show the peer."""
+    """A request that is refused with `status` (an HTTP status code); `detail` is safe to show the
+    peer.
+    """
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"{status}: {detail}")
@@ -63,7 +65,9 @@ class OperatorFault(AsgiPollerError):
 
 
 class ConfigError(OperatorFault):
-    """A wrong option: `option` is its name as on the command line, `problem` says what is wrong and how to mend it."""
+    """A wrong option: `option` is its name as on the command line, `problem` says what is wrong and
+    how to mend it.
+    """
 
     exit_code = 2
 
@@ -80,6 +84,8 @@ class ListenError(OperatorFault):
 
 
 class StartupError(OperatorFault):
-    """The application could not be loaded, or its lifespan start-up failed (exit code 3, as uvicorn's)."""
+    """The application could not be loaded, or its lifespan start-up failed (exit code 3, as
+    uvicorn's).
+    """
 
     exit_code = 3

@@ -1,4 +1,6 @@
-"""The access log: a line for each HTTP response, and two for each WebSocket (at its opening and at its end)."""
+"""The access log: a line for each HTTP response, and two for each WebSocket (at its opening and at
+its end).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from urllib.parse import quote
 
 
 class AccessLog:
-    """Writes to the logger `asgi_poller.access`. Made only where that logger is on, so that silence costs nothing."""
+    """Writes to the logger `asgi_poller.access`. Made only where that logger is on, so that silence
+    costs nothing.
+    """
 
     __slots__ = ("_logger",)
 
@@ -44,7 +48,9 @@ class AccessLog:
         received: tuple[int, int],
         sent: tuple[int, int],
     ) -> None:
-        """A WebSocket has ended: `by` is who closed it, `received` and `sent` are (messages, octets on the wire)."""
+        """A WebSocket has ended: `by` is who closed it, `received` and `sent` are (messages, octets
+        on the wire).
+        """
         self._logger.info(
             '%s - "WebSocket %s" [closed %d by %s] %.3fs in=%d/%dB out=%d/%dB',
             _client(scope),
@@ -59,7 +65,7 @@ class AccessLog:
 
 def _client(scope: dict[str, Any]) -> str:
     client = scope.get("client")
-    return "%s:%s" % client if client else ""
+    return f"{client[0]}:{client[1]}" if client else ""
 
 
 def _path(scope: dict[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""A WebSocket handshake that the application answers with an HTTP response (ASGI: Websocket Denial Response)."""
+"""A WebSocket handshake that the application answers with an HTTP response (ASGI: Websocket Denial
+Response).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class _Writer(Protocol):
 
 
 class Denial:
-    """An HTTP exchange whose messages are called websocket.http.response.*; streamed like any other.
+    """An HTTP exchange whose messages are called websocket.http.response.*; streamed like any
+    other.
 
     Owned by the core's thread. `done` is called when the response is complete or cannot be.
     """

@@ -1,13 +1,14 @@
-"""One HTTP request and its response as ASGI sees them (ASGI: HTTP Connection Scope, spec version 2.3).
+"""One HTTP request and its response as ASGI sees them (ASGI: HTTP Connection Scope, spec version
+2.3).
 
 The response's states, and what the application may send in each:
 
-    WAITING ── http.response.start ──► STARTED ── http.response.body ──► STREAMING ── ... ──► COMPLETE
-       │                                  │        (more_body false: straight to COMPLETE)
-       └── the peer goes, or a fault ─────┴──────────────────────────────────┴──► GONE
+    WAITING ── http.response.start ──► STARTED ── http.response.body ──► STREAMING ──► COMPLETE
+       └── the peer goes, or a fault ─────┴─────────────────────────────────┴──► GONE
 
-The head is written with the first body message, so that a small response is one write. In GONE `send` is ignored, as
-uvicorn does it: what an application still says to a peer that has gone harms nobody.
+The head is written with the first body message, so that a small response is one write. In GONE
+`send` is ignored, as uvicorn does it: what an application still says to a peer that has gone harms
+nobody.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from asgi_poller.wire.response import (
 )
 
 _log = logging.getLogger("asgi_poller.error")
-_BODY_HIGH_OCTETS = 65536  # of request body waiting for the application: above it the peer is not read
+_BODY_HIGH_OCTETS = (
+    65536  # of request body waiting for the application: above it the peer is not read
+)
 
 
 class State(Enum):
@@ -54,7 +57,9 @@ class ExchangePort(Protocol):
     def set_reading(self, on: bool) -> None: ...
 
     def response_complete(self, keep_alive: bool) -> None:
-        """The response is written in full; `keep_alive` says whether the connection may serve another request."""
+        """The response is written in full; `keep_alive` says whether the connection may serve
+        another request.
+        """
 
     def abort(self) -> None:
         """The response cannot be completed: the peer must see the connection break."""
@@ -62,7 +67,9 @@ class ExchangePort(Protocol):
 
 @dataclass(slots=True)
 class ExchangeContext:
-    """What all exchanges of one core share. `default_fields` gives whole header lines (Date, Server, ...)."""
+    """What all exchanges of one core share. `default_fields` gives whole header lines (Date,
+    Server, ...).
+    """
 
     loop: Loop
     default_fields: Callable[[frozenset[bytes]], tuple[bytes, int]]
@@ -71,7 +78,9 @@ class ExchangeContext:
 
 
 class Exchange:
-    """One request. The connection feeds it; the application calls `receive` and `send`. Owned by the core's thread."""
+    """One request. The connection feeds it; the application calls `receive` and `send`. Owned by
+    the core's thread.
+    """
 
     __slots__ = (
         "_body",
@@ -169,13 +178,11 @@ class Exchange:
     async def run(self, application: Application) -> None:
         """Run the application, and answer for what it leaves undone."""
         try:
-            result = await application(self.scope, self.receive, self.send)
+            await application(self.scope, self.receive, self.send)
         except Exception as error:
             _log.error("Exception in ASGI application", exc_info=error)
             self.refuse(500, "Internal Server Error")
             return
-        if result is not None:
-            _log.error("ASGI callable should return None, but returned %r.", result)
         if self.state is State.WAITING:
             _log.error("ASGI callable returned without starting response.")
             self.refuse(500, "Internal Server Error")
@@ -184,7 +191,7 @@ class Exchange:
             self.refuse(500, "Internal Server Error")
 
     async def receive(self) -> Message:
-        """The next piece of the request, or http.disconnect (ASGI: HTTP, Request and Disconnect)."""
+        """The next piece of the request, or http.disconnect (ASGI: HTTP, Request, Disconnect)."""
         if self.head.expects_continue and self.state is State.WAITING:
             self.head.expects_continue = False
             self._port.write(CONTINUE)
@@ -206,7 +213,8 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self._body_complete}
 
     async def send(self, message: Message) -> None:
-        """Take a message of the response (ASGI: HTTP, Response Start and Body); waits while the peer is slow.
+        """Take a message of the response (ASGI: HTTP, Response Start and Body); waits while the
+        peer is slow.
 
         Raises ApplicationFault for what may not be sent now, or is not valid.
         """
@@ -218,7 +226,9 @@ class Exchange:
             await self._gate.passed()
 
     def _on_start(self, message: Message) -> None:
-        status_line(message["status"])  # a wrong status is the fault of this message, not of the next
+        status_line(
+            message["status"]
+        )  # a wrong status is the fault of this message, not of the next
         self._start = message
         self._enter(State.STARTED)
 

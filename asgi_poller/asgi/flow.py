@@ -24,7 +24,9 @@ class WriteGate:
         self.is_open = False
 
     def open(self) -> None:
-        """Let everybody through, also when the connection is lost: they will see that for themselves."""
+        """Let everybody through, also when the connection is lost: they will see that for
+        themselves.
+        """
         self.is_open = True
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:

@@ -23,8 +23,8 @@ class _Phase(Enum):
 class Lifespan:
     """Runs one application's lifespan in a task of its own. Owned by the core's thread.
 
-    `mode` is `auto` (an application that raises at once is taken not to support it), `on` (that is a start-up failure)
-    or `off`. `state` is what the application left for its connections.
+    `mode` is `auto` (an application that raises at once is taken not to support it), `on` (that is
+    a start-up failure) or `off`. `state` is what the application left for its connections.
     """
 
     def __init__(self, application: Application, mode: str) -> None:
@@ -37,7 +37,9 @@ class Lifespan:
         self.state: dict[str, Any] = {}
 
     async def startup(self) -> None:
-        """Raises StartupError if the application said that it failed, or could not run in mode `on`."""
+        """Raises StartupError if the application said that it failed, or could not run in mode
+        `on`.
+        """
         if self._mode == "off":
             return
         problem = await self._ask(_Phase.STARTING, "lifespan.startup")
@@ -108,4 +110,6 @@ class Lifespan:
                 self._phase = _Phase.OVER
                 self._settle(None)
             case phase, kind:
-                raise ApplicationFault(f"{kind!r} cannot be sent while the lifespan is {phase.name}")
+                raise ApplicationFault(
+                    f"{kind!r} cannot be sent while the lifespan is {phase.name}"
+                )

@@ -13,7 +13,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ASGI_VERSION = "3.0"
-# 2.3, as uvicorn: from 2.4 on send() must raise after a disconnect, which plain HTTP applications do not expect
+# 2.3, as uvicorn: from 2.4 on send() must raise after a disconnect, which plain HTTP applications
+# do not expect
 HTTP_SPEC_VERSION = "2.3"
 WEBSOCKET_SPEC_VERSION = "2.5"
 LIFESPAN_SPEC_VERSION = "2.0"

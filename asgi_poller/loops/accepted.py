@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 
 class ListenerInfo(NamedTuple):
-    """What a core must know about the listener that a connection came from. Immutable, shared by all threads.
+    """What a core must know about the listener that a connection came from. Immutable, shared by
+    all threads.
 
-    `family` is the socket's address family, `server` the ASGI `server` pair where the listener is bound to one
-    address (None for a wildcard: the core asks each socket), `tls` whether the peer will speak TLS.
+    `family` is the socket's address family, `server` the ASGI `server` pair where the listener is
+    bound to one address (None for a wildcard: the core asks each socket), `tls` whether the peer
+    will speak TLS.
     """
 
     family: int
@@ -18,10 +20,12 @@ class ListenerInfo(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """One accepted connection. Owning it means owning `fd`: whoever holds it must adopt it, pass it on or close it.
+    """One accepted connection. Owning it means owning `fd`: whoever holds it must adopt it, pass it
+    on or close it.
 
-    `listener` is an index into the ListenerInfo tuple that every core was started with. `peer` is the address that
-    accept() returned, None where it is not known. `data` are octets that a poller has already read.
+    `listener` is an index into the ListenerInfo tuple that every core was started with. `peer` is
+    the address that accept() returned, None where it is not known. `data` are octets that a poller
+    has already read.
     """
 
     fd: int

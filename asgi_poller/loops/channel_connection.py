@@ -1,44 +1,65 @@
-"""The socket of one WebSocket, from the handshake on: an asyncio protocol between the transport and the channel."""
+"""The socket of one WebSocket, from the handshake on: an asyncio protocol between the transport and
+the channel.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from asgi_poller.asgi.channel import Channel, State
+from asgi_poller.asgi.channel import Channel
+from asgi_poller.asgi.channel_context import State
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.timers import NEVER
 from asgi_poller.wire.frames import CLOSE_GOING_AWAY, CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asgi_poller.loops.core import Core
 
 
 class ChannelConnection(asyncio.Protocol):
     """Takes a transport over from its HttpConnection at the upgrade. Owned by the core's thread.
 
-    It hangs on the wheel once, with whichever deadline its channel's state has: accept, ping or pong, close.
+    It hangs on the wheel once, with whichever deadline its channel's state has: accept, ping or
+    pong, close.
     """
 
-    __slots__ = ("_answer_by", "_core", "_deadline", "_octets_at_ping", "_transport", "channel", "timer_tick")
+    __slots__ = (
+        "_core",
+        "_deadline",
+        "_octets_at_ping",
+        "_transport",
+        "channel",
+        "data_received",
+        "timer_tick",
+        "write",
+    )
+
+    # Between the transport and the channel stands nothing: these two are the other side's own
+    # methods.
+    data_received: Callable[[bytes], None]  # type: ignore[assignment]  # a slot, not a method
+    write: Callable[[bytes], None]
 
     def __init__(self, transport: asyncio.Transport, core: Core) -> None:
         self._transport = transport
+        self.write = transport.write
         self._core = core
         self.channel: Channel | None = None
         self._deadline = NEVER  # of the channel's state
-        self._octets_at_ping = -1  # what had been received when the last ping went out; -1 if none is out
+        self._octets_at_ping = (
+            -1
+        )  # what had been received when the last ping went out; -1 if none is out
         self.timer_tick = NEVER
 
     def start(self, channel: Channel) -> None:
-        """The channel waits for its application."""
+        """The channel waits for its application. Call it before the transport gets this protocol."""
         self.channel = channel
+        self.data_received = channel.feed
         self._await(self._core.channel_settings.accept_timeout_s)
 
-    # asyncio.Protocol. data_received is bound to the channel's feed at start: see HttpConnection.
-
-    def data_received(self, data: bytes) -> None:
-        self.channel.feed(data)  # type: ignore[union-attr]  # set by start(), before the transport has this protocol
+    # asyncio.Protocol
 
     def eof_received(self) -> bool:
         return False
@@ -59,9 +80,6 @@ class ChannelConnection(asyncio.Protocol):
         self._core.connection_lost(self)
 
     # ChannelPort
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
 
     def set_reading(self, on: bool) -> None:
         if on:

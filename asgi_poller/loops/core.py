@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.channel import ChannelContext
+from asgi_poller.asgi.channel_context import ChannelContext
 from asgi_poller.asgi.exchange import ExchangeContext
 from asgi_poller.asgi.forwarded import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.lifespan import Lifespan
@@ -46,10 +46,11 @@ class Runnable(Protocol):
 
 
 class Core:
-    """Serves connections on the loop it was made in. Everything but `loop` and `closed` belongs to that loop's thread.
+    """Serves connections on the loop it was made in. Everything but `loop` and `closed` belongs to
+    that loop's thread.
 
-    `listeners` are what the indexes in Accepted refer to. The order of a life: `startup`, `adopt` as often as needed,
-    `drain`, `shutdown`.
+    `listeners` are what the indexes in Accepted refer to. The order of a life: `startup`, `adopt`
+    as often as needed, `drain`, `shutdown`.
     """
 
     def __init__(
@@ -164,9 +165,7 @@ class Core:
     def is_overloaded(self) -> bool:
         """Whether --limit-concurrency is reached: then requests are answered 503, as uvicorn does."""
         limit = self.connection_settings.concurrency_limit
-        return limit is not None and (
-            len(self._connections) > limit or len(self._tasks) >= limit
-        )
+        return limit is not None and (len(self._connections) > limit or len(self._tasks) >= limit)
 
     def tls_extension(self, tls: ssl.SSLObject) -> dict[str, Any] | None:
         """The ASGI `tls` extension of one connection."""
@@ -197,10 +196,11 @@ class Core:
     # The end
 
     async def drain(self, timeout_s: float) -> bool:
-        """End every connection in an orderly way; what has not ended after `timeout_s` seconds is cut off.
+        """End every connection in an orderly way; what has not ended after `timeout_s` seconds is
+        cut off.
 
-        Idle connections close, requests finish, channels get 1012 and their closing handshake. True if nothing had to
-        be cut off. Cancelling it cuts everything off at once.
+        Idle connections close, requests finish, channels get 1012 and their closing handshake. True
+        if nothing had to be cut off. Cancelling it cuts everything off at once.
         """
         self._is_draining = True
         self._changed = asyncio.Event()

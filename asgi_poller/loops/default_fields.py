@@ -31,11 +31,14 @@ class DefaultFields:
         self._lines = 0
 
     def __call__(self, given: frozenset[bytes]) -> tuple[bytes, int]:
-        """The lines and how many they are, without those that the application gives itself (lower-case names)."""
+        """The lines and how many they are, without those that the application gives itself
+        (lower-case names).
+        """
         if given and (_DATE in given or _SERVER in given):
             return self._encode(given)
         if self._clock() >= self._until:
-            # the cached second ends where the clock's does, so that Date is never behind by more than one
+            # the cached second ends where the clock's does, so that Date is never behind by more
+            # than one
             self._until = float(int(self._clock()) + 1)
             self._encoded, self._lines = self._encode(frozenset())
         return self._encoded, self._lines

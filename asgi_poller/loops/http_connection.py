@@ -1,4 +1,6 @@
-"""The socket of one client that speaks HTTP/1.1: an asyncio protocol between the transport and its exchanges."""
+"""The socket of one client that speaks HTTP/1.1: an asyncio protocol between the transport and its
+exchanges.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +38,16 @@ class Phase(Enum):
 class HttpConnection(asyncio.Protocol):
     """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
 
-    Owned by the core's thread. What the parser makes beyond the exchange at hand waits in `_backlog`, and the socket
-    is not read meanwhile. Responses to requests that wait already are joined and written once.
+    Owned by the core's thread. What the parser makes beyond the exchange at hand waits in
+    `_backlog`, and the socket is not read meanwhile. Responses to requests that wait already are
+    joined and written once.
     """
 
     __slots__ = (
         "_backlog",
+        "_core",
         "_cork",
         "_cork_octets",
-        "_core",
         "_deadline",
         "_exchange",
         "_is_body_open",
@@ -105,8 +108,8 @@ class HttpConnection(asyncio.Protocol):
             self._await(self._core.connection_settings.header_timeout_s)
 
     def eof_received(self) -> bool:
-        """The peer sends no more. It may still be waiting for a response (RFC 9112, 9.6), but no one does that with
-        keep-alive and meaning it: as uvicorn, take it for the end.
+        """The peer sends no more. It may still be waiting for a response (RFC 9112, 9.6), but no
+        one does that with keep-alive and meaning it: as uvicorn, take it for the end.
         """
         return False
 
@@ -130,7 +133,9 @@ class HttpConnection(asyncio.Protocol):
     # Requests
 
     def _take(self, events: list[RequestEvent]) -> None:
-        """Give events to the exchange at hand, start exchanges; what must wait for a response goes to the backlog."""
+        """Give events to the exchange at hand, start exchanges; what must wait for a response goes
+        to the backlog.
+        """
         if self._backlog:
             self._backlog += events
             return
@@ -147,7 +152,7 @@ class HttpConnection(asyncio.Protocol):
                 else:
                     self._idle()
             elif self._exchange is not None:
-                self._exchange.feed(event)  # type: ignore[arg-type]  # neither head nor END: a piece
+                self._exchange.feed(event)
             else:  # answered before it was read: the rest is thrown away
                 self._await(self._core.connection_settings.keep_alive_s)
 
@@ -181,7 +186,9 @@ class HttpConnection(asyncio.Protocol):
         core.run(exchange)
 
     def _resume_after_upgrade(self, head: RequestHead) -> None:
-        """An upgrade that we do not offer: the request is served as if it had not asked (RFC 9110, 7.8)."""
+        """An upgrade that we do not offer: the request is served as if it had not asked (RFC 9110,
+        7.8).
+        """
         parser = self._parser
         assert parser is not None
         had_body = head.has_body
@@ -225,7 +232,9 @@ class HttpConnection(asyncio.Protocol):
             channel.feed(leftover)
 
     def _refuse(self, fault: HttpFault) -> None:
-        """Answer a broken request, after the ones before it have been answered, and end the connection."""
+        """Answer a broken request, after the ones before it have been answered, and end the
+        connection.
+        """
         extra = fault.headers if isinstance(fault, UnsupportedVersion) else ()
         exchange = self._exchange
         if exchange is not None and (exchange.state is State.WAITING or not self._is_body_open):
@@ -303,7 +312,9 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def _tend_cork(self) -> None:
-        """While each turn of the loop adds a response, wait for the next; write as soon as one does not."""
+        """While each turn of the loop adds a response, wait for the next; write as soon as one does
+        not.
+        """
         if self._is_cork_growing:
             self._is_cork_growing = False
             self._core.loop.call_soon(self._tend_cork)
@@ -330,7 +341,8 @@ class HttpConnection(asyncio.Protocol):
         if self._phase is Phase.HEAD and self._parser.is_mid_head:
             self._refuse(HttpFault(408, "the request head did not come in time"))
         elif self._phase in (Phase.HEAD, Phase.IDLE):
-            # not a word of a request: a browser's spare connection, which would take a 408 for an answer
+            # not a word of a request: a browser's spare connection, which would take a 408 for an
+            # answer
             self._end(linger=False)
         return NEVER
 

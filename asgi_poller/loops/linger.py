@@ -1,8 +1,8 @@
 """Closing a connection whose peer may still be sending, without destroying what it was told.
-
-close() with unread octets in the receive buffer makes the kernel send RST, and an RST makes the peer's kernel forget
-what it had received: our 413 or our Close 1009 would be lost. So the sending side is shut first, and what the peer
-still sends is read and thrown away until it closes, or for a while (RFC 9112, 9.6).
+ close() with unread octets in the receive buffer makes the kernel send RST, and an RST makes the
+peer's kernel forget what it had received: our 413 or our Close 1009 would be lost. So the sending
+side is shut first, and what the peer still sends is read and thrown away until it closes, or for a
+while (RFC 9112, 9.6).
 """
 
 from __future__ import annotations

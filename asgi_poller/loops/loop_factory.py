@@ -12,7 +12,9 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def loop_factory(name: str) -> LoopFactory:
-    """A maker of loops for `--loop` auto, uvloop or asyncio. Raises ConfigError if uvloop is asked for and missing."""
+    """A maker of loops for `--loop` auto, uvloop or asyncio. Raises ConfigError if uvloop is asked
+    for and missing.
+    """
     if name == "asyncio":
         return asyncio.new_event_loop
     try:

@@ -1,4 +1,6 @@
-"""What a core must know of the configuration, worked out once and handed to the connections in small pieces."""
+"""What a core must know of the configuration, worked out once and handed to the connections in
+small pieces.
+"""
 
 from __future__ import annotations
 

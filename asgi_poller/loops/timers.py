@@ -1,8 +1,8 @@
 """One coarse timer wheel per core, for every deadline that a connection has.
-
-A hundred thousand idle channels with a `call_later` each would keep a hundred thousand timers in the loop's heap, and
-every request would add and cancel one. Here a connection hangs in at most one slot, and deadlines that move away
-(keep-alive, after each request) cost nothing: the entry stays where it is, comes due, and is told when to come again.
+ A hundred thousand idle channels with a `call_later` each would keep a hundred thousand timers in
+the loop's heap, and every request would add and cancel one. Here a connection hangs in at most one
+slot, and deadlines that move away (keep-alive, after each request) cost nothing: the entry stays
+where it is, comes due, and is told when to come again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import asyncio
 from typing import Protocol
 
 TICK_S = 0.1  # how coarse: deadlines are met up to one tick late
-_SLOT_COUNT = 1024  # a turn of the wheel is 102.4 s; what is further away comes round more than once
+_SLOT_COUNT = (
+    1024  # a turn of the wheel is 102.4 s; what is further away comes round more than once
+)
 
 NEVER = 0  # a tick that is no deadline
 
@@ -26,7 +28,9 @@ class Timed(Protocol):
 
 
 class TimerWheel:
-    """Owned by the core's thread. Turns only while something hangs on it, so that an idle server sleeps."""
+    """Owned by the core's thread. Turns only while something hangs on it, so that an idle server
+    sleeps.
+    """
 
     __slots__ = ("_count", "_handle", "_loop", "_slots", "_started_at", "tick")
 
@@ -45,7 +49,9 @@ class TimerWheel:
         return self.tick + max(1, round(seconds / TICK_S))
 
     def hang(self, timed: Timed, tick: int) -> None:
-        """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that hangs already is enough."""
+        """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that hangs
+        already is enough.
+        """
         hangs_at = timed.timer_tick
         if hangs_at:
             if hangs_at <= tick:

@@ -17,8 +17,8 @@ T = TypeVar("T")
 class CoreThread:
     """Runs one loop until it is stopped. Made and stopped by the server's thread.
 
-    `make_core` runs on the new loop's thread and must bring the core up. Its exception is the one that `started`
-    raises.
+    `make_core` runs on the new loop's thread and must bring the core up. Its exception is the one
+    that `started` raises.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""The cores of one process: the first on the loop that starts them, further ones on threads of their own."""
+"""The cores of one process: the first on the loop that starts them, further ones on threads of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ from asgi_poller.tls import TlsContext
 
 
 class Cores:
-    """Starts, drains and ends the cores of this process. Owned by the thread whose loop `start` runs on.
+    """Starts, drains and ends the cores of this process. Owned by the thread whose loop `start`
+    runs on.
 
-    `limit_reached` is called, on a core's thread, when `--limit-max-requests` is met; more than once perhaps.
+    `limit_reached` is called, on a core's thread, when `--limit-max-requests` is met; more than
+    once perhaps.
     """
 
     def __init__(
@@ -40,7 +44,9 @@ class Cores:
         self.all: list[Core] = []
 
     async def start(self, application: Any) -> None:
-        """Bring all cores up, lifespans included. Raises StartupError; what was up is shut down then."""
+        """Bring all cores up, lifespans included. Raises StartupError; what was up is shut down
+        then.
+        """
         config = self._config
         count = config.loops if isinstance(config.loops, int) else _loops_for_this_build()
         try:
@@ -56,7 +62,9 @@ class Cores:
             raise
 
     async def drain(self, timeout_s: float) -> None:
-        """End every connection in an orderly way, on all cores at once. Cancelling it cuts off what is left."""
+        """End every connection in an orderly way, on all cores at once. Cancelling it cuts off what
+        is left.
+        """
         await self._on_all(lambda core: core.drain(timeout_s))
 
     async def shutdown(self) -> None:
@@ -90,7 +98,9 @@ class Cores:
         return core
 
     async def _bring_up_another(self, application: Any) -> Core:
-        if self._config.factory:  # each loop has an application of its own: nothing is shared between threads
+        if (
+            self._config.factory
+        ):  # each loop has an application of its own: nothing is shared between threads
             application = load_application(self._config)
         return await self._bring_up(application)
 

@@ -10,10 +10,11 @@ from asgi_poller.supervisor.server import Server
 
 
 def serve(config: Config) -> int:
-    """Serve until the end; the process's exit code. Raises OperatorFault for what the operator must change.
+    """Serve until the end; the process's exit code. Raises OperatorFault for what the operator must
+    change.
 
-    Start-up failures end with 3 and everything else that is orderly with 0, as uvicorn does it. A signal that ended
-    the server is raised again once it has, so that the shell sees it.
+    Start-up failures end with 3 and everything else that is orderly with 0, as uvicorn does it. A
+    signal that ended the server is raised again once it has, so that the shell sees it.
     """
     configure_logging(config)
     log_notices(config)

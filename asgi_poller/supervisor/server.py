@@ -32,9 +32,10 @@ _SIGNALS = tuple(
 class Server:
     """Serves one application in this process.
 
-    `run()` blocks until a signal ends it; `await serve()` does the same on a loop that is running already; `start()`
-    and `stop()` are for tests and notebooks: the server runs in a thread of its own meanwhile. All raise OperatorFault
-    for what the operator must change. `should_exit = True` ends it from anywhere, as with uvicorn.
+    `run()` blocks until a signal ends it; `await serve()` does the same on a loop that is running
+    already; `start()` and `stop()` are for tests and notebooks: the server runs in a thread of its
+    own meanwhile. All raise OperatorFault for what the operator must change. `should_exit = True`
+    ends it from anywhere, as with uvicorn.
     """
 
     def __init__(self, config: Config) -> None:
@@ -60,7 +61,9 @@ class Server:
             runner.run(self.serve())
 
     async def serve(self) -> None:
-        """Serve on the running loop, which becomes the first core's. In the main thread, signals end it meanwhile."""
+        """Serve on the running loop, which becomes the first core's. In the main thread, signals
+        end it meanwhile.
+        """
         with self._captured_signals():
             await self._serve()
 
@@ -80,7 +83,9 @@ class Server:
         self._thread_started.result(timeout_s)
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """End a server that `start()` started, gracefully; wait up to `timeout_s` seconds for it (None: its own limit)."""
+        """End a server that `start()` started, gracefully; wait up to `timeout_s` seconds for it
+        (None: its own limit).
+        """
         self.should_exit = True
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -159,7 +164,9 @@ class Server:
             self.should_exit = True
 
     async def _end(self) -> None:
-        """Close the listeners at once, drain, shut the application down; all of it is bounded in time."""
+        """Close the listeners at once, drain, shut the application down; all of it is bounded in
+        time.
+        """
         if self._front_end is not None:
             self._front_end.stop()
         close_listeners(self.listeners)
@@ -196,7 +203,8 @@ class Server:
     def _captured_signals(self) -> Iterator[None]:
         """Take SIGINT and SIGTERM while serving; afterwards the old handlers get what was taken.
 
-        So a program that embeds the server keeps its own semantics, and a shell sees the status it expects.
+        So a program that embeds the server keeps its own semantics, and a shell sees the status it
+        expects.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,8 +1,8 @@
 """permessage-deflate (RFC 7692), server side: negotiation, and (de)compression of whole messages.
-
-Memory is the reason for the shape. A zlib pair kept per connection costs tens of kilobytes, for every idle channel.
-So by default both directions are negotiated without context takeover, and each message is handled by an object made
-for it. `takeover` keeps the objects, made when first needed, for those who prefer ratio to memory.
+ Memory is the reason for the shape. A zlib pair kept per connection costs tens of kilobytes, for
+every idle channel. So by default both directions are negotiated without context takeover, and each
+message is handled by an object made for it. `takeover` keeps the objects, made when first needed,
+for those who prefer ratio to memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from asgi_poller.wire.frames import CLOSE_INVALID_DATA, CLOSE_MESSAGE_TOO_BIG
 
 EXTENSION_NAME = "permessage-deflate"
 _TAIL = b"\x00\x00\xff\xff"  # RFC 7692, 7.2.1: cut off by the sender, put back by the receiver
-_SERVER_WINDOW_BITS = 12  # 4 KiB of window: what a message of a few KiB can use; half the memory of 13
+_SERVER_WINDOW_BITS = (
+    12  # 4 KiB of window: what a message of a few KiB can use; half the memory of 13
+)
 _COMPRESSION_LEVEL = 1  # measured: level 1 costs half of level 6 for 5 % more octets on JSON
 _MEMORY_LEVEL = 5  # 16 KiB of hash tables while a message is compressed
 
@@ -22,7 +24,8 @@ _MEMORY_LEVEL = 5  # 16 KiB of hash tables while a message is compressed
 class Deflate:
     """The negotiated extension of one channel. Owned by the channel's core.
 
-    Without takeover in both directions it holds no state and may be shared by any number of channels.
+    Without takeover in both directions it holds no state and may be shared by any number of
+    channels.
     """
 
     __slots__ = (
@@ -78,7 +81,8 @@ class Deflate:
             message = inflater.decompress(payload + _TAIL, max_octets + 1)
         except zlib.error as error:
             raise WebSocketFault(CLOSE_INVALID_DATA, "invalid compressed data") from error
-        # unconsumed_tail is what max_length kept back; a final block (BFINAL) may come before the tail
+        # unconsumed_tail is what max_length kept back; a final block (BFINAL) may come before the
+        # tail
         if len(message) > max_octets or (inflater.unconsumed_tail and not inflater.eof):
             raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, f"message over {max_octets} octets")
         if inflater.eof:
@@ -88,7 +92,9 @@ class Deflate:
 
 
 class Inflation:
-    """One fragmented message while its frames arrive: the same bound as `Deflate.decompress`, over all of them."""
+    """One fragmented message while its frames arrive: the same bound as `Deflate.decompress`, over
+    all of them.
+    """
 
     __slots__ = ("_deflate", "_inflater", "_octets_left")
 
@@ -123,10 +129,11 @@ _SHARED = Deflate()  # stateless, with the parameters nearly every client ends u
 
 
 def negotiate(offers: str, *, takeover: bool) -> tuple[str, Deflate] | None:
-    """Answer a Sec-WebSocket-Extensions header: the header to send and the extension, or None to go without.
+    """Answer a Sec-WebSocket-Extensions header: the header to send and the extension, or None to go
+    without.
 
-    The first offer that can be met is taken (RFC 7692, 5.1). An offer with unknown, repeated or malformed parameters
-    is declined, as 7.1 asks, and the next one is tried.
+    The first offer that can be met is taken (RFC 7692, 5.1). An offer with unknown, repeated or
+    malformed parameters is declined, as 7.1 asks, and the next one is tried.
     """
     for offer in offers.split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))
@@ -176,7 +183,8 @@ def _answer(parameters: list[str], takeover: bool) -> tuple[str, Deflate] | None
         answer.append(f"server_max_window_bits={server_bits}")
     if client_bits is not None:
         answer.append(f"client_max_window_bits={client_bits}")
-    # zlib reads what an 8 bit window wrote with a 9 bit one; without a word from the peer it may use all 15
+    # zlib reads what an 8 bit window wrote with a 9 bit one; without a word from the peer it may
+    # use all 15
     inflate_bits = max(client_bits or 15, 9)
     return "; ".join(answer), _extension(
         server_bits, inflate_bits, server_takeover, client_takeover

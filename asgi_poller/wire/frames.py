@@ -79,7 +79,9 @@ SHORT_BINARY = _SHORT[FIN_BINARY]
 
 
 def encode_frame(first: int, payload: bytes) -> bytes:
-    """One unmasked frame (RFC 6455, 5.2) whose first octet is `first`: FIN, reserved bits and opcode."""
+    """One unmasked frame (RFC 6455, 5.2) whose first octet is `first`: FIN, reserved bits and
+    opcode.
+    """
     length = len(payload)
     if length < 126:
         return bytes((first, length)) + payload
@@ -89,7 +91,8 @@ def encode_frame(first: int, payload: bytes) -> bytes:
 
 
 def encode_close(code: int | None, reason: str = "") -> bytes:
-    """A Close frame. `code` None, or one that never travels (1005, 1006, 1015), sends an empty body.
+    """A Close frame. `code` None, or one that never travels (1005, 1006, 1015), sends an empty
+    body.
 
     A reason that does not fit into 123 octets is cut at a character boundary (RFC 6455, 5.5.1).
     """

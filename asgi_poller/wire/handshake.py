@@ -12,9 +12,7 @@ from asgi_poller.wire.deflate import Deflate, negotiate
 from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.response import check_head, encode_fields
 
-_SWITCHING = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-)
+_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 _OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
 
 
@@ -28,7 +26,9 @@ class UnsupportedVersion(HttpFault):
 
 
 class Handshake:
-    """A valid opening handshake that waits for the application's answer. Dropped once it is answered."""
+    """A valid opening handshake that waits for the application's answer. Dropped once it is
+    answered.
+    """
 
     __slots__ = ("_key", "_offers", "subprotocols")
 
@@ -47,8 +47,9 @@ class Handshake:
     ) -> tuple[bytes, Deflate | None]:
         """The 101 response, and the compression that was agreed.
 
-        `default_fields` are whole header lines. `deflate` is `off`, `on` or `takeover`. Raises ApplicationFault for a
-        subprotocol that the client did not offer (RFC 6455, 4.2.2) and for headers that are ours to set.
+        `default_fields` are whole header lines. `deflate` is `off`, `on` or `takeover`. Raises
+        ApplicationFault for a subprotocol that the client did not offer (RFC 6455, 4.2.2) and for
+        headers that are ours to set.
         """
         lines = 5
         pieces = [_SWITCHING, generate_accept_token(self._key), b"\r\n"]
@@ -59,14 +60,20 @@ class Handshake:
                 )
             pieces += [b"Sec-WebSocket-Protocol: ", subprotocol.encode(), b"\r\n"]
             lines += 1
-        extension = negotiate(self._offers, takeover=deflate == "takeover") if deflate != "off" and self._offers else None
+        extension = (
+            negotiate(self._offers, takeover=deflate == "takeover")
+            if deflate != "off" and self._offers
+            else None
+        )
         if extension is not None:
             pieces += [b"Sec-WebSocket-Extensions: ", extension[0].encode(), b"\r\n"]
             lines += 1
         if headers:
             fields, _ = encode_fields(headers)
             if any(field.lower() in _OURS for field in fields[::3]):
-                raise ApplicationFault("Sec-WebSocket-* headers are set by the server; use `subprotocol`")
+                raise ApplicationFault(
+                    "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
+                )
             pieces += fields
             lines += len(fields) // 3
         pieces += [b"\r\n"]
@@ -96,7 +103,9 @@ def check_handshake(head: RequestHead) -> Handshake:
         elif name == b"sec-websocket-version":
             version = value
         elif name == b"sec-websocket-protocol":
-            subprotocols += [part.strip() for part in value.decode("latin-1").split(",") if part.strip()]
+            subprotocols += [
+                part.strip() for part in value.decode("latin-1").split(",") if part.strip()
+            ]
         elif name == b"sec-websocket-extensions":
             # more than one field is the same as one joined by commas (RFC 6455, 9.1)
             offers = f"{offers},{value.decode('latin-1')}" if offers else value.decode("latin-1")

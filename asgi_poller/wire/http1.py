@@ -1,8 +1,8 @@
 """HTTP/1.1 requests from octets to events (RFC 9112), on httptools (llhttp in strict mode).
-
-llhttp rejects what requests are smuggled with: conflicting or repeated length headers, bad chunk sizes, bare CR or
-LF, blanks before a colon, folded lines. What it lets pass and should not is refused here: a missing or repeated Host,
-transfer codings that we do not decode, versions we do not speak, and heads beyond the limits.
+ llhttp rejects what requests are smuggled with: conflicting or repeated length headers, bad chunk
+sizes, bare CR or LF, blanks before a colon, folded lines. What it lets pass and should not is
+refused here: a missing or repeated Host, transfer codings that we do not decode, versions we do not
+speak, and heads beyond the limits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class HeadLimits:
 
 
 class RequestHead:
-    """A request's line and header fields. `target` is as received; names in `headers` are lower case."""
+    """A request's line and header fields. `target` is as received; names in `headers` are lower
+    case.
+    """
 
     __slots__ = (
         "expects_continue",
@@ -57,7 +59,9 @@ class RequestHead:
         self.keep_alive = True
         self.has_body = False
         self.expects_continue = False  # RFC 9110, 10.1.1
-        self.upgrade = b""  # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
+        self.upgrade = (
+            b""  # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
+        )
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first field called `name` (lower case)."""
@@ -69,15 +73,16 @@ class RequestHead:
 
 RequestEvent = RequestHead | bytes | _End
 
-# Every request repeats a few dozen names. Interning them saves a lower() each, and memory for as long as a scope lives.
+# Every request repeats a few dozen names. Interning them saves a lower() each, and memory for as
+# long as a scope lives.
 _COMMON_NAMES = (
-    "Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length Content-Type Cookie "
-    "DNT Expect Forwarded Host If-Modified-Since If-None-Match Origin Pragma Priority Range Referer Sec-CH-UA "
-    "Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User "
-    "Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE Transfer-Encoding "
-    "Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For X-Forwarded-Host X-Forwarded-Port "
-    "X-Forwarded-Proto X-Real-IP X-Request-ID"
-).encode().split()
+    b"Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length Content-Type Cookie "
+    b"DNT Expect Forwarded Host If-Modified-Since If-None-Match Origin Pragma Priority Range Referer Sec-CH-UA "
+    b"Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User "
+    b"Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE Transfer-Encoding "
+    b"Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For X-Forwarded-Host X-Forwarded-Port "
+    b"X-Forwarded-Proto X-Real-IP X-Request-ID"
+).split()
 _NAMES: dict[bytes, bytes] = {}
 for _name in _COMMON_NAMES:
     _lower = _name.lower()
@@ -108,11 +113,13 @@ _VERSIONS = {"1.1": "1.1", "1.0": "1.0"}
 
 
 class RequestParser:
-    """One connection's requests. Feed `receive`; it returns heads, pieces of bodies (bytes) and END, in order.
+    """One connection's requests. Feed `receive`; it returns heads, pieces of bodies (bytes) and
+    END, in order.
 
-    Owned by the connection's core. Raises HttpFault; what was parsed before the fault is in `events` then, and nothing
-    more may be fed. After a head with `upgrade` set, `leftover` holds the octets behind it and the caller decides:
-    `resume()` goes on as if the Upgrade had not been there, anything else drops the parser.
+    Owned by the connection's core. Raises HttpFault; what was parsed before the fault is in
+    `events` then, and nothing more may be fed. After a head with `upgrade` set, `leftover` holds
+    the octets behind it and the caller decides: `resume()` goes on as if the Upgrade had not been
+    there, anything else drops the parser.
     """
 
     __slots__ = (
@@ -158,7 +165,9 @@ class RequestParser:
             self.leftover = data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            raise cause if isinstance(cause, HttpFault) else HttpFault(400, "bad request") from error
+            raise (
+                cause if isinstance(cause, HttpFault) else HttpFault(400, "bad request")
+            ) from error
         except httptools.HttpParserError as error:
             if not self._is_over:
                 raise self._fault(error) from error
@@ -169,13 +178,15 @@ class RequestParser:
         return events
 
     def resume(self) -> list[RequestEvent]:
-        """Go on after a refused upgrade (RFC 9110, 7.8: a server may ignore it) with what lies behind the head."""
+        """Go on after a refused upgrade (RFC 9110, 7.8: a server may ignore it) with what lies
+        behind the head.
+        """
         head, leftover = self._head_of_upgrade(), self.leftover or b""
         self.leftover = None
         self._parser = httptools.HttpRequestParser(self)
         if head.has_body:
-            # llhttp takes an upgrade's body for the new protocol's octets. A fresh parser that is told of the same
-            # framing finds the body's end.
+            # llhttp takes an upgrade's body for the new protocol's octets. A fresh parser that is
+            # told of the same framing finds the body's end.
             framing = [
                 name + b": " + value
                 for name, value in head.headers

@@ -1,4 +1,6 @@
-"""HTTP/1.1 responses from an ASGI message to octets (RFC 9112): heads, chunks, and the answers we give ourselves."""
+"""HTTP/1.1 responses from an ASGI message to octets (RFC 9112): heads, chunks, and the answers we
+give ourselves.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 _STATUS_LINES = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)
+    status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))
+    for status in range(100, 600)
 }
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _KNOWN_NAMES: dict[bytes, bytes] = {}  # names that were found valid, with their colon
@@ -51,7 +54,8 @@ def encode_fields(headers: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], 
 
 
 def check_head(head: bytes, lines: int) -> None:
-    """Raise ApplicationFault unless `head` has exactly `lines` line ends and no stray CR, LF or NUL.
+    """Raise ApplicationFault unless `head` has exactly `lines` line ends and no stray CR, LF or
+    NUL.
 
     One count over the whole head is what validating each value comes to, at a tenth of the cost.
     """
@@ -72,7 +76,8 @@ def _learn_name(name: bytes) -> bytes:
     if not _TOKEN.fullmatch(name):
         raise ApplicationFault(f"{name!r} is not a header name")
     lower = name.lower()
-    # an odd spelling (Content-LENGTH) is written in lower case, so that framing names are always recognised
+    # an odd spelling (Content-LENGTH) is written in lower case, so that framing names are always
+    # recognised
     prefix = (lower if lower in _FRAMING_NAMES else name) + b": "
     if len(_KNOWN_NAMES) < _KNOWN_NAMES_LIMIT:
         _KNOWN_NAMES[bytes(name)] = prefix
@@ -87,7 +92,9 @@ def encode_chunk(body: bytes) -> bytes:
 def simple_response(
     status: int, detail: str, extra: Iterable[tuple[bytes, bytes]] = (), *, head_only: bool = False
 ) -> bytes:
-    """A whole plain-text answer that also ends the connection: what peers get from us, not from an application."""
+    """A whole plain-text answer that also ends the connection: what peers get from us, not from an
+    application.
+    """
     body = detail.encode("ascii", "replace")
     fields = b"".join(b"%b: %b\r\n" % field for field in extra)
     head = (

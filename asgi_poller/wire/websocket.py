@@ -1,12 +1,12 @@
-"""What arrives on a channel, from octets to events, and what leaves it, from messages to octets (RFC 6455, RFC 7692).
-
-Two lanes. wsproto is the authority on the protocol and costs 9 µs a frame. A data frame that is complete,
-unfragmented and free of surprises needs none of what wsproto knows, so the *fast lane* decodes it in under 1 µs.
-Every other octet goes to the *careful lane*, which is made when it is first needed: most channels never have one.
-
-The lanes meet at frame boundaries only. The fast lane looks at a frame's first octet; if the frame is not for it,
-wsproto is fed exactly up to that frame's end. While a fragmented message is open every frame goes to wsproto, which
-then has the whole of it.
+"""What arrives on a channel, from octets to events, and what leaves it, from messages to octets
+(RFC 6455, RFC 7692).
+ Two lanes. wsproto is the authority on the protocol and costs 9 µs a frame. A data frame that is
+complete, unfragmented and free of surprises needs none of what wsproto knows, so the *fast lane*
+decodes it in under 1 µs. Every other octet goes to the *careful lane*, which is made when it is
+first needed: most channels never have one.
+ The lanes meet at frame boundaries only. The fast lane looks at a frame's first octet; if the frame
+is not for it, wsproto is fed exactly up to that frame's end. While a fragmented message is open
+every frame goes to wsproto, which then has the whole of it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ from asgi_poller.wire.frames import (
 )
 from asgi_poller.wire.wsproto_lane import WsprotoLane
 
-# A burst of tiny frames, or of small compressed ones that grow, is cut into helpings: the rest stays here until it
-# is asked for, so that one read can neither flood the application's queue nor hold the loop.
+# A burst of tiny frames, or of small compressed ones that grow, is cut into helpings: the rest
+# stays here until it is asked for, so that one read can neither flood the application's queue nor
+# hold the loop.
 _HELPING_FRAMES = range(256)
 _HELPING_OCTETS = 1024 * 1024  # inflated
 _VIEW_OCTETS = 4096  # above this a memoryview is cheaper than a slice
 _NOTHING: list[Event] = []  # what an incomplete frame gives; never changed
 
-# First octets that the fast lane takes (RFC 6455, 5.2): FIN, no reserved bit but an agreed RSV1, text or binary
+# First octets that the fast lane takes (RFC 6455, 5.2): FIN, no reserved bit but an agreed RSV1,
+# text or binary
 _FAST_NONE: frozenset[int] = frozenset()
 _FAST_PLAIN = frozenset({FIN_TEXT, FIN_BINARY})
 _FAST_DEFLATED = _FAST_PLAIN | {FIN_TEXT_DEFLATED, FIN_BINARY_DEFLATED}
@@ -52,7 +54,9 @@ _KNOWN_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
 
 
 class FrameCache:
-    """The last compressed message of a core: one message sent to a thousand channels is compressed once."""
+    """The last compressed message of a core: one message sent to a thousand channels is compressed
+    once.
+    """
 
     __slots__ = ("frame", "message")
 
@@ -62,11 +66,13 @@ class FrameCache:
 
 
 class WebSocketWire:
-    """One channel's octets. Sans I/O: `receive` what the socket gave, write what `text`, `binary`, ... return.
+    """One channel's octets. Sans I/O: `receive` what the socket gave, write what `text`, `binary`,
+    ... return.
 
-    Owned by the channel's core. `max_octets` bounds a message, inflated; `deflate` is the negotiated extension and
-    messages of `deflate_threshold` octets or more are compressed with it. After `receive` the caller must look at
-    `is_holding`: while it is true, call `receive(b"")` again as soon as it can take more.
+    Owned by the channel's core. `max_octets` bounds a message, inflated; `deflate` is the
+    negotiated extension and messages of `deflate_threshold` octets or more are compressed with it.
+    After `receive` the caller must look at `is_holding`: while it is true, call `receive(b"")`
+    again as soon as it can take more.
     """
 
     __slots__ = (
@@ -94,7 +100,8 @@ class WebSocketWire:
         self._max_octets = max_octets
         self._deflate = deflate
         self._deflate_threshold = deflate_threshold
-        # a compressed frame may be shared only where it does not depend on what its channel was sent before
+        # a compressed frame may be shared only where it does not depend on what its channel was
+        # sent before
         self._cache = cache if deflate is not None and not deflate.server_takeover else None
         self._fast_between_messages = _FAST_PLAIN if deflate is None else _FAST_DEFLATED
         self._fast = self._fast_between_messages
@@ -106,12 +113,25 @@ class WebSocketWire:
         self.is_holding = False
 
     def receive(self, data: bytes) -> list[Event]:
-        """The events that `data` completes, in order; a Close or a WebSocketFault is the last there will ever be.
+        """The events that `data` completes, in order; a Close or a WebSocketFault is the last there
+        will ever be.
 
         The list is the caller's to keep, but not to change while it is empty.
         """
         buffer = self._buffer
         if buffer is None:
+            # the commonest read of all is one short frame: it needs no loop
+            length = len(data) - 6
+            if 0 <= length < 126 and data[1] == length + 128 and not self._careful_octets:
+                first = data[0]
+                if first in self._fast and length <= self._max_octets:
+                    if first == FIN_BINARY:
+                        return [apply_mask(data[6:], data[2:6])]
+                    if first == FIN_TEXT:
+                        try:
+                            return [apply_mask(data[6:], data[2:6]).decode()]
+                        except UnicodeDecodeError:
+                            pass  # _read says what is wrong with it
             return self._read(data)
         buffer += data
         if len(buffer) < self._need:
@@ -187,7 +207,8 @@ class WebSocketWire:
         return events
 
     def _read_carefully(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
-        """Feed wsproto to the end of the frame at `at`, or of the frame it is in; how many octets it took.
+        """Feed wsproto to the end of the frame at `at`, or of the frame it is in; how many octets
+        it took.
 
         0 means that the frame's header is not complete.
         """
@@ -258,7 +279,9 @@ class WebSocketWire:
 
 
 class CarefulWebSocketWire(WebSocketWire):
-    """`--ws wsproto`: every frame, both ways, through wsproto. The reference that the fast lane is held against."""
+    """`--ws wsproto`: every frame, both ways, through wsproto. The reference that the fast lane is
+    held against.
+    """
 
     __slots__ = ()
 
@@ -299,7 +322,8 @@ class CarefulWebSocketWire(WebSocketWire):
 
 
 def _extended_length(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """Where the payload starts and its length, of a frame that says 126 or 127; (0, 0) if more octets are needed.
+    """Where the payload starts and its length, of a frame that says 126 or 127; (0, 0) if more
+    octets are needed.
 
     Raises WebSocketFault for a length that is not in its shortest form (RFC 6455, 5.2).
     """
@@ -326,7 +350,8 @@ def _bad_length() -> WebSocketFault:
 def _frame_octets(data: bytes | bytearray, at: int) -> int:
     """How long the frame at `at` is in all; 0 if its header is not complete.
 
-    A header that is wrong whatever follows gives the rest of `data`: wsproto will say what is wrong with it.
+    A header that is wrong whatever follows gives the rest of `data`: wsproto will say what is wrong
+    with it.
     """
     left = len(data) - at
     first, second = data[at], data[at + 1]

@@ -1,11 +1,13 @@
 """The careful lane: one channel's frames through `wsproto.Connection`, the authority on RFC 6455.
-
-It takes fragments, control frames, everything broken, and in `--ws wsproto` every frame. Two things are added to
-wsproto by the extension point it offers: the size limit, taken from frame headers before a payload is buffered and
-enforced while inflating, and permessage-deflate with the same objects as the fast lane uses.
+ It takes fragments, control frames, everything broken, and in `--ws wsproto` every frame. Two
+things are added to wsproto by the extension point it offers: the size limit, taken from frame
+headers before a payload is buffered and enforced while inflating, and permessage-deflate with the
+same objects as the fast lane uses.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from wsproto import events as wsproto_events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -101,7 +103,7 @@ class WsprotoLane:
         self._connection = Connection(
             ConnectionType.SERVER, extensions=[MessageGuard(max_octets, deflate)]
         )
-        self._pieces: list[str] | list[bytes] | None = None
+        self._pieces: list[Any] = []  # of the message at hand: all str or all bytes
 
     def receive(self, data: bytes | memoryview, events: list[Event]) -> bool:
         """Append what `data` completes to `events`; False once the channel's input has ended."""
@@ -126,21 +128,20 @@ class WsprotoLane:
             return False
         return True
 
-    def _message(self, event: wsproto_events.Message, events: list[Event]) -> None:
-        piece = event.data if isinstance(event.data, str) else bytes(event.data)
-        if self._pieces is not None:
-            self._pieces.append(piece)  # type: ignore[arg-type]  # one message is all text or all binary
-            if event.message_finished:
-                events.append("".join(self._pieces) if isinstance(piece, str) else b"".join(self._pieces))  # type: ignore[arg-type]  # as above
-                self._pieces = None
-        elif event.message_finished:
-            events.append(piece)
-        else:
-            self._pieces = [piece]  # type: ignore[list-item]  # as above
+    def _message(self, event: wsproto_events.Message[Any], events: list[Event]) -> None:
+        pieces = self._pieces
+        if not event.message_finished:
+            pieces.append(event.data)
+            return
+        # wsproto gives text as str and anything else as some kind of bytes
+        empty = "" if isinstance(event.data, str) else b""
+        events.append(empty.join([*pieces, event.data]) if pieces else empty + event.data)
+        self._pieces = []
 
     def send_message(self, message: str | bytes) -> bytes:
         """`message` as one frame, made by wsproto; compression is the caller's business."""
-        return self._connection.send(wsproto_events.Message(data=message))  # type: ignore[arg-type]  # generic over str and bytes
+        event: wsproto_events.Message[Any] = wsproto_events.Message(data=message)
+        return self._connection.send(event)
 
     def send_ping(self, payload: bytes) -> bytes:
         return self._connection.send(wsproto_events.Ping(payload=payload))

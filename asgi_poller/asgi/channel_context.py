@@ -1,0 +1,50 @@
+"""What a channel is made of and stands on: its states, its connection, and what all channels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.types import Loop
+from asgi_poller.wire.websocket import FrameCache, WebSocketWire
+
+
+class State(Enum):
+    CONNECTING = "waiting for websocket.accept or websocket.close"
+    DENYING = "streaming a denial response"
+    OPEN = "open"
+    CLOSING = "the closing handshake has begun"
+    CLOSED = "closed"
+
+
+class ChannelPort(Protocol):
+    """The connection as its channel sees it."""
+
+    @property
+    def write(self) -> Callable[[bytes], None]: ...
+
+    def set_reading(self, on: bool) -> None: ...
+
+    def state_changed(self) -> None:
+        """The channel is in another state: deadlines change, and in CLOSED the connection ends once
+        all is written.
+        """
+
+
+@dataclass(slots=True)
+class ChannelContext:
+    """What all channels of one core share."""
+
+    loop: Loop
+    clock: Callable[[], float]  # seconds, monotonic
+    wire: type[WebSocketWire]
+    max_octets: int
+    max_queue: int
+    deflate: str
+    deflate_threshold: int
+    default_fields: Callable[[frozenset[bytes]], tuple[bytes, int]]
+    cache: FrameCache
+    access_log: AccessLog | None = None
