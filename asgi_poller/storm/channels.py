@@ -1,9 +1,9 @@
 """One open channel: reads what comes, answers pings, counts messages. What it does beyond that is
 its subclass's.
 
-The counting is by octets: once a channel's first message has been checked in full, its length on
-the wire is known, and a read that holds whole messages, the last of them equal to the first, is
-divided, not parsed. Any other read is parsed.
+The counting is by octets: once a channel's first message has been checked in full, it is known how
+every later one looks on the wire. A read that is a whole number of them is compared and divided,
+not parsed; any other read (a message in part, a ping between two) is parsed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from asgi_poller.storm.client import CAUSE_OF_ERRNO, WOULD_BLOCK, Engine
 CLOSE_FRAME = frames.close_frame()
 # A wire length that no read is a multiple of: every read is parsed until the true one is known.
 UNKNOWN_OCTETS = 1 << 62
-# How much of a read's last message is compared with the first one's octets.
-COMPARED_OCTETS = 4096
 
 
 class Channel:
@@ -81,7 +79,7 @@ class Channel:
             self.lose(CAUSE_OF_ERRNO.get(error.errno or 0, "local"))
             return
         octets = self._wire_octets
-        if not size % octets and size and engine.buffer.startswith(self._expected, size - octets):
+        if not size % octets and size and self._expected.startswith(engine.view[:size]):
             count = size // octets
         elif size:
             count = self.parse(bytes(engine.view[:size]))
@@ -125,8 +123,9 @@ class Channel:
             except zlib.error:
                 return False
         head = frames.header(reader.opcode, len(payload), compressed=reader.compressed)
-        self._expected = (head + payload)[:COMPARED_OCTETS]
-        self._expected_octets = len(head) + len(payload)
+        message = head + payload
+        self._expected_octets = len(message)
+        self._expected = self.engine.stream_of(message)
         return self.verify(plain)
 
     def _answer_controls(self) -> None:

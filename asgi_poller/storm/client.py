@@ -32,6 +32,9 @@ IP_BIND_ADDRESS_NO_PORT = 24
 
 BUFFER_OCTETS = 1 << 20
 EVENTS_PER_TURN_COUNT = 1024
+# A read of so many octets of whole messages is compared with what it should be; a longer one is
+# parsed.
+STREAM_OCTETS = 1 << 18
 # How long a channel that we close with a close frame may take to answer before its socket is
 # dropped.
 CLOSING_LIMIT_S = 5.0
@@ -79,6 +82,7 @@ class Engine:
         self._judge = Judge(deflate_offered=plan.deflate)
         self._timeout_ns = int(plan.timeout_s * 1e9)
         self._under_way: deque[Attempt] = deque()
+        self._streams: dict[bytes, bytes] = {}
         self._tls = _tls_context(plan) if plan.tls else None
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -133,6 +137,16 @@ class Engine:
         self.handlers[fd] = ready
         self.epoll.modify(fd, select.EPOLLIN)
         self.closing.append((time.monotonic_ns() + int(CLOSING_LIMIT_S * 1e9), fd, sock))
+
+    def stream_of(self, message: bytes) -> bytes:
+        """`message` many times over: what a read of whole messages is the beginning of. Shared by
+        channels.
+        """
+        stream = self._streams.get(message)
+        if stream is None:
+            stream = message * max(1, STREAM_OCTETS // len(message))
+            self._streams[message] = stream
+        return stream
 
     def _sweep(self, now_ns: int) -> None:
         under_way, limit_ns = self._under_way, now_ns - self._timeout_ns

@@ -67,6 +67,8 @@ class Worker:
         while self.phase != "done":
             now_s = time.monotonic()
             wake_s = steps[self.phase](now_s)
+            if self.phase == "done":
+                break  # what is measured ends here: not one more event
             if now_s >= self._next_snapshot_s:
                 self._next_snapshot_s = now_s + self._snapshot_s
                 _tell(self.snapshot())
@@ -181,13 +183,12 @@ def _tell(message: dict[str, Any]) -> None:
 
 def main() -> None:
     """Read the plan's line from stdin, then work."""
-    line = b""
-    while not line.endswith(b"\n"):
-        octet = os.read(STDIN, 1)
-        if not octet:
+    received = bytearray()
+    while not received.endswith(b"\n"):  # the parent sends nothing else before we are ready
+        if not (data := os.read(STDIN, PIPE_READ_OCTETS)):
             return
-        line += octet
-    order = json.loads(line)
+        received += data
+    order = json.loads(received)
     # what the loop makes is freed by reference counts; a collection would stop every connection
     gc.disable()
     Worker(Plan.from_json(order["plan"]), index=order["index"]).work()
