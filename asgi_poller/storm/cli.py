@@ -147,9 +147,9 @@ def main(**options: Any) -> None:
     report.html
     """
     if not hasattr(select, "epoll"):
-        _give_up("asgi-poller-storm needs Linux: its sockets are driven by epoll")
+        _give_up("this needs Linux: its sockets are driven by epoll")
     if importlib.util.find_spec("rich") is None:
-        _give_up("asgi-poller-storm needs rich: pip install 'asgi-poller[storm]'")
+        _give_up("rich is missing: pip install 'asgi-poller[storm]'")
     try:
         plan = _plan(options)
         for path in (options["json_path"], options["report_path"]):
