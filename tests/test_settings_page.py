@@ -1,0 +1,58 @@
+"""docs/settings.md says what the table of options says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from asgi_poller.settings.table import OPTIONS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "settings.md"
+SCRIPT = ROOT / "docs" / "generate_settings.py"
+
+
+def generate(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A run of the script that makes the page beside itself."""
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_page_is_up_to_date() -> None:
+    done = generate(SCRIPT, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_option_has_its_row() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for option in OPTIONS.values():
+        assert f"\n| `{option.switch}`" in text, option.name
+
+
+def test_every_row_has_its_four_cells() -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:4] == "| `-"]
+    assert len(rows) == len(OPTIONS)
+    for row in rows:
+        assert row.replace("\\|", "").count("|") == 5, row
+
+
+def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
+    script = Path(shutil.copy(SCRIPT, tmp_path))
+    assert generate(script, "--check").returncode == 1, "there is no page yet"
+    assert generate(script).returncode == 0
+    assert generate(script, "--check").returncode == 0
+    page = tmp_path / "settings.md"
+    assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+    page.write_text(page.read_text(encoding="utf-8").replace("16MiB", "17MiB"), encoding="utf-8")
+    stale = generate(script, "--check")
+    assert stale.returncode == 1
+    assert "is out of date" in stale.stderr
