@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the table of options. `--check` only says whether the page is up to date.
+"""Writes docs/settings.md from the table of options; with --check it only says if it is stale.
 
 python docs/generate_settings.py [--check]
 """
@@ -25,7 +25,7 @@ Every setting has one name, in four places:
 |---|---|
 | command line | `asgi-poller main:app --ws-max-size 1MiB` |
 | environment | `ASGI_POLLER_WS_MAX_SIZE=1MiB` |
-| TOML file (`--config FILE`, `ASGI_POLLER_CONFIG`) | `ws_max_size = "1MiB"` or `ws-max-size = ...` |
+| TOML file (`--config FILE`, `ASGI_POLLER_CONFIG`) | `ws_max_size = "1MiB"` (or `ws-max-size`) |
 | Python | `asgi_poller.run("main:app", ws_max_size="1MiB")` |
 
 The command line goes before the environment, the environment before the file, the file before the

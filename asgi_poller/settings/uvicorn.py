@@ -42,7 +42,7 @@ class UvicornOptions:
     timeout_worker_healthcheck: float | None = option(
         None,
         optional(seconds(0.001)),
-        "Raises the worker timeouts of start-up and heartbeat to so many seconds, never lowers them.",
+        "Raises the timeouts of worker start-up and heartbeat to this; never lowers them.",
         note="uvicorn's limit both for a worker to get ready and for its answer to a ping, which a "
         "thread gives. Ours is answered by the event loop, so a low value would end workers that "
         "uvicorn leaves alone.",
