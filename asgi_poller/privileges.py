@@ -1,0 +1,168 @@
+"""Running as somebody else once the addresses are bound: `--user` and `--group`.
+
+Ports below 1024 take root, the application does not. `resolve` belongs before binding, so that a
+misspelt name is found while nothing has happened yet; `drop` after binding and after everything
+else that takes privilege (poller threads with a better nice value among it), before any application
+code. There is no way back, and `drop` makes sure of that: it tries one.
+
+The C library changes all threads of the process (nptl(7)), so it does not matter which one calls.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import dataclass
+
+from asgi_poller.errors import ConfigError
+
+USER, GROUP = "--user", "--group"
+_HIGHEST_ID = 0xFFFFFFFE  # the one above means "leave it" to chown(2) and setresuid(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom to become. `uid` None: the user stays. `name` is the account whose groups are taken
+    over, None where the user stays or has no entry in the password database.
+    """
+
+    uid: int | None
+    gid: int
+    name: str | None
+
+
+def resolve(user: str | None, group: str | None) -> Identity | None:
+    """The identity that `--user` and `--group` mean, names or numbers; None if neither is given.
+
+    Raises ConfigError for a name that does not exist, and where there are no such accounts.
+    """
+    if user is None and group is None:
+        return None
+    if sys.platform == "win32":
+        raise ConfigError(USER if user is not None else GROUP, "there is no such thing on Windows")
+    import pwd
+
+    gid = None if group is None else _group_id(group)
+    if user is None:
+        assert gid is not None  # one of the two was given
+        return Identity(None, gid, None)
+    try:
+        entry = pwd.getpwuid(_number(USER, user)) if _is_number(user) else pwd.getpwnam(user)
+    except KeyError as error:
+        if not _is_number(user):
+            raise ConfigError(USER, f"there is no user {user!r}") from error
+        if gid is None:
+            problem = f"uid {user} has no entry in the password database: give --group too"
+            raise ConfigError(USER, problem) from error
+        return Identity(int(user), gid, None)
+    return Identity(entry.pw_uid, entry.pw_gid if gid is None else gid, entry.pw_name)
+
+
+def _group_id(group: str) -> int:
+    import grp
+
+    if _is_number(group):
+        return _number(GROUP, group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise ConfigError(GROUP, f"there is no group {group!r}") from error
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _number(option: str, text: str) -> int:
+    number = int(text)
+    if number > _HIGHEST_ID:
+        raise ConfigError(option, f"{text} is no number of a user or group")
+    return number
+
+
+def drop(identity: Identity | None) -> None:
+    """Become `identity`, with its groups and no others, for good. None: nothing happens.
+
+    Raises ConfigError if that is not permitted, or if root can be regained afterwards; the process
+    must not go on then.
+    """
+    if identity is None or _is_already(identity):
+        return
+    option = GROUP if identity.uid is None else USER
+    try:
+        # The order matters: without root neither groups nor gid can be changed any more.
+        if identity.name is None:
+            os.setgroups([identity.gid])
+        else:
+            os.initgroups(identity.name, identity.gid)
+        os.setgid(identity.gid)
+        if identity.uid is not None:
+            os.setuid(identity.uid)
+    except OSError as error:
+        who = f"uid {identity.uid}" if identity.uid is not None else f"gid {identity.gid}"
+        problem = f"cannot become {who} as uid {os.geteuid()}: {error.strerror}"
+        if os.geteuid() != 0:
+            problem += "; start as root, or leave the option out"
+        raise ConfigError(option, problem) from error
+    _verify(identity)
+
+
+def _is_already(identity: Identity) -> bool:
+    uid = os.geteuid() if identity.uid is None else identity.uid
+    return (os.getuid(), os.geteuid(), os.getgid(), os.getegid()) == (
+        uid,
+        uid,
+        identity.gid,
+        identity.gid,
+    ) and (uid != 0 or identity.uid is None)
+
+
+def _verify(identity: Identity) -> None:
+    if os.getegid() != identity.gid or os.getgid() != identity.gid:
+        raise ConfigError(GROUP, f"the group is still {os.getegid()}, not {identity.gid}")
+    if identity.uid is None or identity.uid == 0:
+        return
+    if os.geteuid() != identity.uid or os.getuid() != identity.uid:
+        raise ConfigError(USER, f"the user is still {os.geteuid()}, not {identity.uid}")
+    for regain in (os.setuid, os.seteuid):
+        try:
+            regain(0)
+        except OSError:
+            continue  # refused, as it must be
+        raise ConfigError(USER, "root can be regained: a capability (CAP_SETUID) was left behind")
+
+
+def library_problem() -> str | None:
+    """What is wrong if Python's own library cannot be read any more; for a warning after `drop`.
+
+    An interpreter under somebody's home directory is the usual case. What is loaded works on, and
+    the first import of something else fails in the middle of a request.
+    """
+    library = os.path.dirname(os.__file__)
+    if os.access(os.__file__, os.R_OK):
+        return None
+    return (
+        f"{USER}: uid {os.geteuid()} may not read Python's library in {library}: imports will fail"
+    )
+
+
+def own_socket_file(
+    path: str, *, mode: int | None = None, identity: Identity | None = None
+) -> None:
+    """Give a unix socket's file an owner and permission bits. Before it listens.
+
+    Links are not followed, and what is no socket is left alone: the directory may be writable for
+    others. Raises ConfigError naming `--uds`.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ConfigError("--uds", f"{path!r} is no socket")
+        if identity is not None:
+            uid = -1 if identity.uid is None else identity.uid
+            os.chown(path, uid, identity.gid, follow_symlinks=False)
+        if mode is not None:
+            os.chmod(path, mode)
+    except OSError as error:
+        problem = f"cannot set owner and mode of {path!r}: {error.strerror}"
+        raise ConfigError("--uds", problem) from error
