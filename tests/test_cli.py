@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import types
@@ -260,6 +261,30 @@ def test_the_process_fails_in_one_line(tmp_path: Path, arguments: list[str]) -> 
     assert done.stdout == ""
     assert done.stderr.startswith("asgi-poller: error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_application_that_cannot_be_loaded_is_exit_code_3(tmp_path: Path) -> None:
+    (tmp_path / "web_app.py").write_text("import there_is_no_such_package\n")
+    done = process("web_ap:app", "--port", "0", directory=tmp_path)
+    assert done.returncode == 3
+    assert "asgi-poller: error: there is no module 'web_ap'; did you mean 'web_app'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = process("web_app:app", "--port", "0", directory=tmp_path)
+    assert done.returncode == 3
+    assert 'web_app.py", line 1' in done.stderr, "where the user's own module fails is shown"
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("asgi-poller: error: 'web_app' cannot be imported: ModuleNotFoundError")
+
+
+def test_an_address_that_is_taken_is_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "web_app.py").write_text("async def app(scope, receive, send): ...\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = process("web_app:app", "--port", str(port), directory=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("asgi-poller: error: ")
+    assert str(port) in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_main_ends_the_process(served: Served) -> None:

@@ -24,6 +24,7 @@ LAYERS = {
     f"{PACKAGE}.config": 3,
     f"{PACKAGE}.importer": 4,
     f"{PACKAGE}.logs": 4,
+    f"{PACKAGE}.privileges": 4,
     f"{PACKAGE}.tls": 4,
     f"{PACKAGE}.wire": 10,
     f"{PACKAGE}.asgi": 20,
