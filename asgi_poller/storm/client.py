@@ -77,6 +77,8 @@ class Engine:
         self.closing: deque[tuple[int, int, socket.SocketType]] = deque()
         self._index = index
         self._room = room
+        self._under_way_limit = -(-plan.concurrency // plan.processes) or room
+        self._unsettled = 0
         self._sources = [(source, 0) for source in plan.sources]
         self._request = request(plan)
         self._judge = Judge(deflate_offered=plan.deflate)
@@ -175,6 +177,8 @@ class Engine:
         if not tally.first_dial_s and tally.attempted < due:
             tally.first_dial_s = time.monotonic()
         while tally.attempted < due:
+            if self._unsettled >= self._under_way_limit:
+                return
             if tally.live >= self._room:
                 tally.throttled = 1
                 return
@@ -205,7 +209,13 @@ class Engine:
     def began(self, attempt: Attempt) -> None:
         """An attempt has a watched socket and a deadline."""
         self.tally.live += 1
+        self._unsettled += 1
         self._under_way.append(attempt)
+
+    def settle(self, attempt: Attempt) -> None:
+        """An attempt that had begun has its outcome."""
+        attempt.settled = True
+        self._unsettled -= 1
 
     def count_failure(self, cause: str, detail: str = "") -> None:
         """One attempt has failed."""
@@ -284,7 +294,7 @@ class Attempt:
             )
         except (OSError, ValueError) as error:
             # The server has closed already; wrap_socket() has taken the descriptor and closed it.
-            self.settled = True
+            self._engine.settle(self)
             self._engine.count_failure("tls", str(error))
             self._engine.forget(fd)
             plain.close()
@@ -364,7 +374,7 @@ class Attempt:
         tally.deflated += deflated
         tally.last_outcome_s = now_ns / 1e9
         engine.opening.record(now_ns - self.began_ns)
-        self.settled = True
+        engine.settle(self)
         assert engine.keeper is not None
         engine.keeper.opened(self._sock, rest, deflated=deflated)
 
@@ -373,7 +383,7 @@ class Attempt:
 
     def fail(self, cause: str, detail: str = "") -> None:
         """Count this attempt as failed by `cause` and close its socket."""
-        self.settled = True
+        self._engine.settle(self)
         self._engine.count_failure(cause, detail)
         self._engine.close(self._sock)
 

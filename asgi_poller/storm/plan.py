@@ -33,6 +33,7 @@ class Plan:
     """One run. Seconds are floats, sizes octets, counts are over all client processes together.
 
     `host` is what the Host header and TLS name; `family` and `address` are what is dialled.
+    `concurrency` is how many attempts may be under way at once, 0 for as many as there are;
     `sources` are the local addresses that connections start from in turn (empty: the kernel
     chooses).
     """
@@ -52,6 +53,7 @@ class Plan:
     connections: int = 1000
     burst: int = 1000
     interval_s: float = 0.05
+    concurrency: int = 0
     timeout_s: float = 30.0
     close: CloseWay = "drop"
     processes: int = 1
