@@ -178,6 +178,17 @@ class Wakeup:
             else:
                 os.eventfd_write(self.fd, 1)
 
+    def clear(self) -> None:
+        """Undo `set()`. For a single waiter, before it looks at what it was woken for."""
+        with self._lock:
+            if not self._set.is_set() or self.fd < 0:
+                return
+            self._set.clear()
+            if self._ends:
+                self._ends[0].recv(1)
+            else:
+                os.eventfd_read(self.fd)
+
     def is_set(self) -> bool:
         """Whether `set()` has been called."""
         return self._set.is_set()

@@ -34,9 +34,10 @@ class Balancer:
         return self._lanes
 
     def add(self, lane: Lane) -> None:
-        """Let `lane` take part."""
+        """Let `lane` take part. Idempotent."""
         with self._lock:
-            self._lanes = (*self._lanes, lane)
+            if not any(other is lane for other in self._lanes):
+                self._lanes = (*self._lanes, lane)
 
     def remove(self, lane: Lane) -> None:
         """Give `lane` no more connections. Unknown lanes are ignored."""

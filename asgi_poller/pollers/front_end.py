@@ -15,7 +15,7 @@ from asgi_poller.pollers.balance import Balance, Balancer
 from asgi_poller.pollers.lanes import Lane
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
-from asgi_poller.pollers.shortage import Episodes
+from asgi_poller.pollers.shortage import Episodes, answer_and_close
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,18 @@ class FrontEnd:
                     left += part[taken:]
             batch = left
         return batch
+
+    def give_back(self, lane: Lane, count: int) -> None:
+        """`lane` took `count` connections but will not adopt them: they are not its load."""
+        self._balancer.give_back(lane, count)
+
+    def has_alternative(self, lane: Lane) -> bool:
+        """Whether another lane than `lane` is available."""
+        return any(other is not lane and other.available() for other in self._balancer.lanes)
+
+    def refuse(self, accepted: Accepted) -> None:
+        """Answer 503 (a TLS peer: nothing) and close: no lane took it for too long."""
+        answer_and_close(accepted.fd, tls=self._doors[accepted.listener].tls)
 
     def stats(self) -> FrontEndStats:
         """What has happened so far; a snapshot that is not atomic."""

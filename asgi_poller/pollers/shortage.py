@@ -122,7 +122,7 @@ class Refuser:
         except OSError:
             return False  # another thread took the descriptor first, or the system has none
         else:
-            _answer_and_close(fd, b"" if tls else SERVICE_UNAVAILABLE)
+            answer_and_close(fd, tls=tls)
             return True
         finally:
             self._reserve.restore()
@@ -132,13 +132,14 @@ class Refuser:
         self._reserve.close()
 
 
-def _answer_and_close(fd: int, answer: bytes) -> None:
-    if not answer:
+def answer_and_close(fd: int, *, tls: bool) -> None:
+    """Answer 503 without waiting, and close. A TLS peer is only closed."""
+    if tls:
         close_connection(fd)
         return
     connection = socket.socket(fileno=fd)
     with connection, contextlib.suppress(OSError):  # the peer may be gone: it is closed anyway
         connection.setblocking(False)
-        connection.send(answer)
+        connection.send(SERVICE_UNAVAILABLE)
         connection.shutdown(socket.SHUT_WR)
         connection.recv(_DISCARD_OCTETS)

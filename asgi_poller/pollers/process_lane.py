@@ -1,0 +1,340 @@
+"""ProcessLane: the lane to a core in a worker process, as the supervisor sees it.
+
+No connection is lost and none is adopted twice, whatever becomes of the worker:
+
+1. The supervisor keeps its own copy of each descriptor until the worker has *claimed* it: the
+   worker writes CLAIMED in shared memory just before it adopts. So a connection that was claimed is
+   the worker's for good, also if it dies in that instant; one that was not is still ours.
+2. Messages are taken out of the socket's queue by the kernel, one at a time and by one process
+   only. The supervisor has kept the worker's end open: to take connections back from a worker that
+   lives but does not move (SIGSTOP, a blocked loop), it *receives them itself*. What it gets the
+   worker can never get, and what the worker got first the supervisor leaves to it.
+3. Connections between 1 and 2, received but not claimed, belong to nobody but a living worker: they
+   are given to another lane only once the worker is dead (`reclaim`).
+
+A descriptor stays open in the supervisor until the keeper has seen the claim, because the worker
+rings when it has claimed (see `keeper`): a client would not see the end of a connection before.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from asgi_poller import platform
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.channel import (
+    DATA_OCTETS_PER_MESSAGE,
+    DESCRIPTORS_PER_MESSAGE,
+    MESSAGE_OCTETS,
+    RING,
+    parse_returned,
+    send_connections,
+    take_number,
+)
+from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN, Counters
+from asgi_poller.pollers.lanes import close_connection
+
+#: Connections that may be on their way to one worker; each holds a descriptor here meanwhile.
+PROCESS_LANE_CAPACITY_COUNT = 8192
+#: Seconds without a sign of life from a worker that has connections to adopt. Far above an
+#: application that blocks its loop for a moment, far below what clients put up with.
+STALL_S = 1.0
+#: Seconds that a worker without free descriptors gets nothing more.
+_FULL_S = 0.1
+#: Octets asked for as the socket's send buffer; the kernel caps it (net.core.wmem_max).
+_SEND_BUFFER_OCTETS = 4 * 1024 * 1024
+_SO_SNDBUFFORCE = 32  # socket(7): past the cap, with CAP_NET_ADMIN
+
+#: sendmsg(2) and unix(7): the lane is full for now (ETOOMANYREFS: too many descriptors in flight).
+_FULL = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMSGSIZE))
+#: The lane is at its end.
+_GONE = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF))
+
+
+class State(enum.Enum):
+    """OPEN takes connections; STALLED is passed over if it can be; RETIRED takes none, but what it
+    has is still adopted; CLOSED is for a worker that is dead.
+    """
+
+    OPEN = enum.auto()
+    STALLED = enum.auto()
+    RETIRED = enum.auto()
+    CLOSED = enum.auto()
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A message that was sent: connections from `done` on are not known to be claimed yet."""
+
+    number: int
+    first: int
+    batch: list[Accepted]
+    at: float
+    done: int = 0
+
+
+class ProcessLane:
+    """The supervisor's side. Any thread may call anything; a lock orders what is sent.
+
+    `worker_end` is for the worker: by fork, or by its descriptor (pass_fds); this object keeps its
+    own copy open. `row` is the lane's row in `counters`; both go to ProcessLaneReceiver there.
+    `name` is for the log, `clock` gives monotonic seconds, `stall_s` is in seconds.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        *,
+        name: str = "a worker",
+        capacity: int = PROCESS_LANE_CAPACITY_COUNT,
+        stall_s: float = STALL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        platform.require_fd_passing("--workers")
+        self.assigned = 0
+        self.name = name
+        self.row = counters.take_row()
+        self._counters = counters
+        self._cells = counters.row(self.row)
+        self._capacity = capacity
+        self._stall_s = stall_s
+        self._clock = clock
+        self.channel, self.worker_end = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
+        for end in (self.channel, self.worker_end):
+            end.setblocking(False)
+            _widen(end)
+        self._lock = threading.Lock()
+        self._state = State.OPEN
+        self._sent: deque[_Sent] = deque()
+        self._held = 0
+        self._next_number = 1
+        self._next_sequence = 0
+        self._progress = (0, 0)  # what the worker had claimed and seen at the last look
+        self._progress_at = clock()
+        self._full_until = 0.0
+
+    def load(self) -> int:
+        return self.assigned - self._cells[CLOSED] - self._cells[FAILED]
+
+    def available(self) -> bool:
+        return self._state is State.OPEN and not self._is_full()
+
+    def put(self, batch: list[Accepted]) -> int:
+        with self._lock:
+            if self._state in (State.RETIRED, State.CLOSED) or self._is_full():
+                return 0
+            taken = 0
+            room = min(len(batch), self._capacity - self._held)
+            while taken < room:
+                part = _fitting(batch, taken, room)
+                if not self._send(part):
+                    break
+                taken += len(part)
+            return taken
+
+    @property
+    def waiting(self) -> int:
+        """Connections that are not known to be claimed."""
+        return self._held
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the worker gives no sign of life (as of the last `look`)."""
+        return self._state is State.STALLED
+
+    # The keeper's part
+
+    def want_ring(self) -> bool:
+        """Ask the worker to ring at its next claim. False: it has claimed since the last `look`."""
+        self._cells[RING_WANTED] = 1
+        return self._progress == (self._cells[CLAIMED], self._cells[SEEN])
+
+    def look(self) -> list[Accepted]:
+        """See what the worker has done: let go of what it has claimed, notice a stall and its end.
+
+        Returns connections that the worker could not take; the caller owns them.
+        """
+        with self._lock:
+            if self._state is State.CLOSED:
+                return []
+            # In this order: a worker returns connections before it claims later ones, so whatever
+            # it returned before this claim is read here, and not taken for claimed.
+            progress = (self._cells[CLAIMED], self._cells[SEEN])
+            returned = self._read_returned()
+            self._let_go(progress[0])
+            now = self._clock()
+            if progress != self._progress:
+                self._progress, self._progress_at = progress, now
+                if self._state is State.STALLED:
+                    self._state = State.OPEN
+            elif (
+                self._state is State.OPEN
+                and self._sent
+                and now - self._progress_at >= self._stall_s
+            ):
+                self._state = State.STALLED
+            return returned
+
+    @property
+    def tick_s(self) -> float:
+        """Seconds between looks that notice a stall in time: nobody says when a lane was given
+        something.
+        """
+        return self._stall_s / 2
+
+    def take_back(self) -> list[Accepted]:
+        """Take what the worker has not received yet, and send a probe, so that its return to life
+        shows. The caller owns the connections.
+        """
+        with self._lock:
+            if self._state is State.CLOSED:
+                return []
+            taken = self._take_back()
+            if self._state is State.STALLED:
+                self._send([])
+            return taken
+
+    def retire(self) -> list[Accepted]:
+        """Take nothing more, for a worker that drains; returns what it has not received yet.
+
+        What it has received it will still adopt. The caller owns the connections. Idempotent.
+        """
+        with self._lock:
+            if self._state is State.CLOSED:
+                return []
+            self._state = State.RETIRED
+            return self._take_back()
+
+    def reclaim(self) -> list[Accepted]:
+        """The worker is dead: end the lane and return every connection that it never claimed.
+
+        Call it only when the process has been waited for: a living one might still adopt. The
+        caller owns the connections. Idempotent.
+        """
+        with self._lock:
+            if self._state is State.CLOSED:
+                return []
+            self._state = State.CLOSED
+            left = self._read_returned()
+            self._let_go(self._cells[CLAIMED])
+            for sent in self._sent:
+                left += sent.batch[sent.done :]
+            self._sent.clear()
+            self._held = 0
+            self.channel.close()
+            self.worker_end.close()
+            # the row may be another lane's from now on: keep what it said
+            self._cells = memoryview(bytearray(self._cells)).cast("q")
+            self._counters.free_row(self.row)
+            return left
+
+    # Under the lock
+
+    def _is_full(self) -> bool:
+        """Whether the worker had no descriptors left just now: more would only come back."""
+        return bool(self._full_until) and self._clock() < self._full_until
+
+    def _send(self, part: list[Accepted]) -> bool:
+        """Send one message; False if the lane is full or at its end."""
+        sent = _Sent(self._next_number, self._next_sequence, part, self._clock())
+        try:
+            send_connections(self.channel, sent.number, sent.first, part)
+        except OSError as error:
+            if error.errno in _FULL or error.errno in _GONE:
+                return False
+            raise
+        self._next_number += 1
+        if part:
+            if not self._sent:
+                self._progress_at = sent.at
+            self._next_sequence += len(part)
+            self._held += len(part)
+            self._sent.append(sent)
+        return True
+
+    def _let_go(self, claimed: int) -> None:
+        """Close our copies of connections with a sequence number below `claimed`."""
+        while self._sent:
+            sent = self._sent[0]
+            end = max(sent.done, min(len(sent.batch), claimed - sent.first))
+            for accepted in sent.batch[sent.done : end]:
+                close_connection(accepted.fd)
+            self._held -= end - sent.done
+            sent.done = end
+            if end < len(sent.batch):
+                return
+            self._sent.popleft()
+
+    def _read_returned(self) -> list[Accepted]:
+        """Empty the worker's messages; what it could not take is no longer the lane's."""
+        found: list[Accepted] = []
+        while True:
+            try:
+                octets = self.channel.recv(MESSAGE_OCTETS)
+            except OSError:
+                break  # nothing (more) there, or the worker's end is gone
+            if not octets:
+                break
+            if octets == RING:
+                continue
+            returned = parse_returned(octets)
+            if returned is not None:
+                found += self._forget(*returned)
+                self._full_until = self._clock() + _FULL_S
+        return found
+
+    def _forget(self, first: int, count: int) -> list[Accepted]:
+        """The connections of a message from sequence `first` on to the message's end."""
+        for sent in self._sent:
+            if sent.first <= first < sent.first + len(sent.batch):
+                start = first - sent.first
+                found = sent.batch[start : start + count]
+                del sent.batch[start : start + count]
+                self._held -= len(found)
+                return found
+        return []
+
+    def _take_back(self) -> list[Accepted]:
+        numbers = set()
+        while True:
+            try:
+                numbers.add(take_number(self.worker_end))
+            except OSError:
+                break  # the queue is empty
+        taken: list[Accepted] = []
+        kept: deque[_Sent] = deque()
+        for sent in self._sent:
+            if sent.number in numbers:
+                taken += sent.batch
+            else:
+                kept.append(sent)
+        self._sent = kept
+        self._held -= len(taken)
+        return taken
+
+
+def _fitting(batch: list[Accepted], start: int, end: int) -> list[Accepted]:
+    """The connections from `start` on that fit into one message."""
+    part = batch[start : min(end, start + DESCRIPTORS_PER_MESSAGE)]
+    octets = 0
+    for index, accepted in enumerate(part):
+        octets += len(accepted.data)
+        if octets > DATA_OCTETS_PER_MESSAGE and index:
+            return part[:index]
+    return part
+
+
+def _widen(end: socket.socket) -> None:
+    """As much room as the system permits: what does not fit waits in the pollers' queues."""
+    for option in (socket.SO_SNDBUF, _SO_SNDBUFFORCE) if platform.LINUX else (socket.SO_SNDBUF,):
+        try:
+            end.setsockopt(socket.SOL_SOCKET, option, _SEND_BUFFER_OCTETS)
+        except OSError:
+            pass  # not permitted: the smaller buffer serves

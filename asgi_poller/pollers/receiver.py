@@ -1,0 +1,151 @@
+"""ProcessLaneReceiver: the worker's end of a ProcessLane."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.channel import RING, Delivery, Inbox, returned
+from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN
+from asgi_poller.pollers.lanes import close_connection
+
+logger = logging.getLogger("asgi_poller.error")
+
+#: Seconds until a message to the supervisor is tried again, if its socket was full.
+_RETRY_S = 0.01
+
+
+class ReceiverLoop(Protocol):
+    """The part of an event loop that the receiver needs."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> Any:
+        """Call `callback` whenever `fd` is readable."""
+
+    def remove_reader(self, fd: int, /) -> Any:
+        """Call it no more."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Any:
+        """Call `callback` after `delay` seconds."""
+
+
+class ReceiverCore(Protocol):
+    """The part of a core that the receiver needs; see `lanes.LaneCore` for adopt()."""
+
+    @property
+    def loop(self) -> ReceiverLoop:
+        """The core's event loop."""
+
+    def adopt(self, accepted: Accepted, /) -> object:
+        """Take a connection over."""
+
+    def count_closed_in(self, cells: memoryview[int], index: int, /) -> object:
+        """Count connections that it has finished with in `cells[index]` from now on."""
+
+
+class ProcessLaneReceiver:
+    """Hands what the supervisor sends to the worker's core. Owned by the core's thread.
+
+    `channel` is the worker's end of the lane's socket pair, `cells` the lane's row of Counters.
+    """
+
+    def __init__(self, channel: socket.socket, cells: memoryview[int]) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+        self._cells = cells
+        self._inbox = Inbox(channel)
+        self._core: ReceiverCore | None = None
+        self._on_orphaned: Callable[[], object] = lambda: None
+        self._unsent = b""
+
+    def attach(
+        self, core: ReceiverCore, *, on_orphaned: Callable[[], object] | None = None
+    ) -> None:
+        """Adopt from now on. `on_orphaned` is called once if the supervisor is gone.
+
+        (Where the channel is a datagram socket the death of the supervisor does not show here.)
+        """
+        self._core = core
+        if on_orphaned is not None:
+            self._on_orphaned = on_orphaned
+        core.count_closed_in(self._cells, CLOSED)
+        core.loop.add_reader(self._channel.fileno(), self._receive)
+
+    def detach(self) -> None:
+        """Adopt nothing more and close the channel. Idempotent."""
+        if self._core is not None:
+            self._core.loop.remove_reader(self._channel.fileno())
+            self._core = None
+        self._channel.close()
+
+    def _receive(self) -> None:
+        """Adopt all that waits: after a busy spell the loop may not come back here for long."""
+        core = self._core
+        if core is None or self._unsent:
+            return
+        cells = self._cells
+        while not self._unsent:
+            try:
+                delivery = self._inbox.receive()
+            except BlockingIOError:
+                break  # all received; or the supervisor took it back
+            except ConnectionError:
+                delivery = None
+            if delivery is None:
+                self.detach()
+                self._on_orphaned()
+                return
+            cells[SEEN] = delivery.number
+            self._adopt(core, delivery)
+        if cells[RING_WANTED]:
+            cells[RING_WANTED] = 0
+            self._tell(RING)
+
+    def _adopt(self, core: ReceiverCore, delivery: Delivery) -> None:
+        cells = self._cells
+        sequence = delivery.first
+        entries = delivery.entries
+        for fd, (listener, peer, data) in zip(delivery.fds, entries, strict=False):
+            sequence += 1
+            # From here the connection is ours alone: the supervisor would hand it to another
+            # worker if we died before this, and never does after it.
+            cells[CLAIMED] = sequence
+            try:
+                core.adopt(Accepted(fd, listener, peer, data))
+            except Exception:
+                logger.exception("a connection could not be adopted and was closed")
+                cells[FAILED] += 1
+                close_connection(fd)
+        missing = len(entries) - len(delivery.fds)
+        if missing > 0:
+            # recvmsg(2), MSG_CTRUNC: this process has no descriptors left. The supervisor still
+            # has these. It must know before a later claim makes them look claimed.
+            self._return(core, returned(sequence, missing))
+
+    def _return(self, core: ReceiverCore, message: bytes) -> None:
+        if self._tell(message):
+            return
+        self._unsent = message
+        core.loop.remove_reader(self._channel.fileno())
+        core.loop.call_later(_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        core = self._core
+        if core is None:
+            return
+        if not self._tell(self._unsent):
+            core.loop.call_later(_RETRY_S, self._retry)
+            return
+        self._unsent = b""
+        core.loop.add_reader(self._channel.fileno(), self._receive)
+
+    def _tell(self, message: bytes) -> bool:
+        try:
+            self._channel.send(message)
+        except BlockingIOError:
+            return False  # the supervisor has not read the earlier ones: those will wake it
+        except OSError:
+            return True  # it is gone: the next receive finds out
+        return True

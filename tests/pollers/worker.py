@@ -1,0 +1,82 @@
+"""A worker process for the tests: `python -m tests.pollers.worker NAME CHANNEL COUNTERS ROW
+[LIMIT]`.
+
+It greets every connection that it adopts with its name, so that clients can count: a connection
+without a greeting was lost, one with two was adopted twice. A line on standard input is the number
+of seconds to block the loop for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.counters import Counters
+from asgi_poller.pollers.receiver import ProcessLaneReceiver
+
+
+class GreetingCore:
+    """Adopts by greeting; a connection is closed when the client closes it."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._greeting = f"{name}\n".encode()
+        self._connections: set[socket.socket] = set()
+        self._cells: memoryview[int] | None = None
+        self._index = 0
+
+    def count_closed_in(self, cells: memoryview[int], index: int) -> None:
+        self._cells, self._index = cells, index
+
+    def adopt(self, accepted: Accepted) -> None:
+        connection = socket.socket(fileno=accepted.fd)
+        connection.send(self._greeting + accepted.data)
+        self._connections.add(connection)
+        self.loop.add_reader(connection.fileno(), self._read, connection)
+
+    def _read(self, connection: socket.socket) -> None:
+        try:
+            if connection.recv(4096):
+                return
+        except OSError:
+            pass  # reset by the client: the same as an end
+        self.loop.remove_reader(connection.fileno())
+        connection.close()
+        self._connections.discard(connection)
+        assert self._cells is not None
+        self._cells[self._index] += 1
+
+
+async def main(name: str, channel: int, counters: int, row: int, limit: int | None) -> None:
+    if limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    loop = asyncio.get_running_loop()
+    orphaned = asyncio.Event()
+    receiver = ProcessLaneReceiver(
+        socket.socket(fileno=channel), Counters.attach(counters).row(row)
+    )
+    receiver.attach(GreetingCore(name), on_orphaned=orphaned.set)
+
+    def command() -> None:
+        line = os.read(0, 4096)
+        if line:
+            time.sleep(float(line))
+        else:
+            loop.remove_reader(0)
+
+    loop.add_reader(0, command)
+    print("ready", flush=True)
+    await orphaned.wait()
+
+
+if __name__ == "__main__":
+    name, *words = sys.argv[1:]
+    channel, counters, row = map(int, words[:3])
+    limit = int(words[3]) if len(words) > 3 else None
+    asyncio.run(main(name, channel, counters, row, limit))
