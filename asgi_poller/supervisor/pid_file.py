@@ -1,0 +1,147 @@
+"""The pid file: which process is the server.
+
+Written as a whole or not at all, never over a server that runs, never over a file that is something
+else, and removed only by the process that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from asgi_poller.errors import ConfigError
+
+_LIMIT_OCTETS = 32  # more than any number needs: a longer file is no pid file
+_ATTEMPTS_COUNT = 20
+
+
+class PidFile:
+    """One pid file of this process. Owned by the main thread. Raises ConfigError from `write`
+    only.
+    """
+
+    __slots__ = ("_option", "_path", "_pid")
+
+    def __init__(self, path: str, *, option: str = "--pid") -> None:
+        self._path = Path(path)
+        self._option = option
+        self._pid: int | None = None  # in the file, once written
+
+    def write(self) -> None:
+        """Write this process's number, unless another process that is alive holds the file."""
+        pid = os.getpid()
+        try:
+            self._write(pid)
+        except OSError as error:
+            raise ConfigError(
+                self._option, f"cannot write {self._path}: {error.strerror}"
+            ) from error
+        self._pid = pid
+
+    def remove(self) -> None:
+        """Remove the file if it still names this process, and this process wrote it. Idempotent.
+
+        A forked worker has a copy of this object, and another server may have taken the file over.
+        """
+        pid, self._pid = self._pid, None
+        if pid is None or pid != os.getpid():
+            return
+        # Gone already, or the directory may not be written to any more (--user): what is left names
+        # a dead process, and the next start replaces it.
+        with contextlib.suppress(OSError, ValueError):
+            if self._read() == pid:
+                self._path.unlink()
+
+    def _write(self, pid: int) -> None:
+        new = self._path.with_name(f".{self._path.name}.{pid}")
+        try:
+            new.write_text(f"{pid}\n", encoding="ascii")
+            new.chmod(0o644)
+            for _ in range(_ATTEMPTS_COUNT):
+                try:
+                    # Fails if the file exists: of several that start at once one gets it.
+                    os.link(new, self._path)
+                except FileExistsError:
+                    if self._take_over(new, pid):
+                        return
+                else:
+                    return
+        finally:
+            new.unlink(missing_ok=True)
+        raise ConfigError(self._option, f"{self._path} changes hands all the time")
+
+    def _take_over(self, new: Path, pid: int) -> bool:
+        """Put `new` in the place of a dead process's file; ConfigError if it is not to be had.
+
+        False if the file was replaced or removed meanwhile: look again.
+        """
+        try:
+            old = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            # Between reading and replacing, nobody else may do the same with this very file.
+            if not _lock(old):
+                raise ConfigError(self._option, f"another process is writing {self._path}")
+            try:
+                if not os.path.samestat(os.fstat(old), os.stat(self._path)):
+                    return False
+            except FileNotFoundError:
+                return False
+            self._refuse_live(pid)
+            os.replace(new, self._path)
+            return True
+        finally:
+            os.close(old)
+
+    def _refuse_live(self, pid: int) -> None:
+        try:
+            other = self._read()
+        except ValueError as error:
+            problem = f"{self._path} exists and is no pid file; choose another path"
+            raise ConfigError(self._option, problem) from error
+        if other is not None and other != pid and is_alive(other):
+            problem = f"process {other} is running; remove {self._path} if that is another program"
+            raise ConfigError(self._option, problem)
+
+    def _read(self) -> int | None:
+        """The number in the file, None if it is empty. ValueError if it holds anything else."""
+        with open(self._path, "rb") as file:
+            content = file.read(_LIMIT_OCTETS + 1).strip()
+        if not content:
+            return None
+        if len(content) > _LIMIT_OCTETS or not content.isdigit():
+            raise ValueError("no number")
+        return int(content)
+
+
+def _lock(fd: int) -> bool:
+    """Lock a file until it is closed; False if another process has it locked."""
+    if sys.platform == "win32":
+        return True  # no lock of this kind; two servers cannot have the same port anyway
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: the check still holds for all but the same instant
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number, whoever's it is."""
+    if sys.platform == "win32":
+        return False  # os.kill() would end it there, whatever the signal
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:
+        return False  # larger than any process's number
+    except OSError:
+        return True  # somebody else's
+    return pid > 0
