@@ -112,6 +112,24 @@ def test_colours_on_demand() -> None:
     assert err == "\x1b[31mERROR\x1b[0m:    very bad 1\n"
 
 
+def test_a_coloured_message_replaces_the_plain_one_only_with_colours() -> None:
+    record = logging.LogRecord("a", logging.ERROR, "p", 1, "bad %d", (1,), None)
+    record.color_message = "\x1b[1mbad\x1b[0m %d"
+    coloured = logs.DefaultFormatter(use_colors=True).format(record)
+    assert coloured == "\x1b[31mERROR\x1b[0m:    \x1b[1mbad\x1b[0m 1"
+    assert logs.DefaultFormatter(use_colors=False).format(record) == "ERROR:    bad 1"
+
+
+def test_levels_and_switches_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure_logging(Config("a:b", log_level="debug", access_log=False, use_colors=False))
+    logging.getLogger(logs.ERROR_LOGGER).debug("shown")
+    logging.getLogger(logs.ACCESS_LOGGER).info(logs.ACCESS_HTTP, "a", "GET", "/", "1.1", 200)
+    assert capsys.readouterr() == ("", "DEBUG:    shown\n")
+    logs.configure_logging(Config("a:b", log_config=None))
+    logging.getLogger(logs.ERROR_LOGGER).debug("still")
+    assert capsys.readouterr().err == "DEBUG:    still\n"
+
+
 def test_a_pipe_gets_no_colours() -> None:
     out, err = log_in_a_process("configure_logging(Config('a:b'))\nerror.error('x')")
     assert not ANSI.search(out + err)

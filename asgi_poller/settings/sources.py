@@ -73,9 +73,11 @@ def from_toml(path: str) -> tuple[str | None, dict[str, Any]]:
     app = document.pop("app", None)
     if app is not None and not isinstance(app, str):
         raise ConfigError("app", f"must be text such as 'module:app'{where}")
-    named = by_option_name(
-        {key.replace("-", "_"): value for key, value in document.items()}, where=where
-    )
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        if values.setdefault(key.replace("-", "_"), value) is not value:
+            raise ConfigError(key, f"is given twice, with - and with _{where}")
+    named = by_option_name(values, where=where)
     return app, {name: checked(OPTIONS[name], value, where=where) for name, value in named.items()}
 
 

@@ -123,6 +123,7 @@ def test_a_toml_file_with_both_spellings(tmp_path: Path) -> None:
         ("ws_max_size = true", "--ws-max-size", "such as 64k, 16MiB or 1g, not True (in {path})"),
         ("app = 3", "app", "must be text such as 'module:app' (in {path})"),
         ("pid='a'\npid_file='b'", "pid_file", "says the same as pid: give one (in {path})"),
+        ("ws-max-size = 1\nws_max_size = 2", "ws_max_size", "is given twice, with - and with _"),
         ("port = ", "--config", "{path} is not valid TOML: "),
         ("ssl_context_factory = 'x'", "ssl_context_factory", "there is no such option (in {path})"),
     ],
