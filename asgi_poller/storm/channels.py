@@ -13,7 +13,8 @@ import socket
 import zlib
 
 from asgi_poller.storm import frames
-from asgi_poller.storm.client import CAUSE_OF_ERRNO, WOULD_BLOCK, Engine
+from asgi_poller.storm.client import Engine
+from asgi_poller.storm.sockets import CAUSE_OF_ERRNO, WOULD_BLOCK
 
 CLOSE_FRAME = frames.close_frame()
 # A wire length that no read is a multiple of: every read is parsed until the true one is known.

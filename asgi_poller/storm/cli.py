@@ -76,6 +76,7 @@ COUNT = click.IntRange(min=1)
 @click.option("-c", "--connections", type=COUNT, help="Attempts in all. [default: 1000; echo: 100]")
 @click.option("--burst", type=COUNT, help="Attempts begun together. [default: 1000]")
 @click.option("--interval", type=SECONDS, default="50ms", help="From one burst to the next.")
+@click.option("--concurrency", type=COUNT, help="Attempts under way at once. [default: all due]")
 @click.option(
     "--timeout", type=SECONDS, default="30s", help="For one attempt, from connect() to the answer."
 )
@@ -187,6 +188,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         connections=connections,
         burst=options["burst"] or 1000,
         interval_s=options["interval"],
+        concurrency=options["concurrency"] or 0,
         timeout_s=options["timeout"],
         close=options["close"],
         processes=processes_for(mode=mode, connections=connections, asked=options["processes"]),

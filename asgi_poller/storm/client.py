@@ -19,19 +19,20 @@ from typing import Protocol
 
 from asgi_poller.storm.handshake import AnswerBroken, AnswerRefused, Judge, request
 from asgi_poller.storm.plan import Plan
+from asgi_poller.storm.sockets import (
+    CAUSE_OF_ERRNO,
+    WOULD_BLOCK,
+    named,
+    open_socket,
+    tls_context,
+)
 from asgi_poller.storm.stats import Histogram, Tally
 
 Handler = Callable[[int], None]
 
-# What a read or write that must come back later raises, with and without TLS.
-WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-SOCKET_TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-# linux/in.h; socket has it since Python 3.12. The port is chosen at connect(), so that ports are
-# shared between targets.
-IP_BIND_ADDRESS_NO_PORT = 24
-
 BUFFER_OCTETS = 1 << 20
 EVENTS_PER_TURN_COUNT = 1024
+NO_LIMIT_COUNT = 1 << 62
 # A read of so many octets of whole messages is compared with what it should be; a longer one is
 # parsed.
 STREAM_OCTETS = 1 << 18
@@ -41,14 +42,6 @@ CLOSING_LIMIT_S = 5.0
 
 # Causes that say little by themselves: what exactly went wrong is counted too.
 DETAILED_CAUSES = frozenset(("local", "protocol", "tls"))
-
-CAUSE_OF_ERRNO = {
-    errno.ECONNREFUSED: "refused",
-    errno.ECONNRESET: "reset",
-    errno.EPIPE: "reset",
-    errno.ECONNABORTED: "reset",
-    errno.ETIMEDOUT: "timeout",
-}
 
 
 class Keeper(Protocol):
@@ -77,15 +70,14 @@ class Engine:
         self.closing: deque[tuple[int, int, socket.SocketType]] = deque()
         self._index = index
         self._room = room
-        self._under_way_limit = -(-plan.concurrency // plan.processes) or room
+        self._under_way_limit = -(-plan.concurrency // plan.processes) or NO_LIMIT_COUNT
         self._unsettled = 0
-        self._sources = [(source, 0) for source in plan.sources]
         self._request = request(plan)
         self._judge = Judge(deflate_offered=plan.deflate)
         self._timeout_ns = int(plan.timeout_s * 1e9)
         self._under_way: deque[Attempt] = deque()
         self._streams: dict[bytes, bytes] = {}
-        self._tls = _tls_context(plan) if plan.tls else None
+        self._tls = tls_context(plan) if plan.tls else None
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -190,19 +182,9 @@ class Engine:
         tally.attempted += 1
         began_ns = time.monotonic_ns()
         try:
-            sock = socket.SocketType(plan.family, SOCKET_TYPE)
+            sock = open_socket(plan, number)
         except OSError as error:
-            self.count_failure("local", _named(error.errno))
-            return
-        try:
-            if plan.mode in ("echo", "fan-out"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._sources:
-                sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-                sock.bind(self._sources[number % len(self._sources)])
-        except OSError as error:
-            sock.close()
-            self.count_failure("local", _named(error.errno))
+            self.count_failure("local", named(error.errno))
             return
         Attempt(self, sock, began_ns).connect()
 
@@ -253,7 +235,7 @@ class Attempt:
         if code not in (0, errno.EINPROGRESS):
             sock.close()
             self.settled = True
-            engine.count_failure(CAUSE_OF_ERRNO.get(code, "local"), _named(code))
+            engine.count_failure(CAUSE_OF_ERRNO.get(code, "local"), named(code))
             return
         engine.began(self)
         if engine._tls is None:
@@ -276,7 +258,7 @@ class Attempt:
         engine = self._engine
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self.fail(CAUSE_OF_ERRNO.get(code, "local"), _named(code))
+            self.fail(CAUSE_OF_ERRNO.get(code, "local"), named(code))
         elif engine._tls is not None:
             self._wrap(engine._tls)
         else:
@@ -379,22 +361,10 @@ class Attempt:
         engine.keeper.opened(self._sock, rest, deflated=deflated)
 
     def _fail_with(self, error: OSError) -> None:
-        self.fail(CAUSE_OF_ERRNO.get(error.errno or 0, "local"), _named(error.errno))
+        self.fail(CAUSE_OF_ERRNO.get(error.errno or 0, "local"), named(error.errno))
 
     def fail(self, cause: str, detail: str = "") -> None:
         """Count this attempt as failed by `cause` and close its socket."""
         self._engine.settle(self)
         self._engine.count_failure(cause, detail)
         self._engine.close(self._sock)
-
-
-def _named(code: int | None) -> str:
-    return errno.errorcode.get(code or 0, str(code))
-
-
-def _tls_context(plan: Plan) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=plan.tls_ca)
-    if not plan.tls_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -184,6 +184,8 @@ def memory_octets(roots: tuple[int, ...]) -> int | None:
     for pid in process_tree(roots):
         try:
             lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended since the tree was read
         except OSError:
             return None
         total += sum(int(line.split()[1]) * KIB for line in lines if line.startswith("Pss:"))

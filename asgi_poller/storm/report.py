@@ -13,6 +13,9 @@ from typing import Any
 from asgi_poller.storm.summary import CAUSE_WORDS, rows
 from asgi_poller.storm.svg import Series, histogram, line_chart
 
+# Client processes report five times a second: a rate over less than two reports is noise.
+RATE_STEP_S = 0.4
+
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 800px; margin: 2rem auto; padding: 0 1rem; }
@@ -144,7 +147,11 @@ def _over(times: list[float | None], values: list[float | None]) -> list[tuple[f
 
 
 def _slopes(times: list[float | None], values: list[float | None]) -> list[tuple[float, float]]:
-    points = _over(times, values)
+    """Per second, over steps in which every client process has reported."""
+    points: list[tuple[float, float]] = []
+    for point in _over(times, values):
+        if not points or point[0] - points[-1][0] >= RATE_STEP_S:
+            points.append(point)
     return [
         (x, max(0.0, (y - y_before) / (x - x_before)))
         for (x_before, y_before), (x, y) in pairwise(points)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from typing import Any
 
 import pytest
@@ -175,6 +176,30 @@ def test_lost_channels_are_not_failures() -> None:
         found = run(port, mode="hold", connections=30, duration_s=0.3, warmup_s=0.0)
     assert found["opened"] == 30
     assert found["lost"] == {"total": 30, "closed": 10, "reset": 10, "close 1001": 10}
+
+
+def test_no_more_are_under_way_than_asked() -> None:
+    """`--concurrency` bounds the attempts without an outcome; others begin as those end."""
+    waiting: list[socket.socket] = []
+    most: list[int] = []
+    lock = threading.Lock()
+
+    def behave(sock: socket.socket) -> None:
+        request = servers.read_head(sock)
+        with lock:
+            waiting.append(sock)
+            most.append(len(waiting))
+            # The fifth lets all five open; with fewer under way nothing would ever open.
+            ready = waiting[:] if len(waiting) == 5 else []
+            for opened in ready:
+                waiting.remove(opened)
+                opened.sendall(servers.accept_head(request))
+        servers.silent(sock)
+
+    with servers.serving(behave) as port:
+        found = run(port, mode="hold", concurrency=5, duration_s=0.1, warmup_s=0.0)
+    assert found["opened"] == 20
+    assert max(most) == 5
 
 
 def test_source_addresses_take_turns() -> None:
