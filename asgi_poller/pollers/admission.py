@@ -23,7 +23,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from asgi_poller.pollers.tickets import CAPACITY_COUNT, TICKET_NONE, TicketBoard, Tickets
+from asgi_poller.errors import OperatorFault
+from asgi_poller.pollers.tickets import (
+    CAPACITY_COUNT,
+    FIRST_WORKER,
+    LAST_WORKER,
+    TICKET_NONE,
+    TicketBoard,
+    Tickets,
+)
 
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _NETWORK_OCTETS = 8  # a /64
@@ -128,7 +136,7 @@ class Admission:
     made here unless workers need a shared one.
     """
 
-    __slots__ = ("_exempt", "_limits", "_lock", "_refused", "_tickets", "board", "end")
+    __slots__ = ("_exempt", "_limits", "_lock", "_refused", "_tickets", "_workers", "board", "end")
 
     def __init__(
         self,
@@ -143,6 +151,7 @@ class Admission:
         self.board = board or TicketBoard(limits.limit_connections or CAPACITY_COUNT)
         self._tickets = Tickets(self.board)
         self._refused = dict.fromkeys(Refusal, 0)
+        self._workers: set[int] = set()
         #: `end(ticket)`: the connection has ended. Exactly once, from any thread, without a lock.
         self.end: Callable[[int], None] = self.board.end
 
@@ -224,9 +233,25 @@ class Admission:
         with self._lock:
             self._refuse(refusal)
 
-    def worker_died(self, worker: int) -> int:
-        """End everything that a dead worker process had adopted; returns how many that was."""
+    def new_worker(self) -> int:
+        """The number under which a worker process marks its tickets. OperatorFault if all are
+        out.
+        """
         with self._lock:
+            for worker in range(FIRST_WORKER, LAST_WORKER + 1):
+                if worker not in self._workers:
+                    self._workers.add(worker)
+                    return worker
+        most = LAST_WORKER - FIRST_WORKER + 1
+        raise OperatorFault(f"--workers: limits on connections can count {most} at once, no more")
+
+    def worker_died(self, worker: int) -> int:
+        """Forget everything that a dead worker process had; returns how many connections that was.
+
+        After `board.take_back` for those that its lane gives back. The number is free again.
+        """
+        with self._lock:
+            self._workers.discard(worker)
             return self._tickets.forget_worker(worker)
 
     def _key(self, peer: Any) -> str | bytes | None:

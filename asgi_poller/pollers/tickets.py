@@ -13,12 +13,13 @@ has no atomic increment across processes, and a lock would die with a killed wor
 
 The octet goes through these values, each written by one side only:
 
-    0         not in use, or let in and not adopted        written by the pollers' process
-    2...255   adopted by the worker of that number         written by the core, once
+    0         not in use, or let in and nobody's yet       written by the pollers' process
+    2...255   claimed by the worker of that number         written by the worker, once
     1         ended                                        written by whoever closed it, once
 
-A worker that was killed ended none of its connections; the pollers' process then ends all tickets
-that bear its number. What it never adopted keeps its ticket and goes to another worker.
+A worker that was killed ended none of its connections: the pollers' process forgets all tickets
+that bear its number. It marks a ticket *before* it claims the connection (`process_lane`), so that
+no connection can be lost without its number; what it marked and never claimed is taken back first.
 """
 
 from __future__ import annotations
@@ -63,17 +64,17 @@ class TicketBoard:
         return board
 
     def adopt(self, ticket: int, worker: int) -> None:
-        """`worker` (2 to 255) has this connection now. Its core calls it before it can call `end`.
+        """`worker` (2 to 255) has this connection from now on. Before it claims it.
 
         Needed where workers are processes: else nobody knows what a killed one had.
         """
         self._octets[ticket] = worker
 
     def take_back(self, ticket: int) -> None:
-        """A worker died before it had said that it adopted this connection: another one will.
+        """The worker that may have marked this connection died without claiming it.
 
-        Before `take_worker`, which would take it for one of the dead worker's own. In turn a worker
-        must say what it adopted before it can end any of it.
+        For each connection that goes to another lane, before `take_worker`, which would take it for
+        one of the dead worker's own.
         """
         self._octets[ticket] = 0
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_poller.asgi.forwarded import TrustedHosts
+from asgi_poller.errors import OperatorFault
 from asgi_poller.pollers.admission import (
     Admission,
     AdmissionLimits,
@@ -133,11 +134,25 @@ def test_limits_that_are_not_set_are_not_enforced() -> None:
 def test_a_dead_worker_takes_its_connections_with_it() -> None:
     admission = Admission(AdmissionLimits(limit_connections=4))
     tickets = [must_enter(admission, "192.0.2.1") for _ in range(4)]
-    for ticket, worker in zip(tickets, (2, 2, 3, 3), strict=True):
+    one, other = admission.new_worker(), admission.new_worker()
+    assert one != other
+    for ticket, worker in zip(tickets, (one, one, other, other), strict=True):
         admission.board.adopt(ticket, worker)
     admission.end(tickets[0])
-    assert admission.worker_died(2) == 1
+    admission.board.take_back(tickets[2])  # marked, not claimed: it goes to another worker
+    assert admission.worker_died(other) == 1
     assert admission.open_count == 2
+    assert admission.worker_died(one) == 1
+    assert admission.open_count == 1
+    assert admission.new_worker() == one
+
+
+def test_more_workers_than_numbers_are_one_clear_line() -> None:
+    admission = Admission(AdmissionLimits(limit_connections=1))
+    numbers = {admission.new_worker() for _ in range(254)}
+    assert numbers == set(range(2, 256))
+    with pytest.raises(OperatorFault, match=r"^--workers: .* 254 at once"):
+        admission.new_worker()
 
 
 def test_refusals_elsewhere_are_counted_too() -> None:
