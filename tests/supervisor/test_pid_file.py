@@ -83,6 +83,17 @@ def test_paths_that_cannot_be_written_are_one_clear_line(tmp_path: Path) -> None
         assert "\n" not in str(caught.value)
 
 
+def test_a_server_that_is_taking_the_file_over_comes_first(path: Path, dead_pid: int) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    path.write_text(f"{dead_pid}\n")
+    with open(path) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match=r"^--pid: another process is writing"):
+            PidFile(str(path)).write()
+    assert path.read_text() == f"{dead_pid}\n"
+    PidFile(str(path)).write()
+
+
 def test_removed_only_if_it_is_still_ours(path: Path, dead_pid: int) -> None:
     file = PidFile(str(path))
     file.write()
