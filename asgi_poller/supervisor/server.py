@@ -8,20 +8,15 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from types import FrameType
-from typing import Any
 
 from asgi_poller.config import Config
 from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.pollers.front_end import FrontEnd
-from asgi_poller.pollers.lanes import ThreadLane, close_connection
 from asgi_poller.pollers.listeners import Listener, backlog_warning, close_listeners, open_listeners
-from asgi_poller.pollers.poller import PollerSettings
-from asgi_poller.supervisor.cores import Cores
-from asgi_poller.tls import TlsContext, TlsSettings
+from asgi_poller.supervisor.service import Service
 
 _log = logging.getLogger("asgi_poller.error")
 _SIGNALS = tuple(
@@ -42,9 +37,6 @@ class Server:
         self.config = config
         self.started = False
         self.listeners: list[Listener] = []
-        self._cores: Cores | None = None
-        self._front_end: FrontEnd | None = None
-        self._lanes: list[ThreadLane] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit = asyncio.Event()
         self._force = asyncio.Event()
@@ -123,8 +115,10 @@ class Server:
         _log.info("Started server process [%d]", os.getpid())
         application = load_application(self.config)
         self.listeners = open_listeners(self.config)
+        service = Service(self.config, self.listeners, limit_reached=self._limit_reached)
         try:
-            await self._start(application)
+            await service.start(application)
+            self._say_where()
             self.started = True
             if not self._thread_started.done():
                 self._thread_started.set_result(None)
@@ -132,27 +126,13 @@ class Server:
                 await self._exit.wait()
             _log.info("Shutting down")
         finally:
-            await self._end()
+            service.stop_accepting()
+            close_listeners(self.listeners)
+            await service.end(self.config.timeout_graceful_shutdown, self._force)
         _log.info("Finished server process [%d]", os.getpid())
 
-    async def _start(self, application: Any) -> None:
-        config = self.config
-        infos = tuple(listener.info for listener in self.listeners)
-        context = TlsContext(tls_settings(config)) if any(info.tls for info in infos) else None
-        self._cores = Cores(config, infos, tls=context, limit_reached=self._limit_reached)
-        _log.info("Waiting for application startup.")
-        await self._cores.start(application)
-        _log.info("Application startup complete.")
-        self._lanes = [ThreadLane(core) for core in self._cores.all]
-        self._front_end = FrontEnd(
-            self.listeners,
-            self._lanes,
-            pollers=config.pollers,
-            balance=config.balance,
-            settings=PollerSettings(nice=config.poller_nice),
-        )
-        self._front_end.start()
-        warning = backlog_warning(config.backlog)
+    def _say_where(self) -> None:
+        warning = backlog_warning(self.config.backlog)
         if warning is not None:
             _log.warning(warning)
         for listener in self.listeners:
@@ -162,40 +142,6 @@ class Server:
         if not self._is_exit_asked:
             _log.warning("Maximum request limit reached. Terminating process.")
             self.should_exit = True
-
-    async def _end(self) -> None:
-        """Close the listeners at once, drain, shut the application down; all of it is bounded in
-        time.
-        """
-        if self._front_end is not None:
-            self._front_end.stop()
-        close_listeners(self.listeners)
-        for lane in self._lanes:
-            for accepted in lane.reclaim():
-                close_connection(accepted.fd)
-        if self._cores is None:
-            return
-        timeout_s = self.config.timeout_graceful_shutdown
-        deadline = self._now() + timeout_s
-        await self._unless_forced(self._cores.drain(timeout_s), None)
-        _log.info("Waiting for application shutdown.")
-        await self._unless_forced(self._cores.shutdown(), max(1.0, deadline - self._now()))
-        _log.info("Application shutdown complete.")
-
-    async def _unless_forced(self, work: Coroutine[Any, Any, None], limit_s: float | None) -> None:
-        """Wait for `work`, but not past a second signal or `limit_s` seconds: then it is cancelled."""
-        task = asyncio.ensure_future(work)
-        force = asyncio.ensure_future(self._force.wait())
-        await asyncio.wait({task, force}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        force.cancel()
-        if not task.done():
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):  # its own, not ours
-            await task
-
-    def _now(self) -> float:
-        assert self._loop is not None
-        return self._loop.time()
 
     # Signals
 
@@ -224,17 +170,3 @@ class Server:
             self.force_exit()
         else:
             self.should_exit = True
-
-
-def tls_settings(config: Config) -> TlsSettings:
-    """The part of the configuration that TLS needs."""
-    return TlsSettings(
-        ssl_certfile=config.ssl_certfile,
-        ssl_keyfile=config.ssl_keyfile,
-        ssl_keyfile_password=config.ssl_keyfile_password,
-        ssl_version=config.ssl_version,
-        ssl_cert_reqs=config.ssl_cert_reqs,
-        ssl_ca_certs=config.ssl_ca_certs,
-        ssl_ciphers=config.ssl_ciphers,
-        ssl_alpn=config.ssl_alpn,
-    )

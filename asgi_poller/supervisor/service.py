@@ -1,0 +1,125 @@
+"""The service of one process: cores, and the front end that feeds them, on listeners that somebody
+else opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from asgi_poller.config import Config
+from asgi_poller.loops.core import Core
+from asgi_poller.pollers.front_end import FrontEnd
+from asgi_poller.pollers.lanes import ThreadLane, close_connection
+from asgi_poller.pollers.listeners import Listener
+from asgi_poller.pollers.poller import PollerSettings
+from asgi_poller.supervisor.cores import Cores
+from asgi_poller.tls import TlsContext, TlsSettings
+
+_log = logging.getLogger("asgi_poller.error")
+_SHUTDOWN_AT_LEAST_S = 1.0  # for the lifespans' shutdown, however long the drain took
+
+
+class Service:
+    """Cores, lanes and pollers. Owned by the thread whose loop `start` runs on.
+
+    The order of a life: `start`, `stop_accepting`, `end`; the last two are in order after a `start`
+    that failed, too. Listeners are closed by whoever opened them, after `stop_accepting`.
+    `limit_reached` is called as Cores says. `tls` replaces the context that the configuration would
+    give.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listeners: Sequence[Listener],
+        *,
+        limit_reached: Callable[[], None],
+        tls: TlsContext | None = None,
+    ) -> None:
+        self._config = config
+        self._listeners = listeners
+        self._limit_reached = limit_reached
+        self._tls = tls
+        self._cores: Cores | None = None
+        self._lanes: list[ThreadLane] = []
+        self._front_end: FrontEnd | None = None
+
+    @property
+    def cores(self) -> list[Core]:
+        """The cores that are up."""
+        return [] if self._cores is None else self._cores.all
+
+    async def start(self, application: Any) -> None:
+        """Bring the cores up, lifespans included, then accept. Raises OperatorFault."""
+        config = self._config
+        infos = tuple(listener.info for listener in self._listeners)
+        if self._tls is None and any(info.tls for info in infos):
+            self._tls = TlsContext(tls_settings(config))
+        self._cores = Cores(config, infos, tls=self._tls, limit_reached=self._limit_reached)
+        _log.info("Waiting for application startup.")
+        await self._cores.start(application)
+        _log.info("Application startup complete.")
+        self._lanes = [ThreadLane(core) for core in self._cores.all]
+        self._front_end = FrontEnd(
+            self._listeners,
+            self._lanes,
+            pollers=config.pollers,
+            balance=config.balance,
+            settings=PollerSettings(nice=config.poller_nice),
+        )
+        self._front_end.start()
+
+    def stop_accepting(self) -> None:
+        """End the pollers. What they have accepted is still served by `end`. Idempotent."""
+        if self._front_end is not None:
+            self._front_end.stop()
+
+    async def end(self, timeout_s: float, force: asyncio.Event) -> None:
+        """Drain within `timeout_s` seconds, then shut the application down; `force` cuts both
+        short.
+        """
+        if self._cores is None or not self._cores.all:
+            return  # it never came up
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        # what waits in the lanes is adopted first: its delivery was scheduled before this
+        await _unless(force, self._cores.drain(timeout_s), None)
+        for lane in self._lanes:
+            for accepted in lane.reclaim():
+                close_connection(accepted.fd)
+        _log.info("Waiting for application shutdown.")
+        limit_s = max(_SHUTDOWN_AT_LEAST_S, deadline - loop.time())
+        await _unless(force, self._cores.shutdown(), limit_s)
+        _log.info("Application shutdown complete.")
+
+
+async def _unless(
+    force: asyncio.Event, work: Coroutine[Any, Any, None], limit_s: float | None
+) -> None:
+    """Wait for `work`, but not past `force` or `limit_s` seconds: then it is cancelled."""
+    task = asyncio.ensure_future(work)
+    forced = asyncio.ensure_future(force.wait())
+    await asyncio.wait({task, forced}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    forced.cancel()
+    if not task.done():
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):  # its own, not ours
+        await task
+
+
+def tls_settings(config: Config) -> TlsSettings:
+    """The part of the configuration that TLS needs."""
+    return TlsSettings(
+        ssl_certfile=config.ssl_certfile,
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_keyfile_password=config.ssl_keyfile_password,
+        ssl_version=config.ssl_version,
+        ssl_cert_reqs=config.ssl_cert_reqs,
+        ssl_ca_certs=config.ssl_ca_certs,
+        ssl_ciphers=config.ssl_ciphers,
+        ssl_alpn=config.ssl_alpn,
+    )
