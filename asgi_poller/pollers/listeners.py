@@ -230,17 +230,28 @@ def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.
     return bound
 
 
+def listener_on(
+    bound: socket.socket, *, tls: bool, option: str, file: SocketFile | None = None
+) -> Listener:
+    """A Listener of a socket that listens, or is about to. Raises OSError.
+
+    For sockets that another program's code opened, such as gunicorn's.
+    """
+    bound.setblocking(False)
+    if platform.NODELAY_IS_INHERITED and bound.family in (socket.AF_INET, socket.AF_INET6):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    info = ListenerInfo(int(bound.family), tls, _server(bound))
+    return Listener(bound, info, _url(bound, tls), option, file)
+
+
 def _listen(bound: socket.socket, wish: _Wish, file: SocketFile | None = None) -> Listener:
     try:
-        bound.setblocking(False)
-        if platform.NODELAY_IS_INHERITED and bound.family in (socket.AF_INET, socket.AF_INET6):
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener = listener_on(bound, tls=wish.tls, option=wish.option, file=file)
         bound.listen(wish.backlog)
     except OSError as error:
         bound.close()
         raise ListenError(_explain(error, None, wish)) from error
-    info = ListenerInfo(int(bound.family), wish.tls, _server(bound))
-    return Listener(bound, info, _url(bound, wish.tls), wish.option, file)
+    return listener
 
 
 def _server(bound: socket.socket) -> tuple[str, int | None] | None:
