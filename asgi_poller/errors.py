@@ -1,13 +1,13 @@
 """Every error this package raises on purpose, in one tree.
 
     AsgiPollerError
-    ├── PeerFault                 the other side broke a rule: it is answered, never logged as our failure
+    ├── PeerFault                 the other side broke a rule: it is answered, and no failure of ours
     │   ├── HttpFault             answered with an HTTP status (RFC 9110, 15)
     │   ├── WebSocketFault        answered with a close code (RFC 6455, 7.4.1)
     │   └── ProxyProtocolFault    a malformed or forbidden PROXY header: the connection is closed
-    ├── ApplicationFault          the ASGI application broke the ASGI specification; a RuntimeError for it
-    ├── ClientDisconnected        send() after the peer has gone; an OSError, as the ASGI specification wants
-    └── OperatorFault             a setting or the system is wrong: one line that names the option and the fix
+    ├── ApplicationFault          the application broke the ASGI specification: a RuntimeError
+    ├── ClientDisconnected        send() after the peer has gone: an OSError, as ASGI wants it
+    └── OperatorFault             a setting or the system is wrong: one line with the fix
         ├── ConfigError           an option's value
         ├── ListenError           an address that cannot be listened on
         └── StartupError          the application cannot be loaded or its lifespan failed
@@ -55,7 +55,7 @@ class ApplicationFault(AsgiPollerError, RuntimeError):
 
 
 class ClientDisconnected(AsgiPollerError, OSError):
-    """Raised from `send()` once the peer has gone (ASGI: HTTP and WebSocket, Send - disconnected)."""
+    """Raised from `send()` once the peer has gone (ASGI: Disconnected Client)."""
 
 
 class OperatorFault(AsgiPollerError):

@@ -1,4 +1,4 @@
-"""What crosses from the pollers to a core: a connected socket and what is already known about it."""
+"""What crosses from the pollers to a core: a connected socket and what is known about it."""
 
 from __future__ import annotations
 

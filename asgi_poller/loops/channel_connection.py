@@ -5,18 +5,14 @@ the channel.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.channel_context import State
 from asgi_poller.loops.linger import Linger
+from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
 from asgi_poller.wire.frames import CLOSE_GOING_AWAY, CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from asgi_poller.loops.core import Core
 
 
 class ChannelConnection(asyncio.Protocol):
@@ -42,7 +38,7 @@ class ChannelConnection(asyncio.Protocol):
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # a slot, not a method
     write: Callable[[bytes], None]
 
-    def __init__(self, transport: asyncio.Transport, core: Core) -> None:
+    def __init__(self, transport: asyncio.Transport, core: Services) -> None:
         self._transport = transport
         self.write = transport.write
         self._core = core
@@ -54,10 +50,17 @@ class ChannelConnection(asyncio.Protocol):
         self.timer_tick = NEVER
 
     def start(self, channel: Channel) -> None:
-        """The channel waits for its application. Call it before the transport gets this protocol."""
+        """The channel waits for its application. To be called before `set_protocol`."""
         self.channel = channel
         self.data_received = channel.feed
-        self._await(self._core.channel_settings.accept_timeout_s)
+        settings, wheel = self._core.channel_settings, self._core.wheel
+        accept_s, ping_s = settings.accept_timeout_s, settings.ping_interval_s
+        if accept_s is not None:
+            self._deadline = wheel.after(accept_s)
+            # Nearly every channel is accepted at once. Hung early enough for its first ping, it
+            # need not be hung anew then.
+            first = self._deadline if ping_s is None else min(self._deadline, wheel.after(ping_s))
+            wheel.hang(self, first)
 
     # asyncio.Protocol
 
@@ -128,7 +131,7 @@ class ChannelConnection(asyncio.Protocol):
         return NEVER
 
     def _keep_alive(self, channel: Channel) -> int:
-        """Ping, and see that something came back. Any octet is a proof of life, not only the pong."""
+        """Ping, and see that something came back: any octet is a proof of life."""
         settings = self._core.channel_settings
         wheel = self._core.wheel
         if self._octets_at_ping >= 0:  # a ping is out

@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import functools
 import logging
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from typing import Any
 
-from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.channel_context import ChannelContext
-from asgi_poller.asgi.exchange import ExchangeContext
-from asgi_poller.asgi.forwarded import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.lifespan import Lifespan
-from asgi_poller.asgi.scope import Address, Peer, ScopeMaker
+from asgi_poller.asgi.scope import Peer
 from asgi_poller.asgi.types import Application
 from asgi_poller.config import Config
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
-from asgi_poller.loops.default_fields import DefaultFields
+from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
 from asgi_poller.loops.http_connection import HttpConnection
-from asgi_poller.loops.settings import channel_settings, connection_settings
-from asgi_poller.loops.timers import TimerWheel
+from asgi_poller.loops.services import Services
 from asgi_poller.tls import TlsContext
-from asgi_poller.wire.websocket import CarefulWebSocketWire, FrameCache, WebSocketWire
 
 _log = logging.getLogger("asgi_poller.error")
 
 
-class Connection(Protocol):
-    """What a core knows of its connections."""
-
-    def shutdown(self) -> None:
-        """End in an orderly way: finish what is under way, begin nothing."""
-
-    def abort(self) -> None:
-        """End now."""
-
-
-class Runnable(Protocol):
-    """An exchange or a channel."""
-
-    async def run(self, application: Application) -> None: ...
-
-
-class Core:
+class Core(Services):
     """Serves connections on the loop it was made in. Everything but `loop` and `closed` belongs to
     that loop's thread.
 
@@ -61,51 +39,11 @@ class Core:
         *,
         tls: TlsContext | None = None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.closed = 0  # connections that this core has finished with; other threads read it
-        self.requests = 0  # requests and WebSockets begun
-        self.wheel = TimerWheel(self.loop)
-        self.connection_settings = connection_settings(config)
-        self.channel_settings = channel_settings(config)
-        self.scopes = ScopeMaker(root_path=config.root_path, forwarding=_forwarding(config))
-        fields = DefaultFields(
-            server=b"asgi-poller" if config.server_header else None,
-            date=config.date_header,
-            headers=config.headers,
-        )
-        access_log = _access_log(config)
-        self.exchange_context = ExchangeContext(
-            self.loop, fields, access_log, config.limit_request_body
-        )
-        self.channel_context = ChannelContext(
-            loop=self.loop,
-            clock=self.loop.time,
-            wire=CarefulWebSocketWire if config.ws == "wsproto" else WebSocketWire,
-            max_octets=config.ws_max_size,
-            max_queue=config.ws_max_queue,
-            deflate=config.ws_per_message_deflate,
-            deflate_threshold=config.ws_deflate_threshold,
-            default_fields=fields,
-            cache=FrameCache(),
-            access_log=access_log,
-        )
-        self._application = application
+        super().__init__(config, application)
         self._listeners = listeners
         self._lifespan = Lifespan(application, config.lifespan)
         self._tls = tls
         self._tls_timeout_s = config.ssl_handshake_timeout
-        self._has_fresh_context = config.reset_contextvars
-        self._connections: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._request_limit: int | None = None
-        self._limit_reached: Callable[[], None] | None = None
-        self._is_draining = False
-        self._changed: asyncio.Event | None = None  # while draining: something has ended
-
-    def limit_requests(self, limit: int, reached: Callable[[], None]) -> None:
-        """Call `reached` with every request or WebSocket from the `limit`th on."""
-        self._request_limit = limit
-        self._limit_reached = reached
 
     async def startup(self) -> None:
         """Run the lifespan's start-up. Raises StartupError."""
@@ -117,81 +55,57 @@ class Core:
     def adopt(self, accepted: Accepted) -> None:
         """Take a connected socket over. The descriptor is this core's from now on."""
         info = self._listeners[accepted.listener]
-        sock = socket.socket(info.family, socket.SOCK_STREAM, 0, accepted.fd)
-        self._hold(self.loop.create_task(self._connect(sock, info, accepted)))
-
-    async def _connect(self, sock: socket.socket, info: ListenerInfo, accepted: Accepted) -> None:
+        sock = adopted_socket(info.family, accepted.fd)
         try:
             peer = Peer(
-                _client(sock, info, accepted.peer),
-                info.server or _server(sock, info),
+                client_address(sock, info, accepted.peer),
+                info.server or server_address(sock),
                 "https" if info.tls else "http",
             )
-            connection = HttpConnection(self, peer)
-            if info.tls and self._tls is not None:
-                await self.loop.connect_accepted_socket(
-                    lambda: connection,
-                    sock,
-                    ssl=self._tls.context,
-                    ssl_handshake_timeout=self._tls_timeout_s,
-                )
-            else:
-                await self.loop.connect_accepted_socket(lambda: connection, sock)
-        except (OSError, ssl.SSLError) as error:
-            # the peer went before it was served, or its TLS handshake failed: its own affair
-            _log.debug("a connection ended before it began: %r", error)
-            sock.close()
-            self.closed += 1
+        except OSError:  # the peer has gone before anybody looked
+            self._not_adopted(sock)
             return
-        if accepted.data:
-            connection.data_received(accepted.data)
+        connection = HttpConnection(self, peer, accepted.data)
+        if info.tls and self._tls is not None:
+            self._hold(self.loop.create_task(self._connect_tls(sock, connection, self._tls)))
+            return
+        # What connect_accepted_socket waits for is only that connection_made has been called. A
+        # task for that would cost as much as all the rest: the coroutine is driven by hand.
+        connecting = self.loop.connect_accepted_socket(lambda: connection, sock)
+        try:
+            made = connecting.send(None)
+        except OSError:
+            self._not_adopted(sock)
+            return
+        made._asyncio_future_blocking = False
+        made.add_done_callback(functools.partial(self._finish, connecting, sock))
 
-    def connection_made(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        if self._is_draining:
-            connection.shutdown()
+    def _finish(self, connecting: Coroutine[Any, Any, Any], sock: socket.socket, made: Any) -> None:
+        """The future that `connecting` waited for is done: let it run to its end."""
+        try:
+            connecting.send(None)
+        except StopIteration:
+            pass  # that is how a coroutine returns
+        except (OSError, RuntimeError):  # the transport ended before it began
+            self._not_adopted(sock)
 
-    def connection_changed(self, old: Connection, new: Connection) -> None:
-        """An upgrade: the same socket in other hands."""
-        self._connections.discard(old)
-        self._connections.add(new)
+    async def _connect_tls(
+        self, sock: socket.socket, connection: HttpConnection, tls: TlsContext
+    ) -> None:
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: connection,
+                sock,
+                ssl=tls.context,
+                ssl_handshake_timeout=self._tls_timeout_s,
+            )
+        except (OSError, ssl.SSLError) as error:
+            _log.debug("a TLS handshake failed: %r", error)
+            self._not_adopted(sock)
 
-    def connection_lost(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+    def _not_adopted(self, sock: socket.socket) -> None:
+        sock.close()
         self.closed += 1
-        if self._changed is not None:
-            self._changed.set()
-
-    def is_overloaded(self) -> bool:
-        """Whether --limit-concurrency is reached: then requests are answered 503, as uvicorn does."""
-        limit = self.connection_settings.concurrency_limit
-        return limit is not None and (len(self._connections) > limit or len(self._tasks) >= limit)
-
-    def tls_extension(self, tls: ssl.SSLObject) -> dict[str, Any] | None:
-        """The ASGI `tls` extension of one connection."""
-        return None
-
-    def run(self, runnable: Runnable) -> None:
-        """Run the application for an exchange or a channel."""
-        self.requests += 1
-        if self._limit_reached is not None and self.requests >= (self._request_limit or 0):
-            self._limit_reached()
-        run = runnable.run(self._application)
-        if self._has_fresh_context:
-            task = self.loop.create_task(run, context=contextvars.Context())
-        else:
-            task = self.loop.create_task(run)
-        self._hold(task)
-
-    def _hold(self, task: asyncio.Task[None]) -> None:
-        # the loop itself holds tasks weakly: one that waits for something of its own could vanish
-        self._tasks.add(task)
-        task.add_done_callback(self._release)
-
-    def _release(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if self._changed is not None:
-            self._changed.set()
 
     # The end
 
@@ -236,29 +150,3 @@ class Core:
         """Run the lifespan's shutdown; whether it went well."""
         self.wheel.stop()
         return await self._lifespan.shutdown()
-
-
-def _access_log(config: Config) -> AccessLog | None:
-    logger = logging.getLogger("asgi_poller.access")
-    return AccessLog(logger) if config.access_log and logger.isEnabledFor(logging.INFO) else None
-
-
-def _forwarding(config: Config) -> ProxyHeaders | None:
-    if not config.proxy_headers:
-        return None
-    return ProxyHeaders(TrustedHosts(config.forwarded_allow_ips))
-
-
-def _client(sock: socket.socket, info: ListenerInfo, peer: Any) -> Address | None:
-    if info.family == getattr(socket, "AF_UNIX", None):
-        return None
-    if peer is None:
-        peer = sock.getpeername()
-    return peer[0], peer[1]
-
-
-def _server(sock: socket.socket, info: ListenerInfo) -> Address | None:
-    name = sock.getsockname()
-    if isinstance(name, tuple):
-        return name[0], name[1]
-    return (name, None) if name else None

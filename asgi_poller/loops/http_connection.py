@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.exchange import Exchange, State
@@ -14,13 +13,11 @@ from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.channel_connection import ChannelConnection
 from asgi_poller.loops.linger import Linger
+from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
 from asgi_poller.wire.handshake import UnsupportedVersion, check_handshake
 from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 from asgi_poller.wire.response import simple_response
-
-if TYPE_CHECKING:
-    from asgi_poller.loops.core import Core
 
 _CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
 
@@ -49,6 +46,7 @@ class HttpConnection(asyncio.Protocol):
         "_cork",
         "_cork_octets",
         "_deadline",
+        "_early",
         "_exchange",
         "_is_body_open",
         "_is_cork_growing",
@@ -61,9 +59,10 @@ class HttpConnection(asyncio.Protocol):
         "timer_tick",
     )
 
-    def __init__(self, core: Core, peer: Peer) -> None:
+    def __init__(self, core: Services, peer: Peer, early: bytes = b"") -> None:
         self._core = core
         self._peer = peer
+        self._early = early  # what a poller has already read
         self._transport: asyncio.Transport | None = None
         self._parser: RequestParser | None = RequestParser(core.connection_settings.head_limits)
         self._exchange: Exchange | None = None  # the one whose response is not complete
@@ -87,6 +86,9 @@ class HttpConnection(asyncio.Protocol):
         if tls is not None:
             self._peer.tls = self._core.tls_extension(tls)
         self._await(self._core.connection_settings.header_timeout_s)
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
@@ -157,7 +159,7 @@ class HttpConnection(asyncio.Protocol):
                 self._await(self._core.connection_settings.keep_alive_s)
 
     def _wait_behind(self, events: list[RequestEvent]) -> None:
-        """The exchange at hand comes first; nothing more is read until these have had their turn."""
+        """The exchange at hand comes first; nothing is read until these have had their turn."""
         self._backlog = events
         self._read(False)
         if self._parser is not None and self._parser.leftover is not None:

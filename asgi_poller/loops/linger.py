@@ -8,12 +8,9 @@ while (RFC 9112, 9.6).
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from asgi_poller.loops.timers import NEVER, TimerWheel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _LINGER_S = 2.0
 _LINGER_OCTETS = 16 * 1024 * 1024  # who sends more than this after the end gets the RST

@@ -24,7 +24,7 @@ class Timed(Protocol):
     timer_tick: int
 
     def on_timer(self, tick: int) -> int:
-        """It is `tick`, at or after a deadline that was asked for: returns the next one, or NEVER."""
+        """It is `tick`, at or after a deadline asked for: returns the next one, or NEVER."""
 
 
 class TimerWheel:

@@ -56,7 +56,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A Close frame; `code` is 1005 where the peer sent none (RFC 6455, 7.1.5). Nothing follows it."""
+    """A Close frame, the last; `code` is 1005 where the peer sent none (RFC 6455, 7.1.5)."""
 
     code: int
     reason: str

@@ -12,7 +12,10 @@ from asgi_poller.wire.deflate import Deflate, negotiate
 from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.response import check_head, encode_fields
 
-_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+_SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
 _OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
 
 
@@ -51,6 +54,9 @@ class Handshake:
         ApplicationFault for a subprotocol that the client did not offer (RFC 6455, 4.2.2) and for
         headers that are ours to set.
         """
+        if subprotocol is None and not headers and (deflate == "off" or not self._offers):
+            token = generate_accept_token(self._key)
+            return b"".join((_SWITCHING, token, b"\r\n", default_fields, b"\r\n")), None
         lines = 5
         pieces = [_SWITCHING, generate_accept_token(self._key), b"\r\n"]
         if subprotocol is not None:

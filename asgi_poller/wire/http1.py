@@ -27,7 +27,7 @@ END: Final = _End.END  # the request is complete, body and all
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """Limits of a request's head; what exceeds one is answered as said (RFC 9112, 3; RFC 6585, 5)."""
+    """Limits of a request's head, and the answer beyond them (RFC 9112, 3; RFC 6585, 5)."""
 
     line_octets: int = 8190  # the request target: 414
     field_count: int = 100  # header fields: 431
@@ -76,12 +76,13 @@ RequestEvent = RequestHead | bytes | _End
 # Every request repeats a few dozen names. Interning them saves a lower() each, and memory for as
 # long as a scope lives.
 _COMMON_NAMES = (
-    b"Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length Content-Type Cookie "
-    b"DNT Expect Forwarded Host If-Modified-Since If-None-Match Origin Pragma Priority Range Referer Sec-CH-UA "
-    b"Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User "
-    b"Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE Transfer-Encoding "
-    b"Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For X-Forwarded-Host X-Forwarded-Port "
-    b"X-Forwarded-Proto X-Real-IP X-Request-ID"
+    b"Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection "
+    b"Content-Length Content-Type Cookie  DNT Expect Forwarded Host If-Modified-Since "
+    b"If-None-Match Origin Pragma Priority Range Referer Sec-CH-UA  Sec-CH-UA-Mobile "
+    b"Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User "
+    b"Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE "
+    b"Transfer-Encoding  Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For "
+    b"X-Forwarded-Host X-Forwarded-Port  X-Forwarded-Proto X-Real-IP X-Request-ID "
 ).split()
 _NAMES: dict[bytes, bytes] = {}
 for _name in _COMMON_NAMES:
@@ -127,6 +128,7 @@ class RequestParser:
         "_head_octets",
         "_headers",
         "_is_over",
+        "_is_small",
         "_limits",
         "_parser",
         "_small_octets",
@@ -144,6 +146,7 @@ class RequestParser:
         self._head_octets = 0  # of the head at hand, from earlier reads
         self._headers: Headers = []
         self._target = b""
+        self._is_small = True  # the read at hand cannot hold a head that is too large
         self._is_over = False  # the last request said close: what follows is not read
         self.events: list[RequestEvent] = []
         self.leftover: bytes | None = None
@@ -159,6 +162,7 @@ class RequestParser:
         self.events = events
         if self._is_over:
             return events
+        self._is_small = len(data) <= self._small_octets and not self._head_octets
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -235,7 +239,8 @@ class RequestParser:
         head = RequestHead(parser.get_method().decode(), self._target, version, self._headers)
         head.keep_alive = parser.should_keep_alive()
         _read_framing(head)
-        self._check_sizes(head)
+        if not self._is_small:
+            self._check_sizes(head)
         self._head = head
         self._head_octets = 0
         self.events.append(head)

@@ -140,7 +140,7 @@ class WebSocketWire:
         return self._read(buffer)
 
     def _read(self, data: bytes | bytearray) -> list[Event]:
-        """Positions in `data`: a frame starts `at`, its payload at `start`, and ends before `stop`."""
+        """Positions in `data`: a frame starts `at`, its payload at `start`, its end is `stop`."""
         events: list[Event] = []
         end = len(data)
         need = inflated = 0

@@ -1,0 +1,148 @@
+"""What the connections of one core stand on: its loop, its wheel, its settings, and its books.
+
+A core is more than that (`core.py`): it adopts sockets and ends. Connections do not see that part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.channel_context import ChannelContext
+from asgi_poller.asgi.exchange import ExchangeContext
+from asgi_poller.asgi.forwarded import ProxyHeaders, TrustedHosts
+from asgi_poller.asgi.scope import ScopeMaker
+from asgi_poller.asgi.types import Application
+from asgi_poller.config import Config
+from asgi_poller.loops.default_fields import DefaultFields
+from asgi_poller.loops.settings import channel_settings, connection_settings
+from asgi_poller.loops.timers import TimerWheel
+from asgi_poller.wire.websocket import CarefulWebSocketWire, FrameCache, WebSocketWire
+
+
+class Connection(Protocol):
+    """What a core knows of its connections."""
+
+    def shutdown(self) -> None:
+        """End in an orderly way: finish what is under way, begin nothing."""
+
+    def abort(self) -> None:
+        """End now."""
+
+
+class Runnable(Protocol):
+    """An exchange or a channel."""
+
+    async def run(self, application: Application) -> None: ...
+
+
+class Services:
+    """Made on a running loop. Everything but `loop`, `closed` and `requests` is for that loop's
+    thread alone.
+    """
+
+    def __init__(self, config: Config, application: Application) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.closed = 0  # connections that this core has finished with; other threads read it
+        self.requests = 0  # requests and WebSockets begun
+        self.wheel = TimerWheel(self.loop)
+        self.connection_settings = connection_settings(config)
+        self.channel_settings = channel_settings(config)
+        self.scopes = ScopeMaker(root_path=config.root_path, forwarding=_forwarding(config))
+        fields = DefaultFields(
+            server=b"asgi-poller" if config.server_header else None,
+            date=config.date_header,
+            headers=config.headers,
+        )
+        access_log = _access_log(config)
+        self.exchange_context = ExchangeContext(
+            self.loop, fields, access_log, config.limit_request_body
+        )
+        self.channel_context = ChannelContext(
+            loop=self.loop,
+            clock=self.loop.time,
+            wire=CarefulWebSocketWire if config.ws == "wsproto" else WebSocketWire,
+            max_octets=config.ws_max_size,
+            max_queue=config.ws_max_queue,
+            deflate=config.ws_per_message_deflate,
+            deflate_threshold=config.ws_deflate_threshold,
+            default_fields=fields,
+            cache=FrameCache(),
+            access_log=access_log,
+        )
+        self._application = application
+        self._has_fresh_context = config.reset_contextvars
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._request_limit: int | None = None
+        self._limit_reached: Callable[[], None] | None = None
+        self._is_draining = False
+        self._changed: asyncio.Event | None = None  # while draining: something has ended
+
+    def limit_requests(self, limit: int, reached: Callable[[], None]) -> None:
+        """Call `reached` with every request or WebSocket from the `limit`th on."""
+        self._request_limit = limit
+        self._limit_reached = reached
+
+    def connection_made(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        if self._is_draining:
+            connection.shutdown()
+
+    def connection_changed(self, old: Connection, new: Connection) -> None:
+        """An upgrade: the same socket in other hands."""
+        self._connections.discard(old)
+        self._connections.add(new)
+
+    def connection_lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self.closed += 1
+        if self._changed is not None:
+            self._changed.set()
+
+    def is_overloaded(self) -> bool:
+        """Whether --limit-concurrency is reached: requests are then answered 503, as in uvicorn."""
+        limit = self.connection_settings.concurrency_limit
+        return limit is not None and (len(self._connections) > limit or len(self._tasks) >= limit)
+
+    def tls_extension(self, tls: ssl.SSLObject) -> dict[str, Any] | None:
+        """The ASGI `tls` extension of one connection."""
+        return None
+
+    def run(self, runnable: Runnable) -> None:
+        """Run the application for an exchange or a channel."""
+        self.requests += 1
+        if self._limit_reached is not None and self.requests >= (self._request_limit or 0):
+            self._limit_reached()
+        run = runnable.run(self._application)
+        if self._has_fresh_context:
+            task = self.loop.create_task(run, context=contextvars.Context())
+        else:
+            task = self.loop.create_task(run)
+        self._hold(task)
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
+        # the loop itself holds tasks weakly: one that waits for something of its own could vanish
+        self._tasks.add(task)
+        task.add_done_callback(self._release)
+
+    def _release(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._changed is not None:
+            self._changed.set()
+
+
+def _access_log(config: Config) -> AccessLog | None:
+    logger = logging.getLogger("asgi_poller.access")
+    return AccessLog(logger) if config.access_log and logger.isEnabledFor(logging.INFO) else None
+
+
+def _forwarding(config: Config) -> ProxyHeaders | None:
+    if not config.proxy_headers:
+        return None
+    return ProxyHeaders(TrustedHosts(config.forwarded_allow_ips))
