@@ -1,7 +1,7 @@
 """Every error this package raises on purpose, in one tree.
 
     AsgiPollerError
-    ├── PeerFault                 the other side broke a rule: it is answered, and no failure of ours
+    ├── PeerFault                 the other side broke a rule: it is answered; no failure of ours
     │   ├── HttpFault             answered with an HTTP status (RFC 9110, 15)
     │   ├── WebSocketFault        answered with a close code (RFC 6455, 7.4.1)
     │   └── ProxyProtocolFault    a malformed or forbidden PROXY header: the connection is closed

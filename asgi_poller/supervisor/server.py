@@ -16,6 +16,7 @@ from asgi_poller.config import Config
 from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, backlog_warning, close_listeners, open_listeners
+from asgi_poller.supervisor.garbage import settle_garbage
 from asgi_poller.supervisor.service import Service
 
 _log = logging.getLogger("asgi_poller.error")
@@ -42,13 +43,17 @@ class Server:
         self._force = asyncio.Event()
         self._is_exit_asked = False
         self._signals: list[int] = []
+        self._owns_process = False
         self._thread: threading.Thread | None = None
         self._thread_started: Future[None] = Future()
 
     # The three ways to run it
 
     def run(self) -> None:
-        """Serve until a signal, or `should_exit`, ends it."""
+        """Serve until a signal, or `should_exit`, ends it. In the main thread the process is taken to be
+        the server's alone.
+        """
+        self._owns_process = threading.current_thread() is threading.main_thread()
         with asyncio.Runner(loop_factory=loop_factory(self.config.loop)) as runner:
             runner.run(self.serve())
 
@@ -119,6 +124,8 @@ class Server:
         try:
             await service.start(application)
             self._say_where()
+            if self._owns_process:
+                settle_garbage()
             self.started = True
             if not self._thread_started.done():
                 self._thread_started.set_result(None)
