@@ -127,6 +127,10 @@ class Exchange:
 
     # The connection's side
 
+    def end_connection(self) -> None:
+        """The connection ends after this response, which says so if its head is still to come."""
+        self._keep_alive = False
+
     def feed(self, piece: bytes) -> None:
         """A piece of the request's body."""
         if self.state is State.GONE or self.state is State.COMPLETE:

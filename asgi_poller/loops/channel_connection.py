@@ -25,6 +25,7 @@ class ChannelConnection(asyncio.Protocol):
     __slots__ = (
         "_core",
         "_deadline",
+        "_is_draining",
         "_octets_at_ping",
         "_transport",
         "channel",
@@ -32,6 +33,8 @@ class ChannelConnection(asyncio.Protocol):
         "timer_tick",
         "write",
     )
+
+    is_channel = True
 
     # Between the transport and the channel stands nothing: these two are the other side's own
     # methods.
@@ -47,6 +50,7 @@ class ChannelConnection(asyncio.Protocol):
         self._octets_at_ping = (
             -1
         )  # what had been received when the last ping went out; -1 if none is out
+        self._is_draining = False  # the server stops: closed as soon as it is open
         self.timer_tick = NEVER
 
     def start(self, channel: Channel) -> None:
@@ -98,6 +102,8 @@ class ChannelConnection(asyncio.Protocol):
         match channel.state:
             case State.OPEN:
                 self._await(settings.ping_interval_s)
+                if self._is_draining:  # not before the 101 is written, which is about to be
+                    self._core.loop.call_soon(self.shutdown)
             case State.CLOSING:
                 self._await(settings.close_timeout_s)
             case State.CLOSED:
@@ -156,9 +162,13 @@ class ChannelConnection(asyncio.Protocol):
     # The end
 
     def shutdown(self) -> None:
-        """The server stops: 1012 to an open channel, 503 to one that waits for its application."""
-        if self.channel is not None:
-            self.channel.close(CLOSE_SERVICE_RESTART, "service restart")
+        """The server stops: 1012 to an open channel. One that waits for its application still gets
+        its answer first: the client that knocked at the last moment sees no failed handshake.
+        """
+        self._is_draining = True
+        channel = self.channel
+        if channel is not None and channel.state is State.OPEN:
+            channel.close(CLOSE_SERVICE_RESTART, "service restart")
 
     def abort(self) -> None:
         self._transport.abort()

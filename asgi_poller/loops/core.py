@@ -17,10 +17,12 @@ from asgi_poller.config import Config
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
 from asgi_poller.loops.http_connection import HttpConnection
-from asgi_poller.loops.services import Services
+from asgi_poller.loops.services import Connection, Services
 from asgi_poller.tls import TlsContext
 
 _log = logging.getLogger("asgi_poller.error")
+
+_SPREAD_STEP_S = 0.02  # while draining: how often it is somebody's turn, at most
 
 
 class Core(Services):
@@ -105,23 +107,29 @@ class Core(Services):
 
     def _not_adopted(self, sock: socket.socket) -> None:
         sock.close()
-        self.closed += 1
+        self._closed_in[self._closed_at] += 1
 
     # The end
 
-    async def drain(self, timeout_s: float) -> bool:
+    async def drain(self, timeout_s: float, spread_s: float = 0.0) -> bool:
         """End every connection in an orderly way; what has not ended after `timeout_s` seconds is
         cut off.
 
-        Idle connections close, requests finish, channels get 1012 and their closing handshake. True
-        if nothing had to be cut off. Cancelling it cuts everything off at once.
+        Idle connections close, requests finish, channels get 1012 and their closing handshake: with
+        `spread_s`, evenly over so many seconds, which come on top of `timeout_s`. True if nothing
+        had to be cut off. Cancelling it cuts everything off at once.
         """
         self._is_draining = True
         self._changed = asyncio.Event()
+        late = []
         for connection in list(self._connections):
-            connection.shutdown()
+            if spread_s > 0 and connection.is_channel:
+                late.append(connection)
+            else:
+                connection.shutdown()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(spread_s + timeout_s):
+                await self._shut_down_evenly(late, spread_s)
                 while self._connections or self._tasks:
                     self._changed.clear()
                     await self._changed.wait()
@@ -136,6 +144,19 @@ class Core(Services):
         finally:
             await self._cut_off()
         return True
+
+    async def _shut_down_evenly(self, connections: list[Connection], spread_s: float) -> None:
+        """The first at once, the last `spread_s` seconds later."""
+        start = self.loop.time()
+        count = len(connections)
+        done = 0
+        while connections:
+            due = min(count, int((self.loop.time() - start) / spread_s * count) + 1)
+            while done < due:
+                connections.pop().shutdown()  # does nothing for one that has ended meanwhile
+                done += 1
+            if connections:
+                await asyncio.sleep(max(_SPREAD_STEP_S, spread_s / count))
 
     async def _cut_off(self) -> None:
         for connection in list(self._connections):

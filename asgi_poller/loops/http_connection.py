@@ -19,6 +19,7 @@ from asgi_poller.wire.handshake import UnsupportedVersion, check_handshake
 from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 from asgi_poller.wire.response import simple_response
 
+_LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
 _CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
 
 
@@ -39,6 +40,8 @@ class HttpConnection(asyncio.Protocol):
     `_backlog`, and the socket is not read meanwhile. Responses to requests that wait already are
     joined and written once.
     """
+
+    is_channel = False
 
     __slots__ = (
         "_backlog",
@@ -81,11 +84,11 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # asyncio types it as its base class
+        self._await(self._core.connection_settings.header_timeout_s)
         self._core.connection_made(self)
         tls = transport.get_extra_info("ssl_object") if self._peer.scheme == "https" else None
         if tls is not None:
             self._peer.tls = self._core.tls_extension(tls)
-        self._await(self._core.connection_settings.header_timeout_s)
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)
@@ -179,10 +182,12 @@ class HttpConnection(asyncio.Protocol):
         self._deadline = NEVER
         self._phase = Phase.BUSY
         self._is_body_open = True
+        if self._is_draining:
+            head.keep_alive = False
         scope = core.scopes.http(head, self._peer)
         exchange = Exchange(head, scope, self, core.exchange_context)
         self._exchange = exchange
-        if self._is_draining or core.is_overloaded():
+        if core.is_overloaded():
             exchange.refuse(503, "Service Unavailable")
             return
         core.run(exchange)
@@ -212,7 +217,7 @@ class HttpConnection(asyncio.Protocol):
         core = self._core
         try:
             handshake = check_handshake(head)
-            if self._is_draining or core.is_overloaded():
+            if core.is_overloaded():
                 raise HttpFault(503, "Service Unavailable")
         except HttpFault as fault:
             self._refuse(fault)
@@ -232,6 +237,8 @@ class HttpConnection(asyncio.Protocol):
         core.run(channel)
         if leftover:
             channel.feed(leftover)
+        if self._is_draining:
+            connection.shutdown()
 
     def _refuse(self, fault: HttpFault) -> None:
         """Answer a broken request, after the ones before it have been answered, and end the
@@ -349,9 +356,18 @@ class HttpConnection(asyncio.Protocol):
         return NEVER
 
     def shutdown(self) -> None:
-        """The server stops: an idle connection closes now, a busy one after its response."""
+        """The server stops: an idle connection closes now, a busy one after its response.
+
+        A request that is on its way is waited for, for a moment. It may be the first on this
+        connection, of a client who could not know and would see a failure.
+        """
         self._is_draining = True
-        if self._exchange is None:
+        if self._exchange is not None:
+            self._exchange.end_connection()
+        elif self._phase is Phase.HEAD:
+            limit_s = self._core.connection_settings.header_timeout_s
+            self._await(min(limit_s, _LAST_REQUEST_S))
+        elif self._phase is not Phase.UPGRADING:
             self._end(linger=False)
 
     def _end(self, *, linger: bool) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
@@ -28,8 +28,12 @@ from asgi_poller.wire.websocket import CarefulWebSocketWire, FrameCache, WebSock
 class Connection(Protocol):
     """What a core knows of its connections."""
 
+    @property
+    def is_channel(self) -> bool:
+        """Whether it is a WebSocket: its client notices the end and connects anew."""
+
     def shutdown(self) -> None:
-        """End in an orderly way: finish what is under way, begin nothing."""
+        """End in an orderly way: finish what is under way and what is on its way, begin nothing."""
 
     def abort(self) -> None:
         """End now."""
@@ -48,7 +52,8 @@ class Services:
 
     def __init__(self, config: Config, application: Application) -> None:
         self.loop = asyncio.get_running_loop()
-        self.closed = 0  # connections that this core has finished with; other threads read it
+        self._closed_in: MutableSequence[int] | memoryview[int] = [0]
+        self._closed_at = 0
         self.requests = 0  # requests and WebSockets begun
         self.wheel = TimerWheel(self.loop)
         self.connection_settings = connection_settings(config)
@@ -84,6 +89,17 @@ class Services:
         self._is_draining = False
         self._changed: asyncio.Event | None = None  # while draining: something has ended
 
+    @property
+    def closed(self) -> int:
+        """Connections that this core has finished with. Any thread."""
+        return self._closed_in[self._closed_at]
+
+    def count_closed_in(self, cells: memoryview[int], index: int) -> None:
+        """Count them in `cells[index]` from now on, where another process can read it. Before the
+        first connection.
+        """
+        self._closed_in, self._closed_at = cells, index
+
     def limit_requests(self, limit: int, reached: Callable[[], None]) -> None:
         """Call `reached` with every request or WebSocket from the `limit`th on."""
         self._request_limit = limit
@@ -101,7 +117,7 @@ class Services:
 
     def connection_lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self.closed += 1
+        self._closed_in[self._closed_at] += 1
         if self._changed is not None:
             self._changed.set()
 

@@ -1,0 +1,144 @@
+"""Draining: who knocked at the last moment sees no failure, and WebSockets end in their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from asgi_poller.asgi.types import Message, Receive, Scope, Send
+from asgi_poller.config import Config
+from asgi_poller.loops.accepted import Accepted, ListenerInfo
+from asgi_poller.loops.core import Core
+
+DEADLINE_S = 20.0
+FAMILY = socket.AF_INET
+REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
+
+
+async def greet(scope: Scope, receive: Receive, send: Send) -> None:
+    """200 to a request, and a WebSocket that is kept until its client goes."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    message: Message = {"type": ""}
+    while message["type"] != "websocket.disconnect":
+        message = await receive()
+
+
+class Site:
+    """A core, and a listener whose connections it adopts."""
+
+    def __init__(self) -> None:
+        config = Config(greet, lifespan="off", timeout_keep_alive=DEADLINE_S)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.port: int = self.listener.getsockname()[1]
+        self.core = Core(config, greet, (ListenerInfo(int(FAMILY), False, ("127.0.0.1", 0)),))
+
+    async def adopt(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, peer = await loop.sock_accept(self.listener)
+            self.core.adopt(Accepted(connection.detach(), 0, peer))
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Site]:
+    site = Site()
+    task = asyncio.create_task(site.adopt())
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield site
+    finally:
+        task.cancel()
+        site.listener.close()
+
+
+async def settled(site: Site, count: int) -> None:
+    """Wait until the core has `count` connections."""
+    while len(site.core._connections) != count:
+        await asyncio.sleep(0)
+
+
+def test_a_request_that_is_on_its_way_is_still_answered() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            await settled(site, 1)
+            draining = asyncio.create_task(site.core.drain(DEADLINE_S))
+            await asyncio.sleep(0)
+            writer.write(REQUEST)
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in answer
+            assert await draining
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            silent, _ = await asyncio.open_connection("127.0.0.1", site.port)
+            idle, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            writer.write(REQUEST)
+            assert await idle.readuntil(b"hello")
+            await settled(site, 2)
+            assert await site.core.drain(DEADLINE_S)
+            assert await silent.read() == b""
+            assert await idle.read() == b""
+
+    asyncio.run(main())
+
+
+def test_a_handshake_at_the_last_moment_succeeds_and_ends_with_1012() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            raw = socket.create_connection(("127.0.0.1", site.port))
+            await settled(site, 1)
+            draining = asyncio.create_task(site.core.drain(DEADLINE_S))
+            await asyncio.sleep(0)
+            async with connect("ws://test/", sock=raw) as client:
+                assert await ended_with(client) == 1012
+            assert await draining
+
+    asyncio.run(main())
+
+
+def test_channels_are_closed_one_after_the_other() -> None:
+    async def main() -> None:
+        async with serving() as site, contextlib.AsyncExitStack() as stack:
+            url = f"ws://127.0.0.1:{site.port}/"
+            clients = [await stack.enter_async_context(connect(url)) for _ in range(10)]
+            order: list[float] = []
+
+            async def watch(client: ClientConnection) -> None:
+                assert await ended_with(client) == 1012
+                order.append(site.core.loop.time())
+
+            tasks = [asyncio.create_task(watch(client)) for client in clients]
+            started = site.core.loop.time()
+            assert await site.core.drain(DEADLINE_S, 0.5)
+            await asyncio.gather(*tasks)
+            # no bound from above: the machine may be slow; but none can be early
+            waits = [at - started for at in sorted(order)]
+            assert all(wait >= place * 0.05 - 0.02 for place, wait in enumerate(waits)), waits
+
+    asyncio.run(main())
+
+
+async def ended_with(client: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as closed:
+        await client.recv()
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
