@@ -31,8 +31,10 @@ FAILED = 2
 SEEN = 3
 #: 1 if the supervisor sleeps and wants to be told of the next claim.
 RING_WANTED = 4
+#: How many times the worker has said that it could not take connections.
+RETURNS = 5
 #: Cells from here on are not used by lanes: the supervisor and its worker may agree on them.
-FIRST_FREE = 5
+FIRST_FREE = 6
 
 #: Rows to begin with: more lanes than a supervisor will ever have at a time, in 64 KiB.
 ROWS = 1024

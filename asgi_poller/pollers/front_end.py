@@ -17,6 +17,9 @@ from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
 from asgi_poller.pollers.shortage import Episodes, answer_and_close
 
+#: Seconds that a poller rests at most to gather connections, however many pollers there are.
+REST_LIMIT_S = 0.005
+
 
 @dataclass(frozen=True, slots=True)
 class FrontEndStats:
@@ -96,6 +99,7 @@ class FrontEnd:
                         episodes=self._episodes,
                         admit=self._admit,
                         settings=self._settings,
+                        rest_s=min(self._settings.gather_s * self._count, REST_LIMIT_S),
                     )
                     self._pollers.append(poller)
                     poller.start()

@@ -31,7 +31,7 @@ logger = logging.getLogger("asgi_poller.error")
 _TROUBLE_S = 0.05
 #: Seconds of rest after a look that let connections go: many claims are then seen at once, and the
 #: end of a connection that was closed at once is seen that much later.
-_GATHER_S = 0.001
+_GATHER_S = 0.002
 #: Seconds that a connection without a lane waits for one before it gets 503. A worker's replacement
 #: may take that long to start.
 GIVE_UP_S = 10.0
@@ -122,17 +122,18 @@ class LaneKeeper:
 
     def _round(self) -> None:
         events = self._selector.select(self._timeout())
+        rang = {key.fileobj for key, _ in events}
         self._wakeup.clear()
         while self._orders:
             self._orders.popleft()()
         let_go = False
         for lane in self._lanes:
             waited = lane.waiting
-            self._settle(lane)
+            self._settle(lane, has_message=lane.channel in rang)
             let_go = let_go or lane.waiting < waited
         self._find_homes()
         if let_go and events:
-            self._wakeup.wait(_GATHER_S)
+            time.sleep(_GATHER_S)
 
     def _timeout(self) -> float | None:
         """Seconds to sleep: until something may be wrong, or for ever."""
@@ -143,8 +144,8 @@ class LaneKeeper:
             timeout_s = min(timeout_s, lane.tick_s)
         return None if timeout_s == math.inf else timeout_s
 
-    def _settle(self, lane: ProcessLane) -> None:
-        self._take_in(lane, lane.look())
+    def _settle(self, lane: ProcessLane, *, has_message: bool) -> None:
+        self._take_in(lane, lane.look(has_message=has_message))
         if not lane.stalled:
             if lane in self._stalled:
                 self._stalled.discard(lane)

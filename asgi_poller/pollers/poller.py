@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,11 @@ BATCH_COUNT = 512
 #: Connections that one poller may hold because no lane takes them.
 QUEUE_COUNT = 1024
 
+#: Seconds between rounds, all pollers together, once they follow each other closely: a wake-up
+#: costs more than a connection, so from about 1,000 connections a second several share one. The
+#: delay is what a connection pays for it at most.
+GATHER_S = 0.0005
+
 #: Seconds between attempts to hand over what waits in the queue: doubles from the first to the
 #: last.
 _RETRY_FIRST_S = 0.001
@@ -54,14 +60,17 @@ _REST_S = 0.05
 class PollerSettings:
     """Settings of every poller of a front end.
 
-    `nice` is the nice value of the threads (None: leave it), best effort. `batch_count` bounds one
-    round on one listener, `queue_count` what waits because no lane takes it; both in connections.
-    `make_accept` gives the call that takes connections from a listener: a seam for injected faults.
+    `nice` is the nice value of the threads (None or 0: leave it), best effort. `batch_count` bounds
+    one round on one listener, `queue_count` what waits because no lane takes it; both in
+    connections. `gather_s` is how long, in seconds, connections are gathered under load; 0 takes
+    each at once. `make_accept` gives the call that takes connections from a listener: a seam for
+    injected faults.
     """
 
     nice: int | None = None
     batch_count: int = BATCH_COUNT
     queue_count: int = QUEUE_COUNT
+    gather_s: float = GATHER_S
     make_accept: Callable[[socket.socket], AcceptCall] = accept_call
 
 
@@ -90,7 +99,8 @@ class MasterPoller:
     """One accept thread. `start()` and `join()` are for the front end; the rest is the thread's
     own.
 
-    `hand_over` gives a batch to the lanes and returns what none of them took.
+    `hand_over` gives a batch to the lanes and returns what none of them took. `rest_s` is this
+    poller's own part in gathering: seconds between its rounds under load.
     """
 
     def __init__(
@@ -103,6 +113,7 @@ class MasterPoller:
         episodes: Episodes,
         admit: Admit | None = None,
         settings: PollerSettings | None = None,
+        rest_s: float = 0.0,
     ) -> None:
         self.counts = PollerCounts()
         self.nice: int | None = None  # what the thread really has, once it runs
@@ -121,6 +132,8 @@ class MasterPoller:
             self._waiter.watch(fd, shared=True)
         self._waiting: list[Accepted] = []
         self._retry_s = _RETRY_FIRST_S
+        self._rest_s = rest_s
+        self._rested_at = 0.0
         self._logged: set[int | None] = set()
         self._thread = threading.Thread(
             target=self._run, name=f"MasterPoller-{number}", daemon=True
@@ -142,7 +155,7 @@ class MasterPoller:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        if self._settings.nice is not None:
+        if self._settings.nice:
             self.nice = platform.set_thread_nice(self._settings.nice)
         try:
             while not self._stop.is_set():
@@ -166,15 +179,26 @@ class MasterPoller:
                 return
             if self._waiting:
                 timeout_s = self._retry_s
+        emptied = True
         for fd in self._waiter.wait(timeout_s):
             entry = self._doors.get(fd)
             if entry is not None:
-                self._accept_from(*entry)
+                emptied = self._accept_from(*entry) and emptied
         if self._episodes:
             self._episodes.settle()
+        if emptied and self._rest_s:
+            self._gather()
 
-    def _accept_from(self, door: Door, accept: AcceptCall) -> None:
-        """Accept until there is nothing left, or the round's share is used up; hand over."""
+    def _gather(self) -> None:
+        """Let connections gather, if the last time was only just now."""
+        now = time.monotonic()
+        if now - self._rested_at < 2 * self._rest_s:
+            time.sleep(self._rest_s)
+            now += self._rest_s
+        self._rested_at = now
+
+    def _accept_from(self, door: Door, accept: AcceptCall) -> bool:
+        """Accept until there is nothing left (True) or the round's share is used up; hand over."""
         batch: list[Accepted] = []
         listener = door.listener
         failure: OSError | None = None
@@ -193,6 +217,7 @@ class MasterPoller:
             self._deliver(self._waiting + batch if self._waiting else batch)
         if failure is not None:  # last, because it may rest
             self._accept_failed(failure, door, accept)
+        return len(batch) < self._settings.batch_count
 
     def _admit_each(self, batch: list[Accepted], admit: Admit) -> list[Accepted]:
         admitted = []

@@ -38,7 +38,15 @@ from asgi_poller.pollers.channel import (
     send_connections,
     take_number,
 )
-from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN, Counters
+from asgi_poller.pollers.counters import (
+    CLAIMED,
+    CLOSED,
+    FAILED,
+    RETURNS,
+    RING_WANTED,
+    SEEN,
+    Counters,
+)
 from asgi_poller.pollers.lanes import close_connection
 
 #: Connections that may be on their way to one worker; each holds a descriptor here meanwhile.
@@ -119,6 +127,7 @@ class ProcessLane:
         self._progress = (0, 0)  # what the worker had claimed and seen at the last look
         self._progress_at = clock()
         self._full_until = 0.0
+        self._returns = 0
 
     def load(self) -> int:
         return self.assigned - self._cells[CLOSED] - self._cells[FAILED]
@@ -156,10 +165,11 @@ class ProcessLane:
         self._cells[RING_WANTED] = 1
         return self._progress == (self._cells[CLAIMED], self._cells[SEEN])
 
-    def look(self) -> list[Accepted]:
+    def look(self, *, has_message: bool = True) -> list[Accepted]:
         """See what the worker has done: let go of what it has claimed, notice a stall and its end.
 
-        Returns connections that the worker could not take; the caller owns them.
+        Returns connections that the worker could not take; the caller owns them. `has_message`:
+        the channel is readable.
         """
         with self._lock:
             if self._state is State.CLOSED:
@@ -167,7 +177,10 @@ class ProcessLane:
             # In this order: a worker returns connections before it claims later ones, so whatever
             # it returned before this claim is read here, and not taken for claimed.
             progress = (self._cells[CLAIMED], self._cells[SEEN])
-            returned = self._read_returned()
+            returned = []
+            if has_message or self._cells[RETURNS] != self._returns:
+                self._returns = self._cells[RETURNS]
+                returned = self._read_returned()
             self._let_go(progress[0])
             now = self._clock()
             if progress != self._progress:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.channel import RING, Delivery, Inbox, returned
-from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN
+from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RETURNS, RING_WANTED, SEEN
 from asgi_poller.pollers.lanes import close_connection
 
 logger = logging.getLogger("asgi_poller.error")
@@ -126,6 +126,7 @@ class ProcessLaneReceiver:
 
     def _return(self, core: ReceiverCore, message: bytes) -> None:
         if self._tell(message):
+            self._cells[RETURNS] += 1
             return
         self._unsent = message
         core.loop.remove_reader(self._channel.fileno())
@@ -139,6 +140,7 @@ class ProcessLaneReceiver:
             core.loop.call_later(_RETRY_S, self._retry)
             return
         self._unsent = b""
+        self._cells[RETURNS] += 1
         core.loop.add_reader(self._channel.fileno(), self._receive)
 
     def _tell(self, message: bytes) -> bool:

@@ -194,6 +194,20 @@ def test_without_lanes_connections_wait_and_stop_closes_them() -> None:
     assert open_descriptors() == before
 
 
+def test_under_load_connections_are_gathered_and_share_a_wake_up() -> None:
+    listener = make_listener()
+    lane = FullLane(room=1000)
+    settings = PollerSettings(gather_s=1.0)  # cut to the limit
+    with serving(FrontEnd([listener], [lane], pollers=1, settings=settings), listener):
+        everyone = [connect(listener) for _ in range(300)]
+        wait_until(lambda: len(lane.taken) == 300, "all are accepted")
+    assert lane.asked < 200
+    for client in everyone:
+        client.close()
+    for accepted in lane.taken:
+        os.close(accepted.fd)
+
+
 def test_a_removed_lane_gets_nothing_more() -> None:
     listener = make_listener()
     with cores(2) as (first, second):
