@@ -1,0 +1,24 @@
+"""The same in FastAPI: a WebSocket echo and a small JSON answer."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+app = FastAPI()
+
+
+@app.get("/")
+async def answer() -> dict[str, object]:
+    """What a small API answers."""
+    return {"id": 1, "name": "asgi", "tags": ["fast", "even"], "active": True}
+
+
+@app.websocket("/ws")
+async def echo(websocket: WebSocket) -> None:
+    """Send back what comes."""
+    await websocket.accept()
+    try:
+        while True:
+            await websocket.send_text(await websocket.receive_text())
+    except WebSocketDisconnect:
+        return

@@ -1,0 +1,64 @@
+"""What a result was measured on, and of what: without these a figure means nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from asgi_poller.storm import probe
+from benchmarks.peers import ROOT
+
+
+def cores() -> tuple[frozenset[int], frozenset[int]]:
+    """(the server's core, the load's core); both empty where there is only one to share."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        return frozenset(), frozenset()
+    return frozenset(allowed[:1]), frozenset(allowed[1:2])
+
+
+def pin_load() -> frozenset[int]:
+    """Keep this process and the load that it starts off the server's core, which is returned."""
+    server, load = cores()
+    if load:
+        os.sched_setaffinity(0, load)
+    return server
+
+
+def describe() -> dict[str, Any]:
+    """The machine, its kernel's settings that matter here, and the commit."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(pages / (1 << 30), 1),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "somaxconn": probe.somaxconn(),
+        "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "load_1min": round(os.getloadavg()[0], 2),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted": bool(_git("status", "--porcelain", "--", "asgi_poller")),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""  # no git here: the result then says so by having no commit
+    return done.stdout.strip()

@@ -1,0 +1,198 @@
+"""What is compared: each scenario has an application, a measure, and the columns of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+
+from benchmarks import measures
+from benchmarks.measures import Asked, Metrics
+
+BARE, FRAMEWORK = "bare:app", "framework:app"
+BUSY_S = "0.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a server is started: scenarios with equal set-ups share one server in a round."""
+
+    app: str = BARE
+    workers: int = 1
+    environ: tuple[tuple[str, str], ...] = ()
+    # A name of its own keeps a scenario from sharing: its server is fresh.
+    alone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One comparison. `columns` maps the metrics worth a table's column to their headings, the
+    first being the one that charts show; `less_is_better` tells which way it goes. `quick`
+    scenarios are part of a quick run.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Asked], Metrics]
+    setup: Setup = field(default_factory=Setup)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    less_is_better: bool = False
+    quick: bool = False
+    needs_workers: bool = False
+
+
+MESSAGES = {
+    "per_s": "messages/s",
+    "cpu_us": "server µs each",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+}
+DELIVERIES = MESSAGES | {"per_s": "deliveries/s"}
+DEFLATED = MESSAGES | {"deflated": "channels compressed"}
+REQUESTS = MESSAGES | {"per_s": "requests/s"}
+OPENS = {"per_s": "opened/s", "cpu_us": "server µs each", "p99_ms": "p99 ms", "failed": "failed"}
+MEMORY = {"octets": "octets each", "failed": "failed"}
+BURST = {
+    "failed": "failed",
+    "failed_percent": "%",
+    "p50_ms": "p50 ms",
+    "max_ms": "max ms",
+    "per_s": "opened/s",
+    "listen_overflows": "listen overflows",
+}
+BESIDE = {
+    "per_s": "echoes/s with opens",
+    "per_s_alone": "alone",
+    "open_per_s": "opened/s",
+    "open_p50_ms": "open p50 ms",
+    "open_p99_ms": "open p99 ms",
+}
+SPREAD = {
+    "off_mean_percent": "% off the mean",
+    "fewest": "fewest",
+    "most": "most",
+    "workers": "workers",
+}
+
+
+def _echo(
+    label: str, octets: int, in_flight: int, *, text: bool = False, quick: bool = False
+) -> Scenario:
+    return Scenario(
+        f"echo-{label}-{'text' if text else 'binary'}-{in_flight}",
+        f"Echo, {octets:,} octets {'text' if text else 'binary'}, {in_flight} in flight",
+        measures.echo("/", octets=octets, in_flight=in_flight, text=text),
+        columns=MESSAGES,
+        quick=quick,
+    )
+
+
+def _deflate(in_flight: int, *, quick: bool = False) -> Scenario:
+    return Scenario(
+        f"echo-deflate-{in_flight}",
+        f"Echo, 576 octets of JSON, permessage-deflate offered, {in_flight} in flight",
+        measures.echo("/", octets=576, in_flight=in_flight, text=True, deflate=True),
+        columns=DEFLATED,
+        quick=quick,
+    )
+
+
+def _framework_echo(in_flight: int) -> Scenario:
+    return Scenario(
+        f"framework-echo-{in_flight}",
+        f"FastAPI echo, 32 octets text, {in_flight} in flight",
+        measures.echo("/ws", octets=32, in_flight=in_flight, text=True),
+        setup=Setup(app=FRAMEWORK),
+        columns=MESSAGES,
+    )
+
+
+def _memory(*, deflate: bool) -> Scenario:
+    name = "idle-memory-deflate" if deflate else "idle-memory"
+    offered = "permessage-deflate offered" if deflate else "no extension offered"
+    return Scenario(
+        name,
+        f"Memory of an idle WebSocket (PSS), {offered}",
+        measures.idle_memory(deflate=deflate),
+        setup=Setup(alone=name),
+        columns=MEMORY,
+        less_is_better=True,
+        quick=True,
+    )
+
+
+SCENARIOS = (
+    _echo("32", 32, 1, quick=True),
+    _echo("32", 32, 16, quick=True),
+    _echo("32", 32, 1, text=True),
+    _echo("32", 32, 16, text=True),
+    _echo("4k", 4096, 1),
+    _echo("4k", 4096, 16),
+    _echo("64k", 65536, 1),
+    _echo("64k", 65536, 16),
+    _deflate(1, quick=True),
+    _deflate(16),
+    Scenario(
+        "fan-out",
+        "One message to 1,000 channels, 32 octets",
+        measures.fan_out,
+        columns=DELIVERIES,
+        quick=True,
+    ),
+    Scenario("http", "HTTP GET, bare ASGI", measures.http, columns=REQUESTS, quick=True),
+    Scenario("opens", "Opening WebSockets", measures.opens, columns=OPENS, quick=True),
+    Scenario(
+        "echo-beside-opens",
+        "Echo of 50 connections while 3,000 WebSockets a second open and close",
+        measures.echo_beside_opens,
+        columns=BESIDE,
+    ),
+    _framework_echo(1),
+    _framework_echo(16),
+    Scenario(
+        "framework-json",
+        "HTTP GET, FastAPI JSON",
+        measures.http,
+        setup=Setup(app=FRAMEWORK),
+        columns=REQUESTS,
+        quick=True,
+    ),
+    _memory(deflate=False),
+    _memory(deflate=True),
+    Scenario(
+        "burst",
+        "The burst: 18,000 attempts, 10,000 every 50 ms, 5 s timeout",
+        measures.burst(attempts=18_000, timeout_s=5.0),
+        setup=Setup(alone="burst"),
+        columns=BURST,
+        less_is_better=True,
+        quick=True,
+    ),
+    Scenario(
+        "burst-busy",
+        "The burst, the application blocking its loop 200 ms at a time: 16,000 attempts, 8 s",
+        measures.burst(attempts=16_000, timeout_s=8.0),
+        setup=Setup(alone="burst-busy", environ=(("BENCH_BUSY_S", BUSY_S),)),
+        columns=BURST,
+        less_is_better=True,
+    ),
+    Scenario(
+        "spread",
+        "4,000 idle WebSockets over 4 workers",
+        measures.spread,
+        setup=Setup(workers=4, alone="spread"),
+        columns=SPREAD,
+        less_is_better=True,
+        needs_workers=True,
+    ),
+)
+
+
+def chosen(names: tuple[str, ...], *, quick: bool) -> tuple[Scenario, ...]:
+    """The scenarios that match one of `names`, shell patterns, or all of the run. Raises KeyError."""
+    for name in names:
+        if not any(fnmatch(one.name, name) for one in SCENARIOS):
+            raise KeyError(name)
+    if names:
+        return tuple(one for one in SCENARIOS if any(fnmatch(one.name, name) for name in names))
+    return tuple(one for one in SCENARIOS if one.quick or not quick)
