@@ -1,0 +1,111 @@
+"""LaneKeeper: what it does when things around it fail, without worker processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import pytest
+
+from asgi_poller import platform
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.counters import Counters
+from asgi_poller.pollers.front_end import FrontEnd
+from asgi_poller.pollers.keeper import LaneKeeper
+from asgi_poller.pollers.process_lane import ProcessLane
+from tests.pollers.fakes import DEADLINE_S, make_listener, open_descriptors, wait_until
+
+pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
+
+
+class FailingLane(ProcessLane):
+    """Its first look fails."""
+
+    looks = 0
+
+    def look(self, *, has_message: bool = True) -> list[Accepted]:
+        self.looks += 1
+        if self.looks == 1:
+            raise ValueError("broken")
+        return super().look(has_message=has_message)
+
+
+def test_it_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    counters = Counters.create(1)
+    keeper = LaneKeeper(FrontEnd([]))
+    keeper.start()
+    lane = FailingLane(counters)
+    keeper.add(lane)
+    wait_until(lambda: lane.looks > 1, "it looks again")
+    assert "the lane keeper goes on after an error" in caplog.text
+    assert keeper.stop(DEADLINE_S)
+    lane.reclaim()
+    counters.close()
+
+
+def test_stop_is_idempotent_and_possible_before_start() -> None:
+    before = open_descriptors()
+    keeper = LaneKeeper(FrontEnd([]))
+    assert keeper.stop()
+    assert keeper.stop()
+    keeper = LaneKeeper(FrontEnd([]))
+    keeper.start()
+    assert keeper.stop(DEADLINE_S)
+    assert keeper.stop()
+    assert not [t for t in threading.enumerate() if t.name == "LaneKeeper"]
+    assert open_descriptors() == before
+
+
+def test_connections_without_a_lane_are_closed_at_the_stop() -> None:
+    counters = Counters.create(1)
+    listener = make_listener()
+    keeper = LaneKeeper(FrontEnd([listener]))
+    keeper.start()
+    lane = ProcessLane(counters)
+    ours, peer = socket.socketpair()
+    with peer:
+        assert lane.put([Accepted(ours.detach(), 0)]) == 1
+        keeper.bury(lane)  # a lane that the keeper never met may be buried too
+        wait_until(lambda: keeper.homeless == 1, "it has no lane")
+        assert keeper.stop(DEADLINE_S)
+        assert peer.recv(1) == b""
+    listener.close()
+    counters.close()
+
+
+def test_connections_that_wait_too_long_for_a_lane_are_refused() -> None:
+    counters = Counters.create(1)
+    listener = make_listener(tls=True)
+    now = 0.0
+    keeper = LaneKeeper(FrontEnd([listener]), give_up_s=10.0, clock=lambda: now)
+    keeper.start()
+    lane = ProcessLane(counters)
+    ours, peer = socket.socketpair()
+    with peer:
+        peer.settimeout(DEADLINE_S)
+        lane.put([Accepted(ours.detach(), 0)])
+        keeper.bury(lane)
+        wait_until(lambda: keeper.homeless == 1, "it has no lane")
+        now = 10.0
+        assert peer.recv(1000) == b"", "a TLS peer is only closed"
+        wait_until(lambda: keeper.homeless == 0, "it is forgotten")
+    assert keeper.stop(DEADLINE_S)
+    listener.close()
+    counters.close()
+
+
+def test_a_descriptor_that_is_used_again_is_not_held_to_an_old_deadline() -> None:
+    listener = make_listener()
+    now = 0.0
+    keeper = LaneKeeper(FrontEnd([listener]), give_up_s=10.0, clock=lambda: now)
+    read, write = os.pipe()
+    keeper._troubled[read] = 0.0
+    now = 21.0
+    keeper._homeless = [Accepted(read, 0)]
+    keeper._find_homes()
+    assert keeper.homeless == 1
+    assert keeper._troubled == {read: 21.0}
+    assert keeper.stop()
+    os.close(write)
+    listener.close()

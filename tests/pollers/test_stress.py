@@ -1,0 +1,155 @@
+"""Pollers, lanes, start and stop under many threads with random delays: nothing lost or doubled.
+
+The delays are seeded, so that a failure names the run that shows it. Worth running on an
+interpreter without the GIL.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections import Counter
+
+import pytest
+
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.front_end import FrontEnd
+from asgi_poller.pollers.lanes import ThreadLane
+from asgi_poller.pollers.poller import PollerSettings
+from tests.pollers.fakes import (
+    DEADLINE_S,
+    LoopCore,
+    cores,
+    make_listener,
+    open_descriptors,
+    wait_until,
+)
+
+pytestmark = pytest.mark.free_threaded
+
+
+class MoodyLane(ThreadLane):
+    """Takes a random part of what it is given, after a random delay."""
+
+    __slots__ = ("_random",)
+
+    def __init__(self, core: LoopCore, seed: int) -> None:
+        super().__init__(core)
+        self._random = random.Random(seed)
+
+    def put(self, batch: list[Accepted]) -> int:
+        threading.Event().wait(self._random.random() * 0.002)
+        size = self._random.randint(0, len(batch))
+        return super().put(batch[:size]) if size else 0
+
+
+def dial(address: tuple[str, int], count: int, seed: int, made: list[socket.socket]) -> None:
+    chance = random.Random(seed)
+    pause = threading.Event()
+    for _ in range(count):
+        made.append(socket.create_connection(address, timeout=DEADLINE_S))
+        if chance.random() < 0.1:
+            pause.wait(chance.random() * 0.005)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_moody_lanes_and_many_pollers_account_for_every_connection(seed: int) -> None:
+    before = open_descriptors()
+    listener = make_listener()
+    settings = PollerSettings(batch_count=7, queue_count=11, gather_s=0.0)
+    made: list[socket.socket] = []
+    with cores(3) as own:
+        lanes = [MoodyLane(core, seed * 10 + index) for index, core in enumerate(own)]
+        front_end = FrontEnd([listener], lanes, pollers=5, settings=settings)
+        front_end.start()
+        address = listener.socket.getsockname()
+        dialers = [
+            threading.Thread(target=dial, args=(address, 150, seed * 100 + number, made))
+            for number in range(4)
+        ]
+        for dialer in dialers:
+            dialer.start()
+        chance = random.Random(seed)
+        while any(dialer.is_alive() for dialer in dialers):
+            lane = chance.choice(lanes)  # lanes come and go meanwhile
+            front_end.remove_lane(lane)
+            threading.Event().wait(chance.random() * 0.01)
+            front_end.add_lane(lane)
+        for dialer in dialers:
+            dialer.join(DEADLINE_S)
+        wait_until(lambda: sum(len(core.adopted) for core in own) == 600, "all are adopted")
+        assert sum(front_end.stats().loads) == 600
+        assert front_end.stop(DEADLINE_S)
+        seen = Counter(accepted.peer for core in own for accepted in core.adopted)
+        assert seen == {client.getsockname(): 1 for client in made}
+    for client in made:
+        client.close()
+    listener.close()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_front_ends_that_start_and_stop_on_one_listener_under_load(seed: int) -> None:
+    before = open_descriptors()
+    listener = make_listener()
+    chance = random.Random(seed)
+    made: list[socket.socket] = []
+    with cores(2) as own:
+        dialers = [
+            threading.Thread(
+                target=dial, args=(listener.socket.getsockname(), 200, seed * 10 + number, made)
+            )
+            for number in range(3)
+        ]
+        for dialer in dialers:
+            dialer.start()
+        accepted = dropped = 0
+        while any(dialer.is_alive() for dialer in dialers):
+            front_end = FrontEnd([listener], [ThreadLane(core) for core in own], pollers=3)
+            front_end.start()
+            threading.Event().wait(chance.random() * 0.01)
+            assert front_end.stop(DEADLINE_S)
+            accepted += front_end.stats().accepted
+            dropped += front_end.stats().dropped
+        last = FrontEnd([listener], [ThreadLane(core) for core in own])
+        last.start()
+        wait_until(lambda: accepted + last.stats().accepted == 600, "all are accepted")
+        wait_until(lambda: sum(len(core.adopted) for core in own) == 600, "all are adopted")
+        assert last.stop(DEADLINE_S)
+        assert dropped == 0
+        assert len({a.peer for core in own for a in core.adopted}) == 600
+    for client in made:
+        client.close()
+    listener.close()
+    assert open_descriptors() == before
+
+
+def test_stopping_while_lanes_take_nothing_closes_what_waits() -> None:
+    class NoLane:
+        assigned = 0
+
+        def load(self) -> int:
+            return 0
+
+        def available(self) -> bool:
+            return False
+
+        def put(self, batch: list[Accepted]) -> int:
+            return 0
+
+    before = open_descriptors()
+    for _ in range(10):
+        listener = make_listener()
+        front_end = FrontEnd([listener], [NoLane(), NoLane()], pollers=3)
+        front_end.start()
+        made = [socket.create_connection(listener.socket.getsockname()) for _ in range(20)]
+        wait_until(lambda: front_end.stats().accepted == 20, "all are accepted")  # noqa: B023 # waits here
+        assert front_end.stop(DEADLINE_S)
+        assert front_end.stats().dropped == 20
+        for client in made:
+            client.settimeout(DEADLINE_S)
+            assert client.recv(1) == b""
+            client.close()
+        listener.close()
+    assert open_descriptors() == before
