@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Coroutine
 from typing import Any
 
+from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.lifespan import Lifespan
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.asgi.types import Application
@@ -30,7 +31,8 @@ class Core(Services):
     that loop's thread.
 
     `listeners` are what the indexes in Accepted refer to. The order of a life: `startup`, `adopt`
-    as often as needed, `drain`, `shutdown`.
+    as often as needed, `drain`, `shutdown`. `access_log` replaces the one that the configuration
+    would give.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class Core(Services):
         listeners: tuple[ListenerInfo, ...],
         *,
         tls: TlsContext | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
-        super().__init__(config, application)
+        super().__init__(config, application, access_log)
         self._listeners = listeners
         self._lifespan = Lifespan(application, config.lifespan)
         self._tls = tls

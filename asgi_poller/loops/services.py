@@ -50,7 +50,9 @@ class Services:
     thread alone.
     """
 
-    def __init__(self, config: Config, application: Application) -> None:
+    def __init__(
+        self, config: Config, application: Application, access_log: AccessLog | None = None
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._closed_in: MutableSequence[int] | memoryview[int] = [0]
         self._closed_at = 0
@@ -64,7 +66,7 @@ class Services:
             date=config.date_header,
             headers=config.headers,
         )
-        access_log = _access_log(config)
+        access_log = _access_log(config) if access_log is None else access_log
         self.exchange_context = ExchangeContext(
             self.loop, fields, access_log, config.limit_request_body
         )

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.config import Config
 from asgi_poller.importer import load_application
 from asgi_poller.loops.accepted import ListenerInfo
@@ -25,7 +26,7 @@ class Cores:
     runs on.
 
     `limit_reached` is called, on a core's thread, when `--limit-max-requests` is met; more than
-    once perhaps.
+    once perhaps. `access_log`, if given, is shared by all cores.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Cores:
         infos: tuple[ListenerInfo, ...],
         *,
         tls: TlsContext | None = None,
+        access_log: AccessLog | None = None,
         limit_reached: Callable[[], None],
     ) -> None:
         self._config = config
         self._infos = infos
         self._tls = tls
+        self._access_log = access_log
         self._limit_reached = limit_reached
         self._threads: list[CoreThread] = []
         self.all: list[Core] = []
@@ -87,7 +90,13 @@ class Cores:
         await asyncio.gather(*calls)
 
     async def _bring_up(self, application: Any) -> Core:
-        core = Core(self._config, application, self._infos, tls=self._tls)
+        core = Core(
+            self._config,
+            application,
+            self._infos,
+            tls=self._tls,
+            access_log=self._access_log,
+        )
         limit = self._config.limit_max_requests
         if limit is not None:
             core.limit_requests(

@@ -17,7 +17,7 @@ from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, backlog_warning, close_listeners, open_listeners
 from asgi_poller.supervisor.garbage import settle_garbage
-from asgi_poller.supervisor.service import Service
+from asgi_poller.supervisor.serving import Serving
 
 _log = logging.getLogger("asgi_poller.error")
 _SIGNALS = tuple(
@@ -120,9 +120,9 @@ class Server:
         _log.info("Started server process [%d]", os.getpid())
         application = load_application(self.config)
         self.listeners = open_listeners(self.config)
-        service = Service(self.config, self.listeners, limit_reached=self._limit_reached)
+        serving = Serving(self.config, self.listeners, limit_reached=self._limit_reached)
         try:
-            await service.start(application)
+            await serving.start(application)
             self._say_where()
             if self._owns_process:
                 settle_garbage()
@@ -133,9 +133,9 @@ class Server:
                 await self._exit.wait()
             _log.info("Shutting down")
         finally:
-            service.stop_accepting()
+            serving.stop_accepting()
             close_listeners(self.listeners)
-            await service.end(self.config.timeout_graceful_shutdown, self._force)
+            await serving.end(self.config.timeout_graceful_shutdown, self._force)
         _log.info("Finished server process [%d]", os.getpid())
 
     def _say_where(self) -> None:

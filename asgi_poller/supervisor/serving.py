@@ -1,4 +1,4 @@
-"""The service of one process: cores, and the front end that feeds them, on listeners that somebody
+"""What serves in one process: cores, and the front end that feeds them, on listeners that somebody
 else opened.
 """
 
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.config import Config
 from asgi_poller.loops.core import Core
 from asgi_poller.pollers.front_end import FrontEnd
@@ -23,13 +24,13 @@ _log = logging.getLogger("asgi_poller.error")
 _SHUTDOWN_AT_LEAST_S = 1.0  # for the lifespans' shutdown, however long the drain took
 
 
-class Service:
+class Serving:
     """Cores, lanes and pollers. Owned by the thread whose loop `start` runs on.
 
     The order of a life: `start`, `stop_accepting`, `end`; the last two are in order after a `start`
     that failed, too. Listeners are closed by whoever opened them, after `stop_accepting`.
-    `limit_reached` is called as Cores says. `tls` replaces the context that the configuration would
-    give.
+    `limit_reached` is called as Cores says. `tls` and `access_log` replace what the configuration
+    would give.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Service:
         *,
         limit_reached: Callable[[], None],
         tls: TlsContext | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self._config = config
         self._listeners = listeners
         self._limit_reached = limit_reached
         self._tls = tls
+        self._access_log = access_log
         self._cores: Cores | None = None
         self._lanes: list[ThreadLane] = []
         self._front_end: FrontEnd | None = None
@@ -59,7 +62,13 @@ class Service:
         infos = tuple(listener.info for listener in self._listeners)
         if self._tls is None and any(info.tls for info in infos):
             self._tls = TlsContext(tls_settings(config))
-        self._cores = Cores(config, infos, tls=self._tls, limit_reached=self._limit_reached)
+        self._cores = Cores(
+            config,
+            infos,
+            tls=self._tls,
+            access_log=self._access_log,
+            limit_reached=self._limit_reached,
+        )
         _log.info("Waiting for application startup.")
         await self._cores.start(application)
         _log.info("Application startup complete.")
