@@ -25,7 +25,7 @@ from typing import Any, Final
 from asgi_poller.asgi.channel_context import ChannelContext, ChannelPort, State
 from asgi_poller.asgi.denial import Denial
 from asgi_poller.asgi.flow import WriteGate
-from asgi_poller.asgi.types import Application, Message
+from asgi_poller.asgi.types import Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected, WebSocketFault
 from asgi_poller.wire.frames import (
     CLOSE_ABNORMAL,
@@ -201,27 +201,25 @@ class Channel:
 
     # The application's side
 
-    async def run(self, application: Application) -> None:
-        """Run the application; if it ends before the channel does, end the channel in its name."""
-        try:
-            await application(self.scope, self.receive, self.send)
-        except ClientDisconnected:
-            pass  # the application was told that its peer has gone, and stopped: that is in order
-        except Exception as error:
+    def application_ended(self, error: BaseException | None) -> None:
+        """The application has returned, or raised `error`: end the channel in its name."""
+        # told that its peer has gone, an application may stop by letting that error out
+        if error is not None and not isinstance(error, ClientDisconnected):
             _log.error("Exception in ASGI application", exc_info=error)
-            if self.state is State.CONNECTING:
+        match self.state:
+            case State.OPEN:
+                code = CLOSE_NORMAL if error is None else CLOSE_INTERNAL_ERROR
+                self._start_closing(code, "", by="application")
+            case State.CONNECTING:
+                if error is None:
+                    _log.error("ASGI callable returned without accepting or closing the WebSocket.")
                 self._deny(500)
-            elif self.state is _OPEN:
-                self._start_closing(CLOSE_INTERNAL_ERROR, "", by="application")
-        else:
-            if self.state is State.CONNECTING:
-                _log.error("ASGI callable returned without accepting or closing the WebSocket.")
-                self._deny(500)
-            elif self.state is _OPEN:
-                self._start_closing(CLOSE_NORMAL, "", by="application")
-        if self.state is State.DENYING:
-            _log.error("ASGI callable returned without completing the denial response.")
-            self._enter(State.CLOSED)
+            case State.DENYING:
+                if error is None:
+                    _log.error("ASGI callable returned without completing the denial response.")
+                self._enter(State.CLOSED)
+            case _:
+                pass
 
     async def receive(self) -> Message:
         """The next message for the application; waits for one. After the disconnect it waits

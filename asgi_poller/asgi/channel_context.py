@@ -1,4 +1,4 @@
-"""What a channel is made of and stands on: its states, its connection, and what all channels share."""
+"""What a channel stands on: its states, its connection, and what all channels share."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.flow import WriteGate
-from asgi_poller.asgi.types import Application, Loop, Message
+from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault
 from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.response import (
@@ -179,20 +179,15 @@ class Exchange:
 
     # The application's side
 
-    async def run(self, application: Application) -> None:
-        """Run the application, and answer for what it leaves undone."""
-        try:
-            await application(self.scope, self.receive, self.send)
-        except Exception as error:
+    def application_ended(self, error: BaseException | None) -> None:
+        """The application has returned, or raised `error`: answer for what it has left undone."""
+        if error is not None:
             _log.error("Exception in ASGI application", exc_info=error)
-            self.refuse(500, "Internal Server Error")
-            return
-        if self.state is State.WAITING:
+        elif self.state is State.WAITING:
             _log.error("ASGI callable returned without starting response.")
-            self.refuse(500, "Internal Server Error")
         elif self.state in (State.STARTED, State.STREAMING):
             _log.error("ASGI callable returned without completing response.")
-            self.refuse(500, "Internal Server Error")
+        self.refuse(500, "Internal Server Error")
 
     async def receive(self) -> Message:
         """The next piece of the request, or http.disconnect (ASGI: HTTP, Request, Disconnect)."""

@@ -12,6 +12,11 @@ from asgi_poller.wire.http1 import Headers, RequestHead
 Address = tuple[str, int | None]
 
 
+# One for all scopes: it is the same for each, and 200 octets of every idle channel otherwise.
+_HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
+_WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
+
+
 class Forwarding(Protocol):
     """Who may say on whose behalf it speaks, and what it says (`forwarded.py`)."""
 
@@ -57,7 +62,7 @@ class ScopeMaker:
         path, raw_path, query = self._target(head.target)
         scope = {
             "type": "http",
-            "asgi": {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION},
+            "asgi": _HTTP,
             "http_version": head.http_version,
             "server": peer.server,
             "client": client,
@@ -85,7 +90,7 @@ class ScopeMaker:
             extensions["tls"] = peer.tls
         return {
             "type": "websocket",
-            "asgi": {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION},
+            "asgi": _WEBSOCKET,
             "http_version": head.http_version,
             "scheme": "wss" if scheme in ("https", "wss") else "ws",
             "server": peer.server,

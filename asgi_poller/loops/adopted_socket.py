@@ -48,7 +48,7 @@ def client_address(sock: socket.socket, info: ListenerInfo, peer: Any) -> Addres
         return None
     if peer is None:
         peer = sock.getpeername()
-    return peer[0], peer[1]
+    return peer if len(peer) == 2 else (peer[0], peer[1])
 
 
 def server_address(sock: socket.socket) -> Address | None:

@@ -49,6 +49,7 @@ class Core(Services):
         self._lifespan = Lifespan(application, config.lifespan)
         self._tls = tls
         self._tls_timeout_s = config.ssl_handshake_timeout
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     async def startup(self) -> None:
         """Run the lifespan's start-up. Raises StartupError."""
@@ -72,7 +73,9 @@ class Core(Services):
             return
         connection = HttpConnection(self, peer, accepted.data)
         if info.tls and self._tls is not None:
-            self._hold(self.loop.create_task(self._connect_tls(sock, connection, self._tls)))
+            handshake = self.loop.create_task(self._connect_tls(sock, connection, self._tls))
+            self._handshakes.add(handshake)
+            handshake.add_done_callback(self._handshakes.discard)
             return
         # What connect_accepted_socket waits for is only that connection_made has been called. A
         # task for that would cost as much as all the rest: the coroutine is driven by hand.
@@ -133,7 +136,7 @@ class Core(Services):
         try:
             async with asyncio.timeout(spread_s + timeout_s):
                 await self._shut_down_evenly(late, spread_s)
-                while self._connections or self._tasks:
+                while self._connections or self._conversations:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -141,7 +144,7 @@ class Core(Services):
                 "Graceful shutdown took longer than %g s: %d connections and %d tasks are cut off.",
                 timeout_s,
                 len(self._connections),
-                len(self._tasks),
+                len(self._conversations),
             )
             return False
         finally:
@@ -164,7 +167,7 @@ class Core(Services):
     async def _cut_off(self) -> None:
         for connection in list(self._connections):
             connection.abort()
-        tasks = list(self._tasks)
+        tasks = [*self._conversations, *self._handshakes]
         for task in tasks:
             task.cancel("the server is shutting down")
         if tasks:

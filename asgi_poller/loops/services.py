@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import ssl
-from collections.abc import Callable, MutableSequence
+from collections.abc import Awaitable, Callable, MutableSequence
 from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
@@ -17,7 +18,7 @@ from asgi_poller.asgi.channel_context import ChannelContext
 from asgi_poller.asgi.exchange import ExchangeContext
 from asgi_poller.asgi.forwarded import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.scope import ScopeMaker
-from asgi_poller.asgi.types import Application
+from asgi_poller.asgi.types import Application, Message
 from asgi_poller.config import Config
 from asgi_poller.loops.default_fields import DefaultFields
 from asgi_poller.loops.settings import channel_settings, connection_settings
@@ -39,10 +40,18 @@ class Connection(Protocol):
         """End now."""
 
 
-class Runnable(Protocol):
-    """An exchange or a channel."""
+class Conversation(Protocol):
+    """An exchange or a channel: what the application is called for."""
 
-    async def run(self, application: Application) -> None: ...
+    @property
+    def scope(self) -> dict[str, Any]: ...
+
+    async def receive(self) -> Message: ...
+
+    async def send(self, message: Message, /) -> None: ...
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """The application's call is over."""
 
 
 class Services:
@@ -85,7 +94,8 @@ class Services:
         self._application = application
         self._has_fresh_context = config.reset_contextvars
         self._connections: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._conversations: dict[asyncio.Task[None], Conversation] = {}
+        self._release = self._ended  # one bound method for all tasks
         self._request_limit: int | None = None
         self._limit_reached: Callable[[], None] | None = None
         self._is_draining = False
@@ -126,33 +136,50 @@ class Services:
     def is_overloaded(self) -> bool:
         """Whether --limit-concurrency is reached: requests are then answered 503, as in uvicorn."""
         limit = self.connection_settings.concurrency_limit
-        return limit is not None and (len(self._connections) > limit or len(self._tasks) >= limit)
+        return limit is not None and (
+            len(self._connections) > limit or len(self._conversations) >= limit
+        )
 
     def tls_extension(self, tls: ssl.SSLObject) -> dict[str, Any] | None:
         """The ASGI `tls` extension of one connection."""
         return None
 
-    def run(self, runnable: Runnable) -> None:
-        """Run the application for an exchange or a channel."""
+    def run(self, conversation: Conversation) -> None:
+        """Call the application for an exchange or a channel, in a task of its own.
+
+        The task is the application's coroutine itself: a wrapper around it would cost each channel
+        a coroutine, and each message a step through it.
+        """
         self.requests += 1
         if self._limit_reached is not None and self.requests >= (self._request_limit or 0):
             self._limit_reached()
-        run = runnable.run(self._application)
+        try:
+            call = self._application(conversation.scope, conversation.receive, conversation.send)
+        except Exception as error:
+            conversation.application_ended(error)
+            return
+        coroutine = call if inspect.iscoroutine(call) else _awaited(call)
         if self._has_fresh_context:
-            task = self.loop.create_task(run, context=contextvars.Context())
+            task = self.loop.create_task(coroutine, context=contextvars.Context())
         else:
-            task = self.loop.create_task(run)
-        self._hold(task)
-
-    def _hold(self, task: asyncio.Task[None]) -> None:
+            task = self.loop.create_task(coroutine)
         # the loop itself holds tasks weakly: one that waits for something of its own could vanish
-        self._tasks.add(task)
+        self._conversations[task] = conversation
         task.add_done_callback(self._release)
 
-    def _release(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        conversation = self._conversations.pop(task)
+        if task.cancelled():
+            conversation.application_ended(asyncio.CancelledError("the application was cancelled"))
+        else:
+            conversation.application_ended(task.exception())
         if self._changed is not None:
             self._changed.set()
+
+
+async def _awaited(call: Awaitable[None]) -> None:
+    """For applications that return an awaitable which is no coroutine."""
+    await call
 
 
 def _access_log(config: Config) -> AccessLog | None:
