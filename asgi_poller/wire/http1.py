@@ -1,12 +1,14 @@
 """HTTP/1.1 requests from octets to events (RFC 9112), on httptools (llhttp in strict mode).
- llhttp rejects what requests are smuggled with: conflicting or repeated length headers, bad chunk
+
+llhttp rejects what requests are smuggled with: conflicting or repeated length headers, bad chunk
 sizes, bare CR or LF, blanks before a colon, folded lines. What it lets pass and should not is
-refused here: a missing or repeated Host, transfer codings that we do not decode, versions we do not
-speak, and heads beyond the limits.
+refused here: a missing, repeated or malformed Host, transfer codings that we do not decode, versions
+we do not speak, and heads and trailers beyond the limits.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -59,9 +61,8 @@ class RequestHead:
         self.keep_alive = True
         self.has_body = False
         self.expects_continue = False  # RFC 9110, 10.1.1
-        self.upgrade = (
-            b""  # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
-        )
+        # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
+        self.upgrade = b""
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first field called `name` (lower case)."""
@@ -111,6 +112,11 @@ _FRAMING_NAMES = frozenset(
     {b"host", b"connection", b"upgrade", b"expect", b"transfer-encoding", b"content-length"}
 )
 _VERSIONS = {"1.1": "1.1", "1.0": "1.0"}
+# RFC 3986, 3.2.2 and 3.2.3: an address in brackets or a registered name, and perhaps a port
+_HOST = re.compile(rb"(\[[0-9A-Za-z.:%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
+_BAD_VERSION = "Invalid HTTP version"  # llhttp's words for digits that are no version it knows
+_KNOWN_HOSTS: set[bytes] = set()  # that were found valid: there are few, and each comes often
+_KNOWN_HOSTS_LIMIT = 1024  # a client that makes hosts up must not fill the memory
 
 
 class RequestParser:
@@ -143,7 +149,8 @@ class RequestParser:
         self._small_octets = min(limits.line_octets, limits.field_octets, limits.head_octets)
         self._parser = httptools.HttpRequestParser(self)
         self._head: RequestHead | None = None  # complete; its body is being read
-        self._head_octets = 0  # of the head at hand, from earlier reads
+        # Read since a head began, or since the last piece of a body: what the parser may be holding.
+        self._head_octets = 0
         self._headers: Headers = []
         self._target = b""
         self._is_small = True  # the read at hand cannot hold a head that is too large
@@ -167,6 +174,7 @@ class RequestParser:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self.leftover = data[upgrade.args[0] :]
+            return events
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             raise (
@@ -175,10 +183,10 @@ class RequestParser:
         except httptools.HttpParserError as error:
             if not self._is_over:
                 raise self._fault(error) from error
-        if self._head is None and not (events and events[-1] is END):
+        if not events:  # of a head; or of a chunk's size line, or trailers: the limit is for all
             self._head_octets += len(data)
             if self._head_octets > self._limits.head_octets:
-                raise self._too_large()
+                raise HttpFault(431, "the request head is too large")
         return events
 
     def resume(self) -> list[RequestEvent]:
@@ -186,6 +194,7 @@ class RequestParser:
         behind the head.
         """
         head, leftover = self._head_of_upgrade(), self.leftover or b""
+        head.upgrade = b""
         self.leftover = None
         self._parser = httptools.HttpRequestParser(self)
         if head.has_body:
@@ -215,6 +224,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         self._headers = []
         self._target = b""
+        self._head_octets = 1  # at least: it may have begun in the middle of a read
 
     def on_url(self, url: bytes) -> None:
         self._target = self._target + url if self._target else url
@@ -225,7 +235,8 @@ class RequestParser:
         if self._head is not None:
             return  # a trailer field (RFC 9112, 7.1.2): ASGI has no place for it in a request
         headers = self._headers
-        headers.append((_NAMES.get(name) or name.lower(), _VALUES.get(value, value)))
+        # llhttp leaves blanks at the end, which are not part of the value (RFC 9112, 5.1)
+        headers.append((_NAMES.get(name) or name.lower(), _VALUES.get(value) or value.rstrip()))
         if len(headers) > self._limits.field_count:
             raise HttpFault(431, "too many header fields")
 
@@ -246,12 +257,14 @@ class RequestParser:
         self.events.append(head)
 
     def on_body(self, body: bytes) -> None:
+        self._head_octets = 0
         self.events.append(body)
 
     def on_message_complete(self) -> None:
         head = self._head
         if head is None:
             return
+        self._head_octets = 0
         if head.upgrade:
             if head.has_body:
                 self._head = None
@@ -272,17 +285,23 @@ class RequestParser:
         if octets > limits.head_octets:
             raise HttpFault(431, "the request head is too large")
 
-    def _too_large(self) -> HttpFault:
-        if not self._headers:
-            return HttpFault(414, "the request target is too long")
-        return HttpFault(431, "the request head is too large")
-
     def _fault(self, error: Exception) -> HttpFault:
         if isinstance(error, httptools.HttpParserInvalidMethodError):
             return HttpFault(400, "invalid method")
-        if self._target == b"*" and self._parser.get_http_version() == "2.0":
+        problem = str(error) or "bad request"
+        if problem == _BAD_VERSION or (
+            self._target == b"*" and self._parser.get_http_version() == "2.0"
+        ):
             return HttpFault(505, "HTTP/1.1 is spoken here")
-        return HttpFault(400, str(error) or "bad request")
+        return HttpFault(400, problem)
+
+
+def _learn_host(value: bytes) -> None:
+    """RFC 9112, 3.2: an invalid Host is answered 400; applications build links from it."""
+    if not _HOST.fullmatch(value):
+        raise HttpFault(400, "the Host header is not a host")
+    if len(_KNOWN_HOSTS) < _KNOWN_HOSTS_LIMIT:
+        _KNOWN_HOSTS.add(value)
 
 
 def _read_framing(head: RequestHead) -> None:
@@ -295,6 +314,8 @@ def _read_framing(head: RequestHead) -> None:
             continue
         if name == b"host":
             hosts += 1
+            if value not in _KNOWN_HOSTS:
+                _learn_host(value)
         elif name == b"connection":
             connection += b"," + value.lower()
         elif name == b"content-length":
@@ -303,7 +324,7 @@ def _read_framing(head: RequestHead) -> None:
             head.has_body = True
             if head.http_version == "1.0":
                 raise HttpFault(400, "Transfer-Encoding in HTTP/1.0")  # RFC 9112, 6.1
-            if value.strip().lower() != b"chunked":
+            if value.lower() != b"chunked":
                 raise HttpFault(501, "only the chunked transfer coding is understood")
         elif name == b"expect":
             # RFC 9110, 10.1.1: in HTTP/1.0 it is ignored
@@ -311,6 +332,8 @@ def _read_framing(head: RequestHead) -> None:
                 head.expects_continue = True
         else:
             upgrade = value.lower()
+    if not head.has_body:
+        head.expects_continue = False  # nothing is waiting to be sent
     # RFC 9112, 3.2: exactly one Host in HTTP/1.1
     if hosts != 1 and (hosts or head.http_version == "1.1"):
         raise HttpFault(400, "exactly one Host header is needed")
