@@ -296,7 +296,7 @@ class Channel:
     def _on_accept(self, message: Message) -> None:
         assert self._handshake is not None
         context = self._context
-        defaults, _ = context.default_fields(frozenset())
+        defaults, _ = context.default_fields({})
         head, deflate = self._handshake.accept(
             subprotocol=message.get("subprotocol"),
             headers=message.get("headers") or (),

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.types import Loop
+from asgi_poller.wire.response import DefaultFields
 from asgi_poller.wire.websocket import FrameCache, WebSocketWire
 
 
@@ -45,6 +46,6 @@ class ChannelContext:
     max_queue: int
     deflate: str
     deflate_threshold: int
-    default_fields: Callable[[frozenset[bytes]], tuple[bytes, int]]
+    default_fields: DefaultFields
     cache: FrameCache
     access_log: AccessLog | None = None

@@ -11,6 +11,7 @@ from asgi_poller.asgi.exchange import Exchange, ExchangeContext
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault
 from asgi_poller.wire.http1 import RequestHead
+from asgi_poller.wire.response import DefaultFields
 
 _PREFIX = "websocket."
 
@@ -22,7 +23,7 @@ class _Context(Protocol):
     def loop(self) -> Loop: ...
 
     @property
-    def default_fields(self) -> Callable[[frozenset[bytes]], tuple[bytes, int]]: ...
+    def default_fields(self) -> DefaultFields: ...
 
 
 class _Writer(Protocol):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -28,9 +28,10 @@ from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.response import (
     CONTINUE,
     LAST_CHUNK,
-    check_head,
+    DefaultFields,
+    Framing,
     encode_chunk,
-    encode_fields,
+    encode_head,
     simple_response,
     status_line,
 )
@@ -41,12 +42,18 @@ _BODY_HIGH_OCTETS = (
 )
 
 
+_UNFRAMED = Framing(True, False, None, False)
+
+
 class State(Enum):
     WAITING = "waiting for http.response.start"
     STARTED = "waiting for the first http.response.body"
     STREAMING = "streaming the body"
     COMPLETE = "complete"
     GONE = "the peer has gone"
+
+    handlers: Mapping[str, Callable[[Exchange, Message], None]]
+    """What the application may send in this state: the table at the end of this file."""
 
 
 class ExchangePort(Protocol):
@@ -72,7 +79,7 @@ class ExchangeContext:
     """
 
     loop: Loop
-    default_fields: Callable[[frozenset[bytes]], tuple[bytes, int]]
+    default_fields: DefaultFields
     access_log: AccessLog | None = None
     max_body_octets: int | None = None
 
@@ -88,13 +95,11 @@ class Exchange:
         "_body_octets",
         "_context",
         "_expected_octets",
+        "_framing",
         "_gate",
         "_handlers",
-        "_has_body",
         "_is_body_given",
-        "_is_chunked",
         "_is_paused",
-        "_keep_alive",
         "_port",
         "_start",
         "_waiters",
@@ -110,7 +115,6 @@ class Exchange:
         self.scope = scope
         self._port = port
         self._context = context
-        self._keep_alive = head.keep_alive
         self._body: list[bytes] = []
         self._body_octets = 0  # waiting for the application, or read in all where there is a limit
         self._body_complete = False
@@ -119,11 +123,10 @@ class Exchange:
         self._waiters: list[asyncio.Future[None]] = []
         self._gate: WriteGate | None = None
         self._start: Message | None = None
-        self._is_chunked = False
-        self._has_body = True  # whether the response may have one
+        self._framing = _UNFRAMED
         self._expected_octets: int | None = None  # of the response's body, still to come
         self.state = State.WAITING
-        self._handlers = _TABLE[State.WAITING]
+        self._handlers = State.WAITING.handlers
 
     # The connection's side
 
@@ -183,9 +186,11 @@ class Exchange:
         """The application has returned, or raised `error`: answer for what it has left undone."""
         if error is not None:
             _log.error("Exception in ASGI application", exc_info=error)
+        elif self.state is State.COMPLETE:
+            return
         elif self.state is State.WAITING:
             _log.error("ASGI callable returned without starting response.")
-        elif self.state in (State.STARTED, State.STREAMING):
+        elif self.state is not State.GONE:
             _log.error("ASGI callable returned without completing response.")
         self.refuse(500, "Internal Server Error")
 
@@ -225,117 +230,70 @@ class Exchange:
             await self._gate.passed()
 
     def _on_start(self, message: Message) -> None:
-        status_line(
-            message["status"]
-        )  # a wrong status is the fault of this message, not of the next
+        status_line(message["status"])  # raises now, and not only with the body
         self._start = message
         self._enter(State.STARTED)
 
     def _on_first_body(self, message: Message) -> None:
+        start = self._start
+        assert start is not None
         body = message.get("body", b"")
         more = message.get("more_body", False)
-        head = self._encode_head(body, more)
+        context = self._context
+        head, self._framing = encode_head(
+            self.head,
+            start["status"],
+            start.get("headers", ()),
+            default_fields=context.default_fields,
+            body_octets=None if more else len(body),
+        )
+        self._expected_octets = self._framing.expected_octets
+        body = self._framed(body, more)  # if this raises, nothing has been written: a clean 500
+        if context.access_log is not None:
+            context.access_log.response(self.scope, start["status"])
         self._enter(State.STREAMING)
-        self._write_body(body, more, head)
+        self._port.write(head + body if body else head)
+        if not more:
+            self._complete()
 
     def _on_body(self, message: Message) -> None:
-        self._write_body(message.get("body", b""), message.get("more_body", False))
-
-    def _on_ignored(self, message: Message) -> None:
-        """Nobody is there to hear it."""
-
-    def _encode_head(self, body: bytes, more: bool) -> bytes:
-        assert self._start is not None
-        status: int = self._start["status"]
-        headers = self._start.get("headers", ())
-        fields, framing = encode_fields(headers)
-        extra = b""
-        head = self.head
-        self._has_body = head.method != "HEAD" and status not in (204, 304) and status >= 200
-        lines = len(fields) // 3 + 2
-        if framing:
-            self._read_framing(headers, framing)
-        if b"content-length" not in framing and not self._is_chunked and self._has_body:
-            if not more:
-                extra = b"content-length: %d\r\n" % len(body)
-                lines += 1
-            elif head.http_version == "1.1":
-                self._is_chunked = True
-                extra = b"transfer-encoding: chunked\r\n"
-                lines += 1
-            else:
-                self._keep_alive = False  # RFC 9112, 6.3: the body ends with the connection
-        if b"connection" not in framing:
-            if not self._keep_alive:
-                extra += b"connection: close\r\n"
-                lines += 1
-            elif head.http_version == "1.0":
-                extra += b"connection: keep-alive\r\n"
-                lines += 1
-        defaults, default_lines = self._context.default_fields(framing)
-        encoded = b"".join((status_line(status), defaults, *fields, extra, b"\r\n"))
-        check_head(encoded, lines + default_lines)
-        if self._context.access_log is not None:
-            self._log_access(status)
-        return encoded
-
-    def _read_framing(self, headers: Any, framing: frozenset[bytes]) -> None:
-        for name, value in headers:
-            match name.lower():
-                case b"content-length":
-                    if not value.isdigit():
-                        raise ApplicationFault(f"{value!r} is not a Content-Length")
-                    if self._has_body:
-                        self._expected_octets = int(value)
-                case b"transfer-encoding":
-                    if value.lower() != b"chunked":
-                        raise ApplicationFault(f"transfer coding {value!r} is not supported")
-                    self._is_chunked = self._has_body
-                case b"connection":
-                    if b"close" in value.lower():
-                        self._keep_alive = False
-                case _:
-                    pass
-        if b"transfer-encoding" in framing and b"content-length" in framing:
-            raise ApplicationFault("Content-Length and Transfer-Encoding exclude each other")
-
-    def _write_body(self, body: bytes, more: bool, head: bytes = b"") -> None:
-        if not self._has_body:
-            body = b""
-        elif self._expected_octets is not None:
-            self._expected_octets -= len(body)
-            if self._expected_octets < 0 or (self._expected_octets and not more):
-                self._wrong_length(head)
-        if self._is_chunked:
-            body = encode_chunk(body) if body else b""
-            if not more:
-                body += LAST_CHUNK
-        if head:
-            body = head + body if body else head
+        more = message.get("more_body", False)
+        body = self._framed(message.get("body", b""), more)
         if body:
             self._port.write(body)
         if not more:
             self._complete()
 
-    def _wrong_length(self, head: bytes) -> None:
-        assert self._expected_octets is not None
-        word = "longer" if self._expected_octets < 0 else "shorter"
-        if head:  # nothing has been written: a clean 500 is still possible
-            self._enter(State.STARTED)
-        raise ApplicationFault(f"response body is {word} than its Content-Length")
+    def _on_ignored(self, message: Message) -> None:
+        """Nobody is there to hear it."""
+
+    def _framed(self, body: bytes, more: bool) -> bytes:
+        """A piece of the response's body as it goes on the wire."""
+        framing = self._framing
+        if not framing.has_body:
+            return b""
+        if self._expected_octets is not None:
+            left = self._expected_octets = self._expected_octets - len(body)
+            if left < 0 or (left and not more):
+                word = "longer" if left < 0 else "shorter"
+                raise ApplicationFault(f"response body is {word} than its Content-Length")
+        if framing.is_chunked:
+            body = encode_chunk(body) if body else b""
+            if not more:
+                body += LAST_CHUNK
+        return body
 
     def _complete(self) -> None:
         self._enter(State.COMPLETE)
-        # a request whose body nobody waits for is read on and thrown away by the connection
         if self._waiters:
             self._wake()
-        if self.head.expects_continue:
-            self._keep_alive = False  # the peer may or may not send its body now (RFC 9110, 10.1.1)
-        self._port.response_complete(self._keep_alive)
+        # a peer that was not told to continue may or may not send its body now (RFC 9110, 10.1.1)
+        keep_alive = self._framing.keep_alive and not self.head.expects_continue
+        self._port.response_complete(keep_alive)
 
     def _enter(self, state: State) -> None:
         self.state = state
-        self._handlers = _TABLE[state]
+        self._handlers = state.handlers
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -348,15 +306,12 @@ class Exchange:
             self._context.access_log.response(self.scope, status)
 
 
-_Handler = Callable[[Exchange, Message], None]
-_IGNORE: dict[str, _Handler] = {
+_IGNORE = {
     "http.response.start": Exchange._on_ignored,
     "http.response.body": Exchange._on_ignored,
 }
-_TABLE: dict[State, dict[str, _Handler]] = {
-    State.WAITING: {"http.response.start": Exchange._on_start},
-    State.STARTED: {"http.response.body": Exchange._on_first_body},
-    State.STREAMING: {"http.response.body": Exchange._on_body},
-    State.COMPLETE: {},
-    State.GONE: _IGNORE,
-}
+State.WAITING.handlers = {"http.response.start": Exchange._on_start}
+State.STARTED.handlers = {"http.response.body": Exchange._on_first_body}
+State.STREAMING.handlers = {"http.response.body": Exchange._on_body}
+State.COMPLETE.handlers = {}
+State.GONE.handlers = _IGNORE

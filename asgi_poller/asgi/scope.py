@@ -12,6 +12,7 @@ from asgi_poller.wire.http1 import Headers, RequestHead
 Address = tuple[str, int | None]
 
 
+_SLASH = ord("/")
 # One for all scopes: it is the same for each, and 200 octets of every idle channel otherwise.
 _HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
 _WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
@@ -108,10 +109,10 @@ class ScopeMaker:
     def _target(self, target: bytes) -> tuple[str, bytes, bytes]:
         """Path, raw path and query of a request target (RFC 9112, 3.2)."""
         raw_path, _, query = target.partition(b"?")
-        if not raw_path.startswith(b"/"):
-            raw_path = _strip_authority(raw_path)
         if b"#" in target:  # a fragment is not for the server (RFC 9110, 4.2.5)
             raw_path, query = raw_path.partition(b"#")[0], query.partition(b"#")[0]
+        if target[0] != _SLASH:
+            raw_path = _strip_authority(raw_path)
         path = raw_path.decode("latin-1")
         if "%" in path:
             path = unquote(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 
 _DATE = b"date"
@@ -30,20 +30,20 @@ class DefaultFields:
         self._encoded = b""
         self._lines = 0
 
-    def __call__(self, given: frozenset[bytes]) -> tuple[bytes, int]:
+    def __call__(self, given: Mapping[bytes, bytes]) -> tuple[bytes, int]:
         """The lines and how many they are, without those that the application gives itself
         (lower-case names).
         """
-        if given and (_DATE in given or _SERVER in given):
+        if _DATE in given or _SERVER in given:
             return self._encode(given)
         if self._clock() >= self._until:
             # the cached second ends where the clock's does, so that Date is never behind by more
             # than one
             self._until = float(int(self._clock()) + 1)
-            self._encoded, self._lines = self._encode(frozenset())
+            self._encoded, self._lines = self._encode({})
         return self._encoded, self._lines
 
-    def _encode(self, given: frozenset[bytes]) -> tuple[bytes, int]:
+    def _encode(self, given: Mapping[bytes, bytes]) -> tuple[bytes, int]:
         fields = []
         if self._has_date and _DATE not in given:
             fields.append((_DATE, formatdate(usegmt=True).encode()))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, MutableSequence
+from types import CoroutineType
 from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
@@ -158,7 +158,7 @@ class Services:
         except Exception as error:
             conversation.application_ended(error)
             return
-        coroutine = call if inspect.iscoroutine(call) else _awaited(call)
+        coroutine = call if type(call) is CoroutineType else _awaited(call)
         if self._has_fresh_context:
             task = self.loop.create_task(coroutine, context=contextvars.Context())
         else:

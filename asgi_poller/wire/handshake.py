@@ -10,7 +10,7 @@ from wsproto.utilities import generate_accept_token
 from asgi_poller.errors import ApplicationFault, HttpFault
 from asgi_poller.wire.deflate import Deflate, negotiate
 from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.response import check_head, encode_fields
+from asgi_poller.wire.response import check_lines, encode_fields
 
 _SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
@@ -57,37 +57,27 @@ class Handshake:
         if subprotocol is None and not headers and (deflate == "off" or not self._offers):
             token = generate_accept_token(self._key)
             return b"".join((_SWITCHING, token, b"\r\n", default_fields, b"\r\n")), None
-        lines = 5
-        pieces = [_SWITCHING, generate_accept_token(self._key), b"\r\n"]
+        lines = [_SWITCHING + generate_accept_token(self._key) + b"\r\n"]
         if subprotocol is not None:
             if subprotocol not in self.subprotocols:
                 raise ApplicationFault(
                     f"subprotocol {subprotocol!r} was not offered: {self.subprotocols}"
                 )
-            pieces += [b"Sec-WebSocket-Protocol: ", subprotocol.encode(), b"\r\n"]
-            lines += 1
-        extension = (
-            negotiate(self._offers, takeover=deflate == "takeover")
-            if deflate != "off" and self._offers
-            else None
-        )
-        if extension is not None:
-            pieces += [b"Sec-WebSocket-Extensions: ", extension[0].encode(), b"\r\n"]
-            lines += 1
-        if headers:
-            fields, _ = encode_fields(headers)
-            if any(field.lower() in _OURS for field in fields[::3]):
-                raise ApplicationFault(
-                    "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
-                )
-            pieces += fields
-            lines += len(fields) // 3
-        pieces += [b"\r\n"]
-        head = b"".join(pieces)
-        check_head(head, lines)
-        if default_fields:
-            head = head[:-2] + default_fields + b"\r\n"
-        return head, extension[1] if extension is not None else None
+            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode() + b"\r\n")
+        agreed = None
+        if deflate != "off":
+            agreed = negotiate(self._offers, takeover=deflate == "takeover")
+        if agreed is not None:
+            lines.append(b"Sec-WebSocket-Extensions: " + agreed[0].encode() + b"\r\n")
+        own_count = len(lines)
+        encode_fields(headers, lines)
+        if any(line.lower().startswith(_OURS) for line in lines[own_count:]):
+            raise ApplicationFault(
+                "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
+            )
+        head = b"".join(lines)
+        check_lines(head, len(lines) + 3)  # the first of them has four
+        return head + default_fields + b"\r\n", agreed[1] if agreed is not None else None
 
 
 def check_handshake(head: RequestHead) -> Handshake:

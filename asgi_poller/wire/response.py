@@ -6,9 +6,16 @@ from __future__ import annotations
 
 import http
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from asgi_poller.errors import ApplicationFault
+from asgi_poller.wire.http1 import RequestHead
+
+DefaultFields: TypeAlias = Callable[[Mapping[bytes, bytes]], tuple[bytes, int]]
+"""Gives the header lines that every response has, and how many they are, but for those that the
+application gives itself (by lower-case name)."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -36,37 +43,122 @@ def status_line(status: int) -> bytes:
         raise ApplicationFault(f"{status!r} is not an HTTP status") from None
 
 
-def encode_fields(headers: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], frozenset[bytes]]:
-    """Header fields as pieces to join, and the lower-case names among them that framing depends on.
+class Framing(NamedTuple):
+    """How a response's body ends (RFC 9112, 6.3) and what happens to its connection.
 
-    Raises ApplicationFault for names and values that could split the response (RFC 9110, 5.5).
+    `expected_octets` is the Content-Length, None without one; `has_body` is False where there must
+    be none, whatever the application sends (RFC 9110, 6.4.1).
     """
-    pieces: list[bytes] = []
-    framing = _NO_FRAMING
+
+    has_body: bool
+    is_chunked: bool
+    expected_octets: int | None
+    keep_alive: bool
+
+
+def encode_head(
+    request: RequestHead,
+    status: int,
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    default_fields: DefaultFields,
+    body_octets: int | None,
+) -> tuple[bytes, Framing]:
+    """The head of a response to `request`, and how its body is to be framed.
+
+    `body_octets` is the length of a body that is known in whole, None for one that is streamed.
+    Raises ApplicationFault for headers that are not valid, contradict each other, or could split
+    the response (RFC 9110, 5.5).
+    """
+    lines = [status_line(status), b""]
+    given = encode_fields(headers, lines)
+    lines[1], count = default_fields(given)
+    has_body = status not in _BODILESS and request.method != "HEAD"
+    keep_alive = request.keep_alive
+    is_chunked = False
+    expected = None
+    if given:
+        expected = _content_length(given)
+        is_chunked = _is_chunked(given)
+        if b"close" in given.get(b"connection", b"").lower():
+            keep_alive = False
+    if has_body and expected is None and not is_chunked:
+        if body_octets is not None:
+            lines.append(b"content-length: %d\r\n" % body_octets)
+        elif request.http_version == "1.1":
+            is_chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            keep_alive = False  # the body ends with the connection
+    if not keep_alive:
+        if b"connection" not in given:
+            lines.append(b"connection: close\r\n")
+    elif request.http_version == "1.0" and b"connection" not in given:
+        lines.append(b"connection: keep-alive\r\n")
+    lines.append(b"\r\n")
+    head = b"".join(lines)
+    check_lines(head, len(lines) - 1 + count)
+    if has_body and not is_chunked and body_octets is not None and expected in (None, body_octets):
+        return head, _WHOLE[keep_alive]
+    return head, Framing(has_body, is_chunked, expected if has_body else None, keep_alive)
+
+
+def encode_fields(
+    headers: Iterable[tuple[bytes, bytes]], lines: list[bytes]
+) -> Mapping[bytes, bytes]:
+    """Append a line for each header to `lines`; returns those fields that are the server's business
+    too, by lower-case name. Raises ApplicationFault for a name that is none.
+    """
+    given: dict[bytes, bytes] | None = None
     for name, value in headers:
         prefix = _KNOWN_NAMES.get(name) or _learn_name(name)
-        if prefix in _FRAMING_PREFIXES:
-            framing |= {prefix[:-2].lower()}
-        pieces.append(prefix)
-        pieces.append(value)
-        pieces.append(b"\r\n")
-    return pieces, framing
+        lines.append(prefix + value + b"\r\n")
+        if prefix in _SHARED_PREFIXES:
+            if given is None:
+                given = {}
+            shared = prefix[:-2].lower()
+            if shared == b"content-length" and given.get(shared, value) != value:
+                raise ApplicationFault("two different Content-Length headers")
+            given[shared] = value
+    return _NOTHING if given is None else given
 
 
-def check_head(head: bytes, lines: int) -> None:
-    """Raise ApplicationFault unless `head` has exactly `lines` line ends and no stray CR, LF or
-    NUL.
+def check_lines(head: bytes, count: int) -> None:
+    """Raise ApplicationFault unless `head` has exactly `count` line ends and no stray CR, LF, NUL.
 
     One count over the whole head is what validating each value comes to, at a tenth of the cost.
     """
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
         raise ApplicationFault("a header value has a CR, LF or NUL in it")
 
 
-_NO_FRAMING: frozenset[bytes] = frozenset()
-_FRAMING_NAMES = (b"content-length", b"transfer-encoding", b"connection", b"date", b"server")
-_FRAMING_PREFIXES = frozenset(
-    spelled + b": " for name in _FRAMING_NAMES for spelled in (name, name.title(), name.upper())
+def _content_length(given: Mapping[bytes, bytes]) -> int | None:
+    value = given.get(b"content-length")
+    if value is None:
+        return None
+    if not value.isdigit():
+        raise ApplicationFault(f"{value!r} is not a Content-Length")
+    return int(value)
+
+
+def _is_chunked(given: Mapping[bytes, bytes]) -> bool:
+    value = given.get(b"transfer-encoding")
+    if value is None:
+        return False
+    if value.lower() != b"chunked":
+        raise ApplicationFault(f"transfer coding {value!r} is not supported")
+    if b"content-length" in given:
+        raise ApplicationFault("Content-Length and Transfer-Encoding exclude each other")
+    return True
+
+
+# what nearly every response is: whole, its length known and right; by `keep_alive`
+_WHOLE = (Framing(True, False, None, False), Framing(True, False, None, True))
+_BODILESS = frozenset({204, 304, *range(100, 200)})  # RFC 9110, 6.4.1
+_NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
+_SHARED_NAMES = (b"content-length", b"transfer-encoding", b"connection", b"date", b"server")
+_SHARED_PREFIXES = frozenset(
+    spelled + b": " for name in _SHARED_NAMES for spelled in (name, name.title(), name.upper())
 )
 
 
@@ -78,7 +170,7 @@ def _learn_name(name: bytes) -> bytes:
     lower = name.lower()
     # an odd spelling (Content-LENGTH) is written in lower case, so that framing names are always
     # recognised
-    prefix = (lower if lower in _FRAMING_NAMES else name) + b": "
+    prefix = (lower if lower in _SHARED_NAMES else name) + b": "
     if len(_KNOWN_NAMES) < _KNOWN_NAMES_LIMIT:
         _KNOWN_NAMES[bytes(name)] = prefix
     return prefix
