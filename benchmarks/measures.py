@@ -132,17 +132,32 @@ def http(asked: Asked) -> Metrics:
     return metrics
 
 
-def opens(asked: Asked) -> Metrics:
-    """WebSockets opened and closed per second, 100 under way at a time."""
-    count = asked.count(15_000)
-    found = storm(asked, "/", connections=count, burst=ALL_AT_ONCE, concurrency=100, timeout_s=10.0)
-    return {
-        "per_s": found["open_per_s"],
-        "cpu_us": round(1e6 * found["server"]["cpu_s"]["opening"] / count, 2),
-        "p50_ms": found["open_ms"]["p50"],
-        "p99_ms": found["open_ms"]["p99"],
-        "failed": found["failed"]["total"],
-    }
+def opens(*, close: str | None) -> Callable[[Asked], Metrics]:
+    """WebSockets opened per second, 100 under way at a time: kept open, or closed when open."""
+
+    def measure(asked: Asked) -> Metrics:
+        count = asked.count(12_000)
+        fields: dict[str, Any] = {"mode": "open", "close": close}
+        if close is None:
+            fields = {"mode": "hold", "warmup_s": 0.0, "duration_s": 0.1}
+        found = storm(
+            asked,
+            "/",
+            connections=count,
+            burst=ALL_AT_ONCE,
+            concurrency=100,
+            timeout_s=10.0,
+            **fields,
+        )
+        return {
+            "per_s": found["open_per_s"],
+            "cpu_us": round(1e6 * found["server"]["cpu_s"]["opening"] / count, 2),
+            "p50_ms": found["open_ms"]["p50"],
+            "p99_ms": found["open_ms"]["p99"],
+            "failed": _lost(found),
+        }
+
+    return measure
 
 
 def idle_memory(*, deflate: bool) -> Callable[[Asked], Metrics]:

@@ -169,6 +169,7 @@ def serving(peer: Peer, setup: Setup, *, cores: frozenset[int]) -> Server:
     words = peer.words(
         bin_folder=environments.bin_folder(peer), app=setup.app, port=port, workers=setup.workers
     )
+    words += setup.more.split()
     paths = [str(APPLICATIONS), peer.extra_environ.get("PYTHONPATH", "")]
     environ = {
         **peer.extra_environ,

@@ -20,6 +20,8 @@ class Setup:
     app: str = BARE
     workers: int = 1
     environ: tuple[tuple[str, str], ...] = ()
+    # More options, for our own server: its command line is the only one that we may lengthen.
+    more: str = ""
     # A name of its own keeps a scenario from sharing: its server is fresh.
     alone: str = ""
 
@@ -140,7 +142,25 @@ SCENARIOS = (
         quick=True,
     ),
     Scenario("http", "HTTP GET, bare ASGI", measures.http, columns=REQUESTS, quick=True),
-    Scenario("opens", "Opening WebSockets", measures.opens, columns=OPENS, quick=True),
+    Scenario(
+        "opens",
+        "Opening WebSockets that stay open",
+        measures.opens(close=None),
+        columns=OPENS,
+        quick=True,
+    ),
+    Scenario(
+        "opens-dropped",
+        "Opening WebSockets, each dropped by its client when open",
+        measures.opens(close="drop"),
+        columns=OPENS,
+    ),
+    Scenario(
+        "opens-closed",
+        "Opening WebSockets, each closed by close frames when open",
+        measures.opens(close="handshake"),
+        columns=OPENS,
+    ),
     Scenario(
         "echo-beside-opens",
         "Echo of 50 connections while 3,000 WebSockets a second open and close",
@@ -170,7 +190,7 @@ SCENARIOS = (
     ),
     Scenario(
         "burst-busy",
-        "The burst, the application blocking its loop 200 ms at a time: 16,000 attempts, 8 s",
+        "The burst, the application blocking its loop 200 ms at a time: 16,000 attempts",
         measures.burst(attempts=16_000, timeout_s=8.0),
         setup=Setup(alone="burst-busy", environ=(("BENCH_BUSY_S", BUSY_S),)),
         columns=BURST,
@@ -189,7 +209,7 @@ SCENARIOS = (
 
 
 def chosen(names: tuple[str, ...], *, quick: bool) -> tuple[Scenario, ...]:
-    """The scenarios that match one of `names`, shell patterns, or all of the run. Raises KeyError."""
+    """Those that match one of `names`, shell patterns, or all of the run. Raises KeyError."""
     for name in names:
         if not any(fnmatch(one.name, name) for one in SCENARIOS):
             raise KeyError(name)

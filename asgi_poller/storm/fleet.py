@@ -148,8 +148,12 @@ class Fleet:
             for client in self._clients:
                 client.process.kill()
             return
-        self._stopping_s = time.monotonic()
         self.outcome.interrupted = True
+        self.finish()
+
+    def finish(self) -> None:
+        """What the run was for has been done: end its phase early. From any thread."""
+        self._stopping_s = time.monotonic()
         for client in self._clients:
             client.tell({"do": "stop"})
 
