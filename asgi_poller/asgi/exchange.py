@@ -28,6 +28,7 @@ from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.response import (
     CONTINUE,
     LAST_CHUNK,
+    WHOLE_KEPT,
     DefaultFields,
     Framing,
     encode_chunk,
@@ -132,7 +133,7 @@ class Exchange:
 
     def end_connection(self) -> None:
         """The connection ends after this response, which says so if its head is still to come."""
-        self._keep_alive = False
+        self.head.keep_alive = False
 
     def feed(self, piece: bytes) -> None:
         """A piece of the request's body."""
@@ -247,8 +248,9 @@ class Exchange:
             default_fields=context.default_fields,
             body_octets=None if more else len(body),
         )
-        self._expected_octets = self._framing.expected_octets
-        body = self._framed(body, more)  # if this raises, nothing has been written: a clean 500
+        if self._framing is not WHOLE_KEPT:
+            self._expected_octets = self._framing.expected_octets
+            body = self._framed(body, more)  # if it raises, nothing is written: a clean 500
         if context.access_log is not None:
             context.access_log.response(self.scope, start["status"])
         self._enter(State.STREAMING)

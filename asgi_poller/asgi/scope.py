@@ -58,7 +58,7 @@ class ScopeMaker:
     def http(self, head: RequestHead, peer: Peer) -> dict[str, Any]:
         """The scope of one request."""
         client, scheme = peer.client, peer.scheme
-        if self.forwarding is not None:
+        if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
         path, raw_path, query = self._target(head.target)
         scope = {
@@ -83,7 +83,7 @@ class ScopeMaker:
     def websocket(self, head: RequestHead, peer: Peer, subprotocols: list[str]) -> dict[str, Any]:
         """The scope of one WebSocket handshake."""
         client, scheme = peer.client, peer.scheme
-        if self.forwarding is not None:
+        if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
         path, raw_path, query = self._target(head.target)
         extensions: dict[str, Any] = {"websocket.http.response": {}}

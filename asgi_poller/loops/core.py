@@ -123,10 +123,11 @@ class Core(Services):
 
         Idle connections close, requests finish, channels get 1012 and their closing handshake: with
         `spread_s`, evenly over so many seconds, which come on top of `timeout_s`. True if nothing
-        had to be cut off. Cancelling it cuts everything off at once.
+        had to be cut off. Cancelling it cuts everything off at once. A second call while the first
+        one runs makes the end come sooner.
         """
         self._is_draining = True
-        self._changed = asyncio.Event()
+        self._changed = self._changed or asyncio.Event()
         late = []
         for connection in list(self._connections):
             if spread_s > 0 and connection.is_channel:

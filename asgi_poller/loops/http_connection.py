@@ -149,7 +149,10 @@ class HttpConnection(asyncio.Protocol):
                 if self._exchange is not None:
                     self._wait_behind(events[at:])
                     return
-                self._start(event)
+                if event.upgrade:
+                    self._start_upgrade(event)
+                else:
+                    self._start(event)
             elif event is END:
                 self._is_body_open = False
                 if self._exchange is not None:
@@ -168,16 +171,13 @@ class HttpConnection(asyncio.Protocol):
         if self._parser is not None and self._parser.leftover is not None:
             self._phase = Phase.UPGRADING
 
-    def _start(self, head: RequestHead) -> None:
-        if head.upgrade:
-            if head.upgrade == b"websocket" and self._core.connection_settings.ws_enabled:
-                self._upgrade(head)
-                return
+    def _start_upgrade(self, head: RequestHead) -> None:
+        if head.upgrade == b"websocket" and self._core.connection_settings.ws_enabled:
+            self._upgrade(head)
+        else:
             self._resume_after_upgrade(head)
-            return
-        self._start_exchange(head)
 
-    def _start_exchange(self, head: RequestHead) -> None:
+    def _start(self, head: RequestHead) -> None:
         core = self._core
         self._deadline = NEVER
         self._phase = Phase.BUSY
@@ -187,7 +187,7 @@ class HttpConnection(asyncio.Protocol):
         scope = core.scopes.http(head, self._peer)
         exchange = Exchange(head, scope, self, core.exchange_context)
         self._exchange = exchange
-        if core.is_overloaded():
+        if core.has_concurrency_limit and core.is_overloaded():
             exchange.refuse(503, "Service Unavailable")
             return
         core.run(exchange)
@@ -199,7 +199,7 @@ class HttpConnection(asyncio.Protocol):
         parser = self._parser
         assert parser is not None
         had_body = head.has_body
-        self._start_exchange(head)
+        self._start(head)
         try:
             events = parser.resume()
         except HttpFault as fault:
@@ -310,7 +310,13 @@ class HttpConnection(asyncio.Protocol):
         if not self._is_reading:
             self._read(True)
         self._phase = Phase.IDLE
-        self._await(self._core.connection_settings.keep_alive_s)
+        core = self._core
+        hangs_at = self.timer_tick
+        if hangs_at:  # then the wheel turns, and its tick is now
+            self._deadline = deadline = core.wheel.tick + core.keep_alive_ticks
+            if hangs_at <= deadline:
+                return
+        self._await(core.connection_settings.keep_alive_s)
 
     def _read(self, on: bool) -> None:
         if self._is_reading is not on and self._transport is not None:

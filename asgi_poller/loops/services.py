@@ -69,6 +69,7 @@ class Services:
         self.wheel = TimerWheel(self.loop)
         self.connection_settings = connection_settings(config)
         self.channel_settings = channel_settings(config)
+        self.keep_alive_ticks = self.wheel.ticks(self.connection_settings.keep_alive_s)
         self.scopes = ScopeMaker(root_path=config.root_path, forwarding=_forwarding(config))
         fields = DefaultFields(
             server=b"asgi-poller" if config.server_header else None,
@@ -91,6 +92,7 @@ class Services:
             cache=FrameCache(),
             access_log=access_log,
         )
+        self.has_concurrency_limit = config.limit_concurrency is not None
         self._application = application
         self._has_fresh_context = config.reset_contextvars
         self._connections: set[Connection] = set()

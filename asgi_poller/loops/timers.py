@@ -42,11 +42,16 @@ class TimerWheel:
         self._handle: asyncio.TimerHandle | None = None
         self.tick = 1  # now; never NEVER
 
+    @staticmethod
+    def ticks(seconds: float) -> int:
+        """How many ticks `seconds` are, at least one."""
+        return max(1, round(seconds / TICK_S))
+
     def after(self, seconds: float) -> int:
         """The tick that is `seconds` from now, at least one tick away."""
         if self._handle is None:
             self._catch_up()
-        return self.tick + max(1, round(seconds / TICK_S))
+        return self.tick + self.ticks(seconds)
 
     def hang(self, timed: Timed, tick: int) -> None:
         """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that hangs

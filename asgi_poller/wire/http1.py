@@ -47,6 +47,7 @@ class RequestHead:
         "has_body",
         "headers",
         "http_version",
+        "is_forwarded",
         "keep_alive",
         "method",
         "target",
@@ -60,6 +61,7 @@ class RequestHead:
         self.headers = headers
         self.keep_alive = True
         self.has_body = False
+        self.is_forwarded = False  # a proxy's header fields are among them
         self.expects_continue = False  # RFC 9110, 10.1.1
         # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
         self.upgrade = b""
@@ -108,10 +110,20 @@ _VALUES = {
         b"no-cache",
     )
 }
-_FRAMING_NAMES = frozenset(
-    {b"host", b"connection", b"upgrade", b"expect", b"transfer-encoding", b"content-length"}
-)
-_VERSIONS = {"1.1": "1.1", "1.0": "1.0"}
+_FORWARDING_NAMES = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
+_NOTED_NAMES = _FORWARDING_NAMES | {
+    b"host",
+    b"connection",
+    b"upgrade",
+    b"expect",
+    b"transfer-encoding",
+    b"content-length",
+}
+_VERSIONS = frozenset({"1.1", "1.0"})
+_METHODS = {
+    method.encode(): method
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+}
 # RFC 3986, 3.2.2 and 3.2.3: an address in brackets or a registered name, and perhaps a port
 _HOST = re.compile(rb"(\[[0-9A-Za-z.:%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 _BAD_VERSION = "Invalid HTTP version"  # llhttp's words for digits that are no version it knows
@@ -247,7 +259,9 @@ class RequestParser:
         version = parser.get_http_version()
         if version not in _VERSIONS:
             raise HttpFault(505, "HTTP/1.1 is spoken here")
-        head = RequestHead(parser.get_method().decode(), self._target, version, self._headers)
+        method = parser.get_method()
+        name = _METHODS.get(method) or method.decode()
+        head = RequestHead(name, self._target, version, self._headers)
         head.keep_alive = parser.should_keep_alive()
         _read_framing(head)
         if not self._is_small:
@@ -310,7 +324,7 @@ def _read_framing(head: RequestHead) -> None:
     upgrade = b""
     connection = b""
     for name, value in head.headers:
-        if name not in _FRAMING_NAMES:
+        if name not in _NOTED_NAMES:
             continue
         if name == b"host":
             hosts += 1
@@ -330,8 +344,10 @@ def _read_framing(head: RequestHead) -> None:
             # RFC 9110, 10.1.1: in HTTP/1.0 it is ignored
             if head.http_version == "1.1" and value.lower() == b"100-continue":
                 head.expects_continue = True
-        else:
+        elif name == b"upgrade":
             upgrade = value.lower()
+        else:
+            head.is_forwarded = True
     if not head.has_body:
         head.expects_continue = False  # nothing is waiting to be sent
     # RFC 9112, 3.2: exactly one Host in HTTP/1.1

@@ -79,9 +79,10 @@ def encode_head(
     expected = None
     if given:
         expected = _content_length(given)
-        is_chunked = _is_chunked(given)
-        if b"close" in given.get(b"connection", b"").lower():
-            keep_alive = False
+        if len(given) > 1 or expected is None:
+            is_chunked = _is_chunked(given)
+            if b"close" in given.get(b"connection", b"").lower():
+                keep_alive = False
     if has_body and expected is None and not is_chunked:
         if body_octets is not None:
             lines.append(b"content-length: %d\r\n" % body_octets)
@@ -99,7 +100,7 @@ def encode_head(
     head = b"".join(lines)
     check_lines(head, len(lines) - 1 + count)
     if has_body and not is_chunked and body_octets is not None and expected in (None, body_octets):
-        return head, _WHOLE[keep_alive]
+        return head, WHOLE_KEPT if keep_alive else _WHOLE_CLOSED
     return head, Framing(has_body, is_chunked, expected if has_body else None, keep_alive)
 
 
@@ -152,8 +153,9 @@ def _is_chunked(given: Mapping[bytes, bytes]) -> bool:
     return True
 
 
-# what nearly every response is: whole, its length known and right; by `keep_alive`
-_WHOLE = (Framing(True, False, None, False), Framing(True, False, None, True))
+# What nearly every response is: whole, its length known and right.
+WHOLE_KEPT = Framing(True, False, None, True)
+_WHOLE_CLOSED = Framing(True, False, None, False)
 _BODILESS = frozenset({204, 304, *range(100, 200)})  # RFC 9110, 6.4.1
 _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 _SHARED_NAMES = (b"content-length", b"transfer-encoding", b"connection", b"date", b"server")
