@@ -73,6 +73,10 @@ class ProcessLaneReceiver:
         core.count_closed_in(self._cells, CLOSED)
         core.loop.add_reader(self._channel.fileno(), self._receive)
 
+    def adopt_waiting(self) -> None:
+        """Adopt all that waits, now: before `detach`, where nobody else could take it."""
+        self._receive()
+
     def detach(self) -> None:
         """Adopt nothing more and close the channel. Idempotent."""
         if self._core is not None:

@@ -51,7 +51,7 @@ class Cores:
         then.
         """
         config = self._config
-        count = config.loops if isinstance(config.loops, int) else _loops_for_this_build()
+        count = loop_count(config)
         try:
             self.all.append(await self._bring_up(application))
             make_loop = loop_factory(config.loop)
@@ -64,11 +64,11 @@ class Cores:
             await self.shutdown()
             raise
 
-    async def drain(self, timeout_s: float) -> None:
-        """End every connection in an orderly way, on all cores at once. Cancelling it cuts off what
-        is left.
+    async def drain(self, timeout_s: float, spread_s: float = 0.0) -> None:
+        """End every connection in an orderly way, on all cores at once; seconds as for `Core.drain`.
+        Cancelling it cuts off what is left.
         """
-        await self._on_all(lambda core: core.drain(timeout_s))
+        await self._on_all(lambda core: core.drain(timeout_s, spread_s))
 
     async def shutdown(self) -> None:
         """Run the lifespans' shutdown and end the threads."""
@@ -118,7 +118,9 @@ async def _as_coroutine(work: Callable[[Core], Awaitable[bool]], core: Core) -> 
     return await work(core)
 
 
-def _loops_for_this_build() -> int:
-    """`--loops auto`: threads run Python side by side only where there is no GIL."""
+def loop_count(config: Config) -> int:
+    """`--loops`; for `auto`: threads run Python side by side only where there is no GIL."""
+    if isinstance(config.loops, int):
+        return config.loops
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return 1 if has_gil else cpu_count()
