@@ -19,10 +19,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-from asgi_poller.asgi.channel_context import ChannelContext, ChannelPort, State
+from asgi_poller.asgi.channel_context import (
+    CLOSED,
+    CLOSING,
+    CONNECTING,
+    DENYING,
+    OPEN,
+    ChannelContext,
+    ChannelPort,
+    State,
+)
 from asgi_poller.asgi.denial import Denial
 from asgi_poller.asgi.flow import WriteGate
 from asgi_poller.asgi.types import Message
@@ -48,9 +56,6 @@ _EARLY_OCTETS = 65536  # sent before the channel was accepted
 _QUEUE_HIGH_OCTETS = (
     256 * 1024
 )  # received octets waiting for the application: above it the peer is not read
-
-
-_OPEN: Final = State.OPEN
 
 
 class Channel:
@@ -97,7 +102,7 @@ class Channel:
         context: ChannelContext,
     ) -> None:
         self.scope = scope
-        self.state = State.CONNECTING
+        self.state = CONNECTING
         self.close_code = CLOSE_ABNORMAL
         self.closed_by = "peer"
         self.received_octets = 0  # on the wire; also the proof of life that pings look at
@@ -140,7 +145,7 @@ class Channel:
                 queue.append(event)  # type: ignore[arg-type]  # `kind` has said so, faster than isinstance
             else:
                 self._on_control(event)
-        if self.state is not _OPEN:
+        if self.state is not OPEN:
             self._drop_messages()
         waiter = self._waiter
         if waiter is not None and queue:
@@ -157,10 +162,10 @@ class Channel:
         """The transport has gone: without a Close frame from the peer that is a 1006 (RFC 6455,
         7.1.5).
         """
-        if self.state is State.CONNECTING or self.state is State.DENYING or self.state is _OPEN:
+        if self.state is CONNECTING or self.state is DENYING or self.state is OPEN:
             self._finish(CLOSE_ABNORMAL, "", by="peer")
-        elif self.state is State.CLOSING:
-            self._enter(State.CLOSED)
+        elif self.state is CLOSING:
+            self._enter(CLOSED)
         if self._gate is not None:
             self._gate.open()
 
@@ -168,21 +173,21 @@ class Channel:
         """Begin the closing handshake for the server's own reasons (RFC 6455, 7.1.2); harmless if
         it has begun.
         """
-        if self.state is _OPEN:
+        if self.state is OPEN:
             self._start_closing(code, reason, by)
-        elif self.state is State.CONNECTING:
+        elif self.state is CONNECTING:
             self._deny(503 if by == "server" else 403)
 
     def give_up(self, code: int = CLOSE_ABNORMAL) -> None:
         """The peer did not answer in time: the connection is over, whatever state it was in."""
-        if self.state is _OPEN:
+        if self.state is OPEN:
             self._finish(code, "", by="server")
-        elif self.state is not State.CLOSED:
-            self._enter(State.CLOSED)
+        elif self.state is not CLOSED:
+            self._enter(CLOSED)
 
     def ping(self) -> None:
         """Send a Ping (RFC 6455, 5.5.2)."""
-        if self.state is _OPEN and self._wire is not None:
+        if self.state is OPEN and self._wire is not None:
             self._write(self._wire.ping())
 
     @property
@@ -206,20 +211,17 @@ class Channel:
         # told that its peer has gone, an application may stop by letting that error out
         if error is not None and not isinstance(error, ClientDisconnected):
             _log.error("Exception in ASGI application", exc_info=error)
-        match self.state:
-            case State.OPEN:
-                code = CLOSE_NORMAL if error is None else CLOSE_INTERNAL_ERROR
-                self._start_closing(code, "", by="application")
-            case State.CONNECTING:
-                if error is None:
-                    _log.error("ASGI callable returned without accepting or closing the WebSocket.")
-                self._deny(500)
-            case State.DENYING:
-                if error is None:
-                    _log.error("ASGI callable returned without completing the denial response.")
-                self._enter(State.CLOSED)
-            case _:
-                pass
+        if self.state is OPEN:
+            code = CLOSE_NORMAL if error is None else CLOSE_INTERNAL_ERROR
+            self._start_closing(code, "", by="application")
+        elif self.state is CONNECTING:
+            if error is None:
+                _log.error("ASGI callable returned without accepting or closing the WebSocket.")
+            self._deny(500)
+        elif self.state is DENYING:
+            if error is None:
+                _log.error("ASGI callable returned without completing the denial response.")
+            self._enter(CLOSED)
 
     async def receive(self) -> Message:
         """The next message for the application; waits for one. After the disconnect it waits
@@ -249,7 +251,7 @@ class Channel:
 
     async def send(self, message: Message) -> None:
         """Take a message from the application; waits while the peer is slow."""
-        if self.state is not _OPEN or message["type"] != "websocket.send":
+        if self.state is not OPEN or message["type"] != "websocket.send":
             await self._send_other(message)
             return
         text = message.get("text")
@@ -283,10 +285,10 @@ class Channel:
         if self._denial is not None:
             await self._denial.send(message)
             return
-        handler = _TABLE[self.state].get(kind)
+        handler = self.state.handlers.get(kind)
         if handler is not None:
             handler(self, message)
-        elif self.state in (State.CLOSING, State.CLOSED):
+        elif self.state in (CLOSING, CLOSED):
             raise ClientDisconnected(f"{kind!r} cannot be sent: the WebSocket is closed")
         else:
             raise ApplicationFault(f"{kind!r} cannot be sent: the WebSocket is {self.state.value}")
@@ -308,7 +310,7 @@ class Channel:
             context.max_octets, deflate, context.deflate_threshold, context.cache
         )
         self._opened_at = context.clock()
-        self._enter(_OPEN)
+        self._enter(OPEN)
         if context.access_log is not None:
             context.access_log.channel_opened(self.scope)
         self._write(head)
@@ -333,7 +335,7 @@ class Channel:
         self._denial = Denial(self._port, self._context, self._denied)
         if self._context.access_log is not None:
             self._context.access_log.channel_denied(self.scope, message["status"])
-        self._enter(State.DENYING)
+        self._enter(DENYING)
 
     # What both sides come to
 
@@ -351,33 +353,33 @@ class Channel:
         self._handshake = None
         self._queue.append({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
         self._wake()
-        self._enter(State.CLOSED)
+        self._enter(CLOSED)
 
     def _on_control(self, event: Event) -> None:
         """Control frames are answered at once, whatever the application does."""
         match event:
             case Ping(payload):
-                if self.state is _OPEN:
+                if self.state is OPEN:
                     self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
             case Close(code, reason):
                 self._on_peer_close(code, reason)
             case WebSocketFault(code=code, reason=reason):
-                if self.state is _OPEN:
+                if self.state is OPEN:
                     self._start_closing(code, reason, "server")
                 # RFC 6455, 7.1.7: nothing that follows can be understood, an answer to our Close
                 # neither
-                self._enter(State.CLOSED)
+                self._enter(CLOSED)
             case Pong():
                 pass  # it has done its work by arriving: `received_octets` has changed
 
     def _on_peer_close(self, code: int, reason: str) -> None:
-        if self.state is _OPEN:
+        if self.state is OPEN:
             self._flush()
             answer = None if code == CLOSE_NO_STATUS_RECEIVED else code
             self._write(self._wire.close(answer))  # type: ignore[union-attr]  # OPEN has a wire
             self._finish(code, reason, by="peer")
         else:
-            self._enter(State.CLOSED)
+            self._enter(CLOSED)
 
     def _start_closing(self, code: int, reason: str, by: str) -> None:
         """Send our Close and tell the application; the peer has the close timeout to answer."""
@@ -386,11 +388,11 @@ class Channel:
         if self._is_paused:  # its answer must be read
             self._is_paused = False
             self._port.set_reading(True)
-        self._finish(code, reason, by=by, state=State.CLOSING)
+        self._finish(code, reason, by=by, state=CLOSING)
 
-    def _finish(self, code: int, reason: str, *, by: str, state: State = State.CLOSED) -> None:
+    def _finish(self, code: int, reason: str, *, by: str, state: State = CLOSED) -> None:
         """The application's last word from this channel."""
-        was_open = self.state is _OPEN
+        was_open = self.state is OPEN
         self.close_code = code
         self.closed_by = by
         self._queue.append({"type": "websocket.disconnect", "code": code, "reason": reason})
@@ -410,7 +412,7 @@ class Channel:
         if self.state is not state:
             self.state = state
             self._port.state_changed()
-            if state is State.CLOSED and self._gate is not None:
+            if state is CLOSED and self._gate is not None:
                 self._gate.open()
 
     def _wake(self) -> None:
@@ -428,7 +430,7 @@ class Channel:
 
     def _feed_early(self, data: bytes) -> None:
         """A client may not send before it has our 101; some do, and what fits is kept for them."""
-        if self.state is not State.CONNECTING:
+        if self.state is not CONNECTING:
             return
         self._early += data
         if len(self._early) > _EARLY_OCTETS and not self._is_paused:
@@ -442,12 +444,12 @@ class Channel:
 
     def _drop_messages(self) -> None:
         """After our Close, messages that arrive are not for the application."""
-        if self.state is State.CLOSING:
+        if self.state is CLOSING:
             while self._queue and not isinstance(self._queue[-1], dict):
                 self._queue.pop()
 
     def _check_queue(self) -> None:
-        if self._is_paused or self.state is not _OPEN:
+        if self._is_paused or self.state is not OPEN:
             return
         if len(self._queue) > self._context.max_queue or self._queue_octets > _QUEUE_HIGH_OCTETS:
             self._is_paused = True
@@ -462,18 +464,15 @@ class Channel:
                 self._context.loop.call_soon(self._feed_held)
 
 
-_Handler = Callable[[Channel, Message], None]
-_TABLE: dict[State, dict[str, _Handler]] = {
-    State.CONNECTING: {
-        "websocket.accept": Channel._on_accept,
-        "websocket.close": Channel._on_refuse,
-        "websocket.http.response.start": Channel._on_denial,
-    },
-    State.DENYING: {},  # the Denial has a table of its own
-    State.OPEN: {"websocket.close": Channel._on_close},
-    State.CLOSING: {},
-    State.CLOSED: {},
+CONNECTING.handlers = {
+    "websocket.accept": Channel._on_accept,
+    "websocket.close": Channel._on_refuse,
+    "websocket.http.response.start": Channel._on_denial,
 }
+DENYING.handlers = {}  # the Denial has a table of its own
+OPEN.handlers = {"websocket.close": Channel._on_close}
+CLOSING.handlers = {}
+CLOSED.handlers = {}
 
 
 def _as_bytes(data: object) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.types import Loop
+from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.wire.response import DefaultFields
 from asgi_poller.wire.websocket import FrameCache, WebSocketWire
 
@@ -19,6 +19,19 @@ class State(Enum):
     OPEN = "open"
     CLOSING = "the closing handshake has begun"
     CLOSED = "closed"
+
+    handlers: Mapping[str, Callable[[Any, Message], None]]
+    """What the application may send in this state, but messages on an open channel: the table at
+    the end of `channel.py`.
+    """
+
+
+# Asking an Enum class for its member is a function call in Python 3.11; these are not.
+CONNECTING: Final = State.CONNECTING
+DENYING: Final = State.DENYING
+OPEN: Final = State.OPEN
+CLOSING: Final = State.CLOSING
+CLOSED: Final = State.CLOSED
 
 
 class ChannelPort(Protocol):

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.flow import WriteGate
@@ -55,6 +55,14 @@ class State(Enum):
 
     handlers: Mapping[str, Callable[[Exchange, Message], None]]
     """What the application may send in this state: the table at the end of this file."""
+
+
+# Asking an Enum class for its member is a function call in Python 3.11; these are not.
+_WAITING: Final = State.WAITING
+_STARTED: Final = State.STARTED
+_STREAMING: Final = State.STREAMING
+_COMPLETE: Final = State.COMPLETE
+_GONE: Final = State.GONE
 
 
 class ExchangePort(Protocol):
@@ -126,8 +134,8 @@ class Exchange:
         self._start: Message | None = None
         self._framing = _UNFRAMED
         self._expected_octets: int | None = None  # of the response's body, still to come
-        self.state = State.WAITING
-        self._handlers = State.WAITING.handlers
+        self.state = _WAITING
+        self._handlers = _WAITING.handlers
 
     # The connection's side
 
@@ -137,7 +145,7 @@ class Exchange:
 
     def feed(self, piece: bytes) -> None:
         """A piece of the request's body."""
-        if self.state is State.GONE or self.state is State.COMPLETE:
+        if self.state is _GONE or self.state is _COMPLETE:
             return
         self._body.append(piece)
         self._body_octets += len(piece)
@@ -154,21 +162,21 @@ class Exchange:
 
     def disconnect(self) -> None:
         """The peer has gone, or the request turned out to be broken."""
-        if self.state is not State.COMPLETE:
-            self._enter(State.GONE)
+        if self.state is not _COMPLETE:
+            self._enter(_GONE)
         self._wake()
         if self._gate is not None:
             self._gate.open()
 
     def refuse(self, status: int, detail: str) -> None:
         """Answer for the application, if it has not begun to, and break the connection."""
-        if self.state in (State.WAITING, State.STARTED):
+        if self.state in (_WAITING, _STARTED):
             self._log_access(status)
             self._port.write(simple_response(status, detail, head_only=self.head.method == "HEAD"))
-            self._enter(State.GONE)
+            self._enter(_GONE)
             self._port.response_complete(False)
-        elif self.state is State.STREAMING:
-            self._enter(State.GONE)
+        elif self.state is _STREAMING:
+            self._enter(_GONE)
             self._port.abort()
         self._wake()
 
@@ -187,26 +195,26 @@ class Exchange:
         """The application has returned, or raised `error`: answer for what it has left undone."""
         if error is not None:
             _log.error("Exception in ASGI application", exc_info=error)
-        elif self.state is State.COMPLETE:
+        elif self.state is _COMPLETE:
             return
-        elif self.state is State.WAITING:
+        elif self.state is _WAITING:
             _log.error("ASGI callable returned without starting response.")
-        elif self.state is not State.GONE:
+        elif self.state is not _GONE:
             _log.error("ASGI callable returned without completing response.")
         self.refuse(500, "Internal Server Error")
 
     async def receive(self) -> Message:
         """The next piece of the request, or http.disconnect (ASGI: HTTP, Request, Disconnect)."""
-        if self.head.expects_continue and self.state is State.WAITING:
+        if self.head.expects_continue and self.state is _WAITING:
             self.head.expects_continue = False
             self._port.write(CONTINUE)
         while not (self._body or self._body_complete) or self._is_body_given:
-            if self.state is State.GONE or self.state is State.COMPLETE:
+            if self.state is _GONE or self.state is _COMPLETE:
                 return {"type": "http.disconnect"}
             waiter = self._context.loop.create_future()
             self._waiters.append(waiter)
             await waiter
-        if self.state is State.GONE:
+        if self.state is _GONE:
             return {"type": "http.disconnect"}
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
@@ -233,7 +241,7 @@ class Exchange:
     def _on_start(self, message: Message) -> None:
         status_line(message["status"])  # raises now, and not only with the body
         self._start = message
-        self._enter(State.STARTED)
+        self._enter(_STARTED)
 
     def _on_first_body(self, message: Message) -> None:
         start = self._start
@@ -253,7 +261,7 @@ class Exchange:
             body = self._framed(body, more)  # if it raises, nothing is written: a clean 500
         if context.access_log is not None:
             context.access_log.response(self.scope, start["status"])
-        self._enter(State.STREAMING)
+        self._enter(_STREAMING)
         self._port.write(head + body if body else head)
         if not more:
             self._complete()
@@ -286,7 +294,7 @@ class Exchange:
         return body
 
     def _complete(self) -> None:
-        self._enter(State.COMPLETE)
+        self._enter(_COMPLETE)
         if self._waiters:
             self._wake()
         # a peer that was not told to continue may or may not send its body now (RFC 9110, 10.1.1)

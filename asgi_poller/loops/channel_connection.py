@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from asgi_poller.asgi.channel import Channel
-from asgi_poller.asgi.channel_context import State
+from asgi_poller.asgi.channel_context import CLOSED, CLOSING, CONNECTING, OPEN
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
@@ -99,17 +99,13 @@ class ChannelConnection(asyncio.Protocol):
         if channel is None:
             return
         settings = self._core.channel_settings
-        match channel.state:
-            case State.OPEN:
-                self._await(settings.ping_interval_s)
-                if self._is_draining:  # not before the 101 is written, which is about to be
-                    self._core.loop.call_soon(self.shutdown)
-            case State.CLOSING:
-                self._await(settings.close_timeout_s)
-            case State.CLOSED:
-                self._end(channel)
-            case _:
-                pass
+        state = channel.state
+        if state is OPEN:
+            self._await(settings.ping_interval_s)
+        elif state is CLOSING:
+            self._await(settings.close_timeout_s)
+        elif state is CLOSED:
+            self._end(channel)
 
     # Deadlines
 
@@ -127,13 +123,12 @@ class ChannelConnection(asyncio.Protocol):
             return NEVER
         if tick < self._deadline:  # it was put off
             return self._deadline
-        match channel.state:
-            case State.OPEN:
-                return self._keep_alive(channel)
-            case State.CONNECTING:
-                channel.close(CLOSE_GOING_AWAY)  # the application never accepted: 503
-            case _:
-                channel.give_up()
+        if channel.state is OPEN:
+            return self._keep_alive(channel)
+        if channel.state is CONNECTING:
+            channel.close(CLOSE_GOING_AWAY)  # the application never accepted: 503
+        else:
+            channel.give_up()
         return NEVER
 
     def _keep_alive(self, channel: Channel) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from typing import Final
 
 from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.exchange import Exchange, State
@@ -31,6 +32,14 @@ class Phase(Enum):
     IDLE = "another request"  # --timeout-keep-alive
     UPGRADING = "its turn to leave HTTP"  # what is read now belongs to the new protocol
     ENDING = "its last octets to be written"
+
+
+# Asking an Enum class for its member is a function call in Python 3.11; these are not.
+_HEAD: Final = Phase.HEAD
+_BUSY: Final = Phase.BUSY
+_IDLE: Final = Phase.IDLE
+_UPGRADING: Final = Phase.UPGRADING
+_ENDING: Final = Phase.ENDING
 
 
 class HttpConnection(asyncio.Protocol):
@@ -77,7 +86,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_reading = True
         self._is_draining = False  # the server stops: no further request
         self._is_cork_growing = False
-        self._phase = Phase.HEAD
+        self._phase = _HEAD
         self.timer_tick = NEVER
 
     # asyncio.Protocol
@@ -95,9 +104,9 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
-        if parser is None or self._phase is Phase.ENDING:
+        if parser is None or self._phase is _ENDING:
             return
-        if self._phase is Phase.UPGRADING:
+        if self._phase is _UPGRADING:
             parser.leftover = (parser.leftover or b"") + data
             return
         try:
@@ -108,8 +117,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if events:
             self._take(events)
-        elif self._phase is Phase.IDLE and parser.is_mid_head:
-            self._phase = Phase.HEAD
+        elif self._phase is _IDLE and parser.is_mid_head:
+            self._phase = _HEAD
             self._await(self._core.connection_settings.header_timeout_s)
 
     def eof_received(self) -> bool:
@@ -169,7 +178,7 @@ class HttpConnection(asyncio.Protocol):
         self._backlog = events
         self._read(False)
         if self._parser is not None and self._parser.leftover is not None:
-            self._phase = Phase.UPGRADING
+            self._phase = _UPGRADING
 
     def _start_upgrade(self, head: RequestHead) -> None:
         if head.upgrade == b"websocket" and self._core.connection_settings.ws_enabled:
@@ -180,7 +189,7 @@ class HttpConnection(asyncio.Protocol):
     def _start(self, head: RequestHead) -> None:
         core = self._core
         self._deadline = NEVER
-        self._phase = Phase.BUSY
+        self._phase = _BUSY
         self._is_body_open = True
         if self._is_draining:
             head.keep_alive = False
@@ -298,7 +307,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Go on with what was read while the last exchange was under way."""
-        if self._exchange is not None or self._phase is Phase.ENDING or self._parser is None:
+        if self._exchange is not None or self._phase is _ENDING or self._parser is None:
             return
         events, self._backlog = self._backlog, []
         self._take(events)
@@ -309,7 +318,7 @@ class HttpConnection(asyncio.Protocol):
         """Wait for the next request, or for the rest of one that was answered early."""
         if not self._is_reading:
             self._read(True)
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         core = self._core
         hangs_at = self.timer_tick
         if hangs_at:  # then the wheel turns, and its tick is now
@@ -353,9 +362,9 @@ class HttpConnection(asyncio.Protocol):
             return NEVER
         if tick < self._deadline:
             return self._deadline
-        if self._phase is Phase.HEAD and self._parser.is_mid_head:
+        if self._phase is _HEAD and self._parser.is_mid_head:
             self._refuse(HttpFault(408, "the request head did not come in time"))
-        elif self._phase in (Phase.HEAD, Phase.IDLE):
+        elif self._phase in (_HEAD, _IDLE):
             # not a word of a request: a browser's spare connection, which would take a 408 for an
             # answer
             self._end(linger=False)
@@ -370,17 +379,17 @@ class HttpConnection(asyncio.Protocol):
         self._is_draining = True
         if self._exchange is not None:
             self._exchange.end_connection()
-        elif self._phase is Phase.HEAD:
+        elif self._phase is _HEAD:
             limit_s = self._core.connection_settings.header_timeout_s
             self._await(min(limit_s, _LAST_REQUEST_S))
-        elif self._phase is not Phase.UPGRADING:
+        elif self._phase is not _UPGRADING:
             self._end(linger=False)
 
     def _end(self, *, linger: bool) -> None:
         """Nothing more will be read as a request; close once all is written."""
-        if self._phase is Phase.ENDING or self._transport is None:
+        if self._phase is _ENDING or self._transport is None:
             return
-        self._phase = Phase.ENDING
+        self._phase = _ENDING
         self._flush()
         if linger and not self._transport.is_closing():
             self._core.wheel.drop(self)

@@ -2,8 +2,8 @@
 
 llhttp rejects what requests are smuggled with: conflicting or repeated length headers, bad chunk
 sizes, bare CR or LF, blanks before a colon, folded lines. What it lets pass and should not is
-refused here: a missing, repeated or malformed Host, transfer codings that we do not decode, versions
-we do not speak, and heads and trailers beyond the limits.
+refused here: a missing, repeated or malformed Host, transfer codings that we do not decode,
+versions we do not speak, and heads and trailers beyond the limits.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class RequestParser:
         self._small_octets = min(limits.line_octets, limits.field_octets, limits.head_octets)
         self._parser = httptools.HttpRequestParser(self)
         self._head: RequestHead | None = None  # complete; its body is being read
-        # Read since a head began, or since the last piece of a body: what the parser may be holding.
+        # read since a head began, or since the last piece of a body: what the parser may hold
         self._head_octets = 0
         self._headers: Headers = []
         self._target = b""
