@@ -162,7 +162,7 @@ class ChannelConnection(asyncio.Protocol):
         """
         self._is_draining = True
         channel = self.channel
-        if channel is not None and channel.state is State.OPEN:
+        if channel is not None and channel.state is OPEN:
             channel.close(CLOSE_SERVICE_RESTART, "service restart")
 
     def abort(self) -> None:
