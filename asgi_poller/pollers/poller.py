@@ -63,14 +63,16 @@ class PollerSettings:
     `nice` is the nice value of the threads (None or 0: leave it), best effort. `batch_count` bounds
     one round on one listener, `queue_count` what waits because no lane takes it; both in
     connections. `gather_s` is how long, in seconds, connections are gathered under load; 0 takes
-    each at once. `make_accept` gives the call that takes connections from a listener: a seam for
-    injected faults.
+    each at once. `wakes_one`: a connection wakes one poller and not all, where the system can do
+    that; not for pollers that take turns with those of other processes. `make_accept` gives the call
+    that takes connections from a listener: a seam for such turns and for injected faults.
     """
 
     nice: int | None = None
     batch_count: int = BATCH_COUNT
     queue_count: int = QUEUE_COUNT
     gather_s: float = GATHER_S
+    wakes_one: bool = True
     make_accept: Callable[[socket.socket], AcceptCall] = accept_call
 
 
@@ -129,7 +131,7 @@ class MasterPoller:
         for door in doors:
             fd = door.socket.fileno()
             self._doors[fd] = (door, self._settings.make_accept(door.socket))
-            self._waiter.watch(fd, shared=True)
+            self._waiter.watch(fd, shared=self._settings.wakes_one)
         self._waiting: list[Accepted] = []
         self._retry_s = _RETRY_FIRST_S
         self._rest_s = rest_s

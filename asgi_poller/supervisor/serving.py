@@ -29,8 +29,8 @@ class Serving:
 
     The order of a life: `start`, `stop_accepting`, `end`; the last two are in order after a `start`
     that failed, too. Listeners are closed by whoever opened them, after `stop_accepting`.
-    `limit_reached` is called as Cores says. `tls` and `access_log` replace what the configuration
-    would give.
+    `limit_reached` is called as Cores says. `tls`, `access_log` and `pollers` replace what the
+    configuration would give.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class Serving:
         limit_reached: Callable[[], None],
         tls: TlsContext | None = None,
         access_log: AccessLog | None = None,
+        pollers: PollerSettings | None = None,
     ) -> None:
         self._config = config
         self._listeners = listeners
         self._limit_reached = limit_reached
         self._tls = tls
         self._access_log = access_log
+        self._poller_settings = pollers or PollerSettings(nice=config.poller_nice)
         self._cores: Cores | None = None
         self._lanes: list[ThreadLane] = []
         self._front_end: FrontEnd | None = None
@@ -78,7 +80,7 @@ class Serving:
             self._lanes,
             pollers=config.pollers,
             balance=config.balance,
-            settings=PollerSettings(nice=config.poller_nice),
+            settings=self._poller_settings,
         )
         self._front_end.start()
 
