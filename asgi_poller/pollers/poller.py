@@ -64,8 +64,8 @@ class PollerSettings:
     one round on one listener, `queue_count` what waits because no lane takes it; both in
     connections. `gather_s` is how long, in seconds, connections are gathered under load; 0 takes
     each at once. `wakes_one`: a connection wakes one poller and not all, where the system can do
-    that; not for pollers that take turns with those of other processes. `make_accept` gives the call
-    that takes connections from a listener: a seam for such turns and for injected faults.
+    that; not for pollers that take turns with those of other processes. `make_accept` gives the
+    call that takes connections from a listener: a seam for such turns and for injected faults.
     """
 
     nice: int | None = None
