@@ -54,6 +54,11 @@ class Serving:
         self._front_end: FrontEnd | None = None
 
     @property
+    def lanes(self) -> list[ThreadLane]:
+        """One for each core; each knows its load."""
+        return self._lanes
+
+    @property
     def cores(self) -> list[Core]:
         """The cores that are up."""
         return [] if self._cores is None else self._cores.all
