@@ -199,7 +199,8 @@ def test_a_worker_killed_in_the_middle_of_a_burst(site: Site) -> None:
             assert set(found) <= {first.name, second.name, ""}
             assert sum(found.values()) == 400
             assert found[second.name] >= 200
-            (first,) = site.add(None)
+        wait_until(lambda: sum(site.front_end.stats().loads) == 0, "the worker that lives is idle")
+        (first,) = site.add(None)
 
 
 def test_a_stopped_worker_gets_nothing_and_what_waits_goes_elsewhere(site: Site) -> None:
