@@ -103,6 +103,7 @@ def connection_curve(
     *,
     workers: int,
     seconds: float,
+    idle_seconds: float,
     server_args: str,
     say: Callable[[str], None],
 ) -> list[Row]:
@@ -113,7 +114,7 @@ def connection_curve(
             row: Row = {"idle": idle}
             if idle:
                 with Held(server, idle) as outcome:
-                    row |= _idle_cost(server, outcome, seconds) | _activity(server, seconds)
+                    row |= _idle_cost(server, outcome, idle_seconds) | _activity(server, seconds)
             else:
                 row |= _activity(server, seconds)
         say(f"{idle:,} idle: {row}")

@@ -188,6 +188,7 @@ _hold_command(
 @click.option("--workers", type=int, default=17, help="For the curve over connections.")
 @click.option("--attempts", type=int, default=18_000, help="For the curve over pollers.")
 @click.option("--seconds", type=float, default=3.0, help="Of each measure.")
+@click.option("--idle-seconds", type=float, default=22.0, help="Of idleness: one ping to each.")
 @click.option("--server-args", default="", help="More options for asgi-poller.")
 def curves(
     *,
@@ -196,6 +197,7 @@ def curves(
     workers: int,
     attempts: int,
     seconds: float,
+    idle_seconds: float,
     server_args: str,
 ) -> None:
     """How cost grows: with the number of pollers, and with the number of idle connections."""
@@ -213,7 +215,13 @@ def curves(
                 peer, counts, attempts=attempts, server_args=server_args, say=say
             ),
             "connections": connection_curve(
-                peer, idles, workers=workers, seconds=seconds, server_args=server_args, say=say
+                peer,
+                idles,
+                workers=workers,
+                seconds=seconds,
+                idle_seconds=idle_seconds,
+                server_args=server_args,
+                say=say,
             ),
         }
     except (ServerFailed, StormError) as problem:

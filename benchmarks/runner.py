@@ -62,13 +62,20 @@ class Runner:
         about = machine.describe()
         peers = tuple(self._installed())
         self._server_cores = machine.pin_load()
-        for number in range(self.run.rounds):
-            # Another first peer in each round.
-            turn = number % max(1, len(peers))
-            for setup in dict.fromkeys(one.setup for one in self.run.scenarios):
-                for peer in peers[turn:] + peers[:turn]:
-                    self._visit(peer, setup, number)
+        try:
+            for number in range(self.run.rounds):
+                self._round(peers, number)
+        except KeyboardInterrupt:
+            self.results.complete = False
+            self._say("interrupted: what was measured until now is kept")
         return self._document(about, peers)
+
+    def _round(self, peers: tuple[Peer, ...], number: int) -> None:
+        # Another first peer in each round.
+        turn = number % max(1, len(peers))
+        for setup in dict.fromkeys(one.setup for one in self.run.scenarios):
+            for peer in peers[turn:] + peers[:turn]:
+                self._visit(peer, setup, number)
 
     def _installed(self) -> Iterator[Peer]:
         for peer in self.run.peers:
@@ -106,7 +113,12 @@ class Runner:
     def _measure(self, peer: Peer, scenario: Scenario, server: Server, number: int) -> None:
         run = self.run
         asked = Asked(server, seconds=run.seconds, warmup_s=run.warmup_s, scale=run.scale)
-        metrics = scenario.measure(asked)
+        try:
+            metrics = scenario.measure(asked)
+        except Exception as problem:  # one figure that cannot be taken must not cost all others
+            self.results.problems[scenario.name, peer.name] = f"{type(problem).__name__}: {problem}"
+            self._say(f"round {number + 1}  {scenario.name:24} {peer.name:20} {problem!r}")
+            return
         if not server.alive():
             raise ServerFailed(f"died in {scenario.name}: {server.last_words()}")
         self.results.runs.setdefault((scenario.name, peer.name), []).append(metrics)

@@ -165,7 +165,7 @@ def _server_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             ("server CPU per attempt", f"{1e6 * cpu['opening'] / found['attempted']:,.1f} µs")
         )
-    if "measuring" in cpu and found["messages"]["measured"]:
+    if "measuring" in cpu and found["round_trip_ms"]["count"]:
         lines.append(
             (
                 "server CPU per message",
