@@ -65,7 +65,7 @@ class Cores:
             raise
 
     async def drain(self, timeout_s: float, spread_s: float = 0.0) -> None:
-        """End every connection in an orderly way, on all cores at once; seconds as for `Core.drain`.
+        """End every connection in an orderly way, on all cores at once; seconds as for Core.drain.
         Cancelling it cuts off what is left.
         """
         await self._on_all(lambda core: core.drain(timeout_s, spread_s))

@@ -7,6 +7,7 @@ import contextlib
 from asgi_poller.config import Config
 from asgi_poller.logs import configure_logging, log_notices
 from asgi_poller.supervisor.server import Server
+from asgi_poller.supervisor.supervisor import Supervisor
 
 
 def serve(config: Config) -> int:
@@ -14,10 +15,13 @@ def serve(config: Config) -> int:
     change.
 
     Start-up failures end with 3 and everything else that is orderly with 0, as uvicorn does it. A
-    signal that ended the server is raised again once it has, so that the shell sees it.
+    signal that ended the server in one process is raised again once it has, so that the shell sees
+    it; a supervisor ends with 0.
     """
     configure_logging(config)
     log_notices(config)
+    if config.workers > 1:
+        return Supervisor(config).run()
     server = Server(config)
     with contextlib.suppress(KeyboardInterrupt):  # SIGINT, raised again after an orderly end
         server.run()

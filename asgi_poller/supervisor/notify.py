@@ -77,6 +77,10 @@ class ServiceManager:
         """Shutdown has begun."""
         return self._send("STOPPING=1", status)
 
+    def hand_over(self, pid: int) -> bool:
+        """Another process is the server from now on."""
+        return self._send(f"MAINPID={pid}", "")
+
     def status(self, status: str) -> bool:
         """A line for people who ask `systemctl status`."""
         return self._send("", status)

@@ -22,16 +22,20 @@ class PidFile:
     only.
     """
 
-    __slots__ = ("_option", "_path", "_pid")
+    __slots__ = ("_option", "_path", "_pid", "_predecessor")
 
     def __init__(self, path: str, *, option: str = "--pid") -> None:
         self._path = Path(path)
         self._option = option
         self._pid: int | None = None  # in the file, once written
+        self._predecessor: int | None = None
 
-    def write(self) -> None:
-        """Write this process's number, unless another process that is alive holds the file."""
+    def write(self, *, successor_of: int | None = None) -> None:
+        """Write this process's number, unless another process that is alive holds the file: any but
+        `successor_of`, which knows and will end.
+        """
         pid = os.getpid()
+        self._predecessor = successor_of
         try:
             self._write(pid)
         except OSError as error:
@@ -102,7 +106,7 @@ class PidFile:
         except ValueError as error:
             problem = f"{self._path} exists and is no pid file; choose another path"
             raise ConfigError(self._option, problem) from error
-        if other is not None and other != pid and is_alive(other):
+        if other not in (None, pid, self._predecessor) and is_alive(other):
             problem = f"process {other} is running; remove {self._path} if that is another program"
             raise ConfigError(self._option, problem)
 

@@ -1,0 +1,86 @@
+"""What starts the workers of a supervisor: fresh interpreters, or a fork server (`--preload`)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+from asgi_poller import platform
+from asgi_poller.config import Config
+from asgi_poller.errors import StartupError
+from asgi_poller.supervisor.child import leave, run_fork_server
+from asgi_poller.supervisor.fork_launcher import ForkLauncher
+from asgi_poller.supervisor.fork_server import fork_from_here
+from asgi_poller.supervisor.parcel import ForkServerSpec, Origin, packed, send_parcel
+from asgi_poller.supervisor.processes import Launcher, SpawnLauncher
+from asgi_poller.supervisor.worker import take_signals
+
+_log = logging.getLogger("asgi_poller.error")
+
+
+class Launchers:
+    """Makes launchers. Owned by the supervisor's main thread.
+
+    An application that is an object cannot be loaded anew: its fork server is forked from this very
+    process, before it has threads, and there is only one. Any other is a fresh interpreter, and
+    every call of `make` gives a new one.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._forked: socket.socket | None = None  # to a fork server that was forked from here
+        self._only: ForkLauncher | None = None
+
+    def prepare(self) -> None:
+        """Before anything else, while this process has one thread. Raises OperatorFault."""
+        if self._config.preload:
+            platform.require_fork("--preload")
+            if not isinstance(self._config.app, str):
+                self._forked = self._fork()
+
+    async def make(self) -> Launcher:
+        """A launcher that is ready. Raises StartupError if the application cannot be loaded."""
+        config = self._config
+        if not config.preload:
+            return SpawnLauncher()
+        launcher = await _spawn_fork_server(config) if self._forked is None else self._the_only()
+        await launcher.loaded(config.timeout_worker_startup)
+        return launcher
+
+    def _the_only(self) -> ForkLauncher:
+        if self._only is None:
+            assert self._forked is not None
+            self._only = ForkLauncher(self._forked, None)
+        if self._only.is_gone:
+            raise StartupError(
+                "the fork server has died, and an application that is not given as text cannot be"
+                " loaded anew: restart the server"
+            )
+        return self._only
+
+    def _fork(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        if fork_from_here(theirs):
+            code = 1
+            try:
+                take_signals()
+                code = run_fork_server(theirs, self._config)
+            except Exception:
+                _log.exception("a process ends with an error")
+            finally:
+                leave(code)
+        theirs.close()
+        return ours
+
+
+async def _spawn_fork_server(config: Config) -> ForkLauncher:
+    octets = packed(ForkServerSpec(config=config, origin=Origin()))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = await SpawnLauncher().launch(theirs)
+    try:
+        await send_parcel(ours, octets, [])
+    except OSError as error:
+        ours.close()
+        raise StartupError(f"the fork server could not be started: {error}") from error
+    return ForkLauncher(ours, process)

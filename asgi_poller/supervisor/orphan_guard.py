@@ -1,0 +1,41 @@
+"""Ends a worker whose supervisor has died, even if its event loop is blocked."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+_EXIT_ORPHANED = 1
+
+
+class OrphanGuard:
+    """A thread that sleeps until the supervisor's end of `control` is closed.
+
+    The event loop learns of that too, and drains; `limit_s` seconds later there has been time
+    enough for that. `end_process` is a seam for tests.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        limit_s: float,
+        end_process: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._fd = os.dup(control.fileno())
+        self._limit_s = limit_s
+        self._end_process = end_process
+        self._thread = threading.Thread(target=self._watch, name="OrphanGuard", daemon=True)
+
+    def start(self) -> None:
+        """Watch from now on, until the process ends."""
+        self._thread.start()
+
+    def _watch(self) -> None:
+        poller = select.poll()
+        poller.register(self._fd, 0)  # POLLHUP alone, which is reported unasked
+        poller.poll()
+        threading.Event().wait(self._limit_s)
+        self._end_process(_EXIT_ORPHANED)

@@ -1,0 +1,133 @@
+"""The door and the way in: listeners, pollers, the keeper, and lanes to workers that change."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from asgi_poller import platform
+from asgi_poller.config import Config
+from asgi_poller.loops.accepted import ListenerInfo
+from asgi_poller.pollers.counters import Counters
+from asgi_poller.pollers.front_end import FrontEnd
+from asgi_poller.pollers.keeper import LaneKeeper
+from asgi_poller.pollers.listeners import Listener, backlog_warning
+from asgi_poller.pollers.poller import PollerSettings
+from asgi_poller.pollers.process_lane import ProcessLane
+from asgi_poller.supervisor.cores import loop_count
+from asgi_poller.supervisor.parcel import Origin, WorkerSpec
+from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
+
+_log = logging.getLogger("asgi_poller.error")
+
+# Added to the workers' nice value where pollers may not be raised: a little, so that on a busy
+# machine accepting goes first, and beside other programs the server still counts.
+_WORKER_NICE = 4
+
+
+class Site:
+    """Owned by the supervisor's main thread. `listeners` are closed by it, in `stop`.
+
+    The order of a life: `make_worker` from the beginning; `open`, from which on connections are
+    accepted; `stop`, then the workers drain; `close` when they have ended.
+    """
+
+    def __init__(self, config: Config, listeners: list[Listener]) -> None:
+        self._config = config
+        self.listeners = listeners
+        self._infos: tuple[ListenerInfo, ...] = tuple(listener.info for listener in listeners)
+        self._counters = Counters.create()
+        self._front_end = FrontEnd(
+            listeners,
+            pollers=config.pollers,
+            balance=config.balance,
+            settings=PollerSettings(nice=config.poller_nice),
+        )
+        self._keeper = LaneKeeper(self._front_end)
+        self._keeper.start()
+        self._nice = worker_nice(config)
+        self._is_open = False
+
+    def open(self) -> None:
+        """Accept from now on, and say where."""
+        self._front_end.start()
+        self._is_open = True
+        warning = backlog_warning(self._config.backlog)
+        if warning is not None:
+            _log.warning(warning)
+        for listener in self.listeners:
+            _log.info("asgi-poller running on %s (Press CTRL+C to quit)", listener.url)
+
+    def make_worker(
+        self, number: int, callbacks: Callbacks, *, with_config: bool = True
+    ) -> WorkerHandle:
+        """A worker that has not been started, with a lane for each of its cores.
+
+        `with_config`: it is not forked, and must be told the settings.
+        """
+        config = self._config
+        lanes = [ProcessLane(self._counters) for _ in range(loop_count(config))]
+        spec = WorkerSpec(
+            number=number,
+            infos=self._infos,
+            rows=tuple(lane.row for lane in lanes),
+            nice=self._nice,
+            config=config if with_config else None,
+            origin=Origin(),
+        )
+        return WorkerHandle(
+            spec,
+            lanes,
+            self._counters,
+            heartbeat_limit_s=config.timeout_worker_heartbeat,
+            callbacks=callbacks,
+        )
+
+    def admit(self, worker: WorkerHandle) -> None:
+        """It serves: give it its share of the connections."""
+        for lane in worker.lanes:
+            self._keeper.add(lane)
+
+    def retire(self, worker: WorkerHandle) -> None:
+        """Give it nothing more; what it has not received goes elsewhere."""
+        for lane in worker.lanes:
+            self._keeper.retire(lane)
+
+    def bury(self, worker: WorkerHandle) -> None:
+        """It has ended: what it never claimed goes elsewhere."""
+        for lane in worker.lanes:
+            self._keeper.bury(lane)
+
+    def stop(self, *, unlink: bool = True) -> None:
+        """Accept nothing more. What has been accepted is with the workers now.
+
+        `unlink`: socket files go too; False if another process has taken them over.
+        """
+        if self._is_open:
+            self._front_end.stop()
+        for listener in self.listeners:
+            listener.close(unlink=unlink)
+        self.listeners = []
+
+    def close(self) -> None:
+        """Give back what is left. The workers have ended and been buried."""
+        self._keeper.stop()
+        self._counters.close()
+
+
+def worker_nice(config: Config) -> int:
+    """What to add to the workers' nice value, so that pollers go first (design decision 13)."""
+    if config.worker_nice is not None:
+        return config.worker_nice
+    return 0 if _pollers_may_be_raised(config.poller_nice) else _WORKER_NICE
+
+
+def _pollers_may_be_raised(nice: int) -> bool:
+    """Whether a thread of ours gets that nice value. True if it is not asked for."""
+    if nice >= 0:
+        return True
+    got: list[int | None] = []
+    probe = threading.Thread(target=lambda: got.append(platform.set_thread_nice(nice)))
+    probe.start()
+    probe.join()
+    return got[0] is not None and got[0] <= nice

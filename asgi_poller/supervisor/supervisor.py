@@ -1,0 +1,233 @@
+"""The supervisor: parent of the workers, owner of the listeners, and what signals mean.
+
+It runs no application code. Its main thread has an event loop for orders and children; pollers and
+the keeper are threads beside it (`site.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from asgi_poller import platform
+from asgi_poller.config import Config
+from asgi_poller.errors import ConfigError
+from asgi_poller.logs import reopen_log_files
+from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.pollers.listeners import Listener, open_listeners
+from asgi_poller.privileges import resolve
+from asgi_poller.supervisor.launchers import Launchers
+from asgi_poller.supervisor.minder import Minder
+from asgi_poller.supervisor.notify import ServiceManager
+from asgi_poller.supervisor.pid_file import PidFile
+from asgi_poller.supervisor.site import Site
+from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
+from asgi_poller.supervisor.worker_pool import WorkerPool
+
+_log = logging.getLogger("asgi_poller.error")
+_SIGNALS = tuple(
+    getattr(signal, f"SIG{name}")
+    for name in ("INT", "TERM", "QUIT", "HUP", "TTIN", "TTOU", "USR1", "USR2")
+    if hasattr(signal, f"SIG{name}")
+)
+
+
+class Supervisor:
+    """Serves with worker processes. Owned by the main thread, which `run` keeps."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._manager = ServiceManager()
+        self._pid_file = None if config.pid_file is None else PidFile(config.pid_file)
+        self._predecessor: Predecessor | None = None
+        self._upgrade: Upgrade | None = None
+        self._launchers = Launchers(config)
+        self._orders: asyncio.Queue[int] = asyncio.Queue()
+        self._stop_by: asyncio.Future[int]  # the signal; made with the loop
+        self._restart_task: asyncio.Task[None] | None = None
+        self._is_restart_wanted = False
+
+    def run(self) -> int:
+        """Serve until a signal; the exit code. Raises OperatorFault if it cannot start."""
+        config = self._config
+        platform.require_fd_passing("--workers")
+        resolve(config.user, config.group)  # a name that does not exist is found at once
+        loop_factory(config.loop)
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigError("--workers", "more than one can only be run from the main thread")
+        self._launchers.prepare()
+        self._predecessor = Predecessor.from_environment(os.environ)
+        self._upgrade = Upgrade(dict(os.environ))
+        self._manager = ServiceManager.from_environment(os.environ)
+        platform.raise_descriptor_limit()
+        if self._predecessor is None:
+            self._write_pid_file()
+        try:
+            with _kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                return runner.run(self._serve())
+        finally:
+            if self._pid_file is not None:
+                self._pid_file.remove()
+
+    # A life
+
+    async def _serve(self) -> int:
+        loop = asyncio.get_running_loop()
+        _log.info("Started supervisor [%d]", os.getpid())
+        site = Site(self._config, self._open_listeners())
+        pool = WorkerPool(self._config, site, self._launchers.make)
+        self._stop_by = loop.create_future()
+        handlers = self._handlers(site, pool)
+        for number in handlers:
+            loop.add_signal_handler(number, self._orders.put_nowait, number)
+        minding = asyncio.ensure_future(Minder(self._config, pool).run())
+        obeying = asyncio.ensure_future(self._obey(handlers))
+        watchdog = asyncio.ensure_future(self._feed_watchdog())
+        try:
+            if await self._start(site, pool):
+                await self._stop_by
+        finally:
+            minding.cancel()
+            unlink = self._upgrade is None or not self._upgrade.is_done
+            await self._end(site, pool, unlink=unlink)
+            obeying.cancel()
+            watchdog.cancel()
+        _log.info("Finished supervisor [%d]", os.getpid())
+        return 0
+
+    async def _start(self, site: Site, pool: WorkerPool) -> bool:
+        """Whether it came up before it was told to stop. Raises OperatorFault."""
+        self._manager.extend_timeout(2 * self._config.timeout_worker_startup)
+        starting = asyncio.ensure_future(pool.start(site.open))
+        first: set[asyncio.Future[Any]] = {starting, self._stop_by}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):  # its own, not ours
+                await starting
+            return False
+        await starting
+        if self._predecessor is not None:
+            self._write_pid_file()
+            self._predecessor.ready()
+        self._manager.ready(f"{len(pool.members)} workers")
+        return True
+
+    async def _end(self, site: Site, pool: WorkerPool, *, unlink: bool) -> None:
+        _log.info("Shutting down")
+        is_quick = self._is_stopping and self._stop_by.result() == signal.SIGQUIT
+        timeout_s = 0.0 if is_quick else self._config.timeout_graceful_shutdown
+        self._manager.stopping()
+        if self._restart_task is not None:
+            self._restart_task.cancel()
+        if self._upgrade is not None:
+            self._upgrade.give_up()
+        site.stop(unlink=unlink)
+        await pool.stop(timeout_s)
+        pool.close()
+        site.close()
+
+    # Signals
+
+    def _handlers(self, site: Site, pool: WorkerPool) -> dict[int, Callable[[], Any]]:
+        def stop(number: int) -> Callable[[], None]:
+            return lambda: self._stop(number, pool)
+
+        return {
+            signal.SIGINT: stop(signal.SIGINT),
+            signal.SIGTERM: stop(signal.SIGTERM),
+            signal.SIGQUIT: stop(signal.SIGQUIT),
+            signal.SIGHUP: lambda: self._restart(pool),
+            signal.SIGTTIN: lambda: self._scale(pool, 1),
+            signal.SIGTTOU: lambda: self._scale(pool, -1),
+            signal.SIGUSR1: lambda: self._reopen_logs(pool),
+            signal.SIGUSR2: lambda: self._start_upgrade(site),
+        }
+
+    async def _obey(self, handlers: dict[int, Callable[[], Any]]) -> None:
+        while True:
+            number = await self._orders.get()
+            _log.info("Received %s", signal.Signals(number).name)
+            try:
+                handlers[number]()
+            except Exception:
+                _log.exception("%s could not be obeyed", signal.Signals(number).name)
+
+    def _stop(self, number: int, pool: WorkerPool) -> None:
+        if self._stop_by.done():
+            _log.warning("Told to stop again: killing the workers")
+            pool.kill()
+        else:
+            self._stop_by.set_result(number)
+
+    def _restart(self, pool: WorkerPool) -> None:
+        if self._is_stopping:
+            return
+        self._is_restart_wanted = True  # once more, if one is under way
+        if self._restart_task is None or self._restart_task.done():
+            self._restart_task = asyncio.ensure_future(self._restart_all(pool))
+
+    async def _restart_all(self, pool: WorkerPool) -> None:
+        while self._is_restart_wanted:
+            self._is_restart_wanted = False
+            self._manager.reloading()
+            await pool.restart()
+            self._manager.ready(f"{len(pool.members)} workers")
+
+    def _scale(self, pool: WorkerPool, by: int) -> None:
+        if not self._is_stopping:
+            _log.info("There shall be %d workers", pool.scale(by))
+
+    def _reopen_logs(self, pool: WorkerPool) -> None:
+        reopen_log_files()
+        pool.reopen_logs()
+
+    def _start_upgrade(self, site: Site) -> None:
+        if self._is_stopping or self._upgrade is None:
+            return
+        self._upgrade.start(site.listeners, self._on_upgraded)
+
+    def _on_upgraded(self, pid: int) -> None:
+        """The new supervisor serves: this one ends."""
+        self._manager.hand_over(pid)
+        self._manager = ServiceManager()  # from now on the new one speaks for the service
+        self._orders.put_nowait(signal.SIGTERM)
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stop_by.done()
+
+    # What it starts with
+
+    def _open_listeners(self) -> list[Listener]:
+        if self._predecessor is not None:
+            return self._predecessor.listeners
+        return open_listeners(self._config)
+
+    def _write_pid_file(self) -> None:
+        if self._pid_file is not None:
+            predecessor = self._predecessor
+            self._pid_file.write(successor_of=None if predecessor is None else predecessor.pid)
+
+    async def _feed_watchdog(self) -> None:
+        interval_s = self._manager.watchdog_interval_s
+        while interval_s is not None:
+            self._manager.watchdog()
+            await asyncio.sleep(interval_s)
+
+
+@contextlib.contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Give a program that runs us its own handlers back."""
+    old = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

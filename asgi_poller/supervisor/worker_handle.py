@@ -1,0 +1,250 @@
+"""The supervisor's view of one worker: its process, its control socket, its lanes, its pulse.
+
+Its states, and what moves them:
+
+    event      in STARTING    in SERVING    in DRAINING   in ENDED
+    ready      SERVING        -             DRAINING      -
+    drain      DRAINING       DRAINING      DRAINING      ENDED
+    ended      ENDED          ENDED         ENDED         -
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from asgi_poller.errors import StartupError
+from asgi_poller.pollers.counters import Counters
+from asgi_poller.pollers.process_lane import ProcessLane
+from asgi_poller.supervisor.control import Control, Message
+from asgi_poller.supervisor.heartbeat import Pulse
+from asgi_poller.supervisor.parcel import WorkerSpec, packed, send_parcel
+from asgi_poller.supervisor.processes import Launcher, Process, described_exit
+from asgi_poller.supervisor.stacks import STACK_SIGNAL, StackPipe, stack_of
+
+_log = logging.getLogger("asgi_poller.error")
+
+# Unit: seconds beyond what a worker was given to drain, for its application's shutdown and its
+# interpreter's; then it is killed. And for one that has hung up to be gone.
+_END_MARGIN_S = 5.0
+
+
+class State(Enum):
+    """What a worker does."""
+
+    STARTING = auto()
+    SERVING = auto()
+    DRAINING = auto()
+    ENDED = auto()
+
+
+_TABLE: dict[tuple[State, str], State] = {
+    (State.STARTING, "ready"): State.SERVING,
+    (State.STARTING, "drain"): State.DRAINING,
+    (State.STARTING, "ended"): State.ENDED,
+    (State.SERVING, "drain"): State.DRAINING,
+    (State.SERVING, "ended"): State.ENDED,
+    (State.DRAINING, "ready"): State.DRAINING,  # the order was on its way to it
+    (State.DRAINING, "drain"): State.DRAINING,
+    (State.DRAINING, "ended"): State.ENDED,
+    (State.ENDED, "drain"): State.ENDED,
+}
+
+
+class WorkerFailed(StartupError):
+    """A worker did not get as far as serving. `exit_code` is what the server should end with."""
+
+    def __init__(self, problem: str, exit_code: int) -> None:
+        super().__init__(problem)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What a worker tells its owner: that it was sent SIGTERM, and that it has had its requests."""
+
+    leaving: Callable[[WorkerHandle], object]
+    limit_reached: Callable[[WorkerHandle], object]
+
+
+class WorkerHandle:
+    """Owned by the supervisor's main thread, made on its loop. Seconds are the loop's.
+
+    The order of a life: `start`, `wait_ready`, `drain` or `kill`, and `ended` is done at last; the
+    owner then buries the lanes.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        lanes: list[ProcessLane],
+        counters: Counters,
+        *,
+        heartbeat_limit_s: float,
+        callbacks: Callbacks,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.number = spec.number
+        self.lanes = lanes
+        self.state = State.STARTING
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        self.ready_at: float | None = None
+        self._spec = spec
+        self._counters = counters
+        self._heartbeat_limit_s = heartbeat_limit_s
+        self._callbacks = callbacks
+        self._stacks = StackPipe()
+        self._threads: list[int] = []
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._failure: WorkerFailed | None = None
+        self._process: Process | None = None
+        self._control: Control | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self.pulse: Pulse | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it has one."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def name(self) -> str:
+        """Its name in the log."""
+        return f"Worker {self.number} [{self.pid}]"
+
+    @property
+    def age_s(self) -> float:
+        """Seconds that it has been serving; 0 if it never was."""
+        return 0.0 if self.ready_at is None else self._loop.time() - self.ready_at
+
+    async def start(self, launcher: Launcher) -> None:
+        """Start the process and give it its parcel. Raises WorkerFailed, ConfigError."""
+        octets = packed(self._spec)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = await launcher.launch(theirs)
+            self._process.exit_code.add_done_callback(self._on_process_ended)
+            ends = [lane.worker_end.fileno() for lane in self.lanes]
+            fds = [self._counters.fd, self._stacks.worker_end, *ends]
+            await send_parcel(ours, octets, fds)
+        except BaseException as error:
+            ours.close()
+            self.kill()
+            if self._process is None:
+                self._end(0)
+            if isinstance(error, OSError):
+                raise self._failed(f"it could not be started: {error}") from error
+            raise
+        self._stacks.close_worker_end()
+        for lane in self.lanes:
+            lane.name = self.name
+        self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait until it serves. Raises WorkerFailed if it fails, ends or takes longer."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ready), timeout_s)
+        except TimeoutError:
+            raise WorkerFailed(
+                f"{self.name} was not ready within {timeout_s:g} s (--timeout-worker-startup)",
+                StartupError.exit_code,
+            ) from None
+
+    def drain(self, timeout_s: float, spread_s: float = 0.0, *, adopt: bool = False) -> None:
+        """Let it end: seconds as for `Core.drain`, `adopt` as for `worker.Drain`. It is killed if
+        that takes much longer. A second call replaces the first.
+        """
+        self._enter("drain")
+        if self.state is State.ENDED:
+            return
+        if self._control is not None:
+            self._control.send("drain", timeout_s=timeout_s, spread_s=spread_s, adopt=adopt)
+        self._kill_in(timeout_s + spread_s + _END_MARGIN_S)
+
+    def reopen_logs(self) -> None:
+        """SIGUSR1 for it."""
+        if self._control is not None:
+            self._control.send("reopen_logs")
+
+    def kill(self) -> None:
+        """End it by force."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+
+    async def blocked_stack(self) -> str:
+        """The stack of the thread whose loop does not turn; empty if there is no answer."""
+        if self._process is None or self.pulse is None:
+            return ""
+        self._process.send_signal(STACK_SIGNAL)
+        dump = await self._stacks.read()
+        return stack_of(self._threads[self.pulse.silent_core], dump) if dump else ""
+
+    # What happens to it
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case {"kind": "ready", "threads": [*threads]} if len(threads) == len(self.lanes):
+                self._threads = [int(thread) for thread in threads]
+                self._on_ready()
+            case {"kind": "failed", "problem": str(problem), "exit_code": int(exit_code)}:
+                self._failure = WorkerFailed(problem, exit_code)
+            case {"kind": "leaving"}:
+                self._callbacks.leaving(self)
+            case {"kind": "limit"}:
+                self._callbacks.limit_reached(self)
+            case _:
+                _log.error("%s says what is not known: %.200r", self.name, message)
+
+    def _on_ready(self) -> None:
+        now = self._loop.time()
+        self.ready_at = now
+        rows = [self._counters.row(row) for row in self._spec.rows]
+        self.pulse = Pulse(rows, self._heartbeat_limit_s, now)
+        self._enter("ready")
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _on_hung_up(self) -> None:
+        if self._process is not None:
+            self._process.hung_up()
+            self._kill_in(_END_MARGIN_S)
+
+    def _on_process_ended(self, exit_code: asyncio.Future[int]) -> None:
+        self._end(exit_code.result())
+
+    def _end(self, code: int) -> None:
+        self._enter("ended")
+        if self._control is not None:
+            self._control.read_now()  # its last words: why it failed
+            self._control.close()
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._stacks.close()
+        if not self._ready.done():
+            self._ready.set_exception(
+                self._failure or self._failed(f"it {described_exit(code)} before it was ready")
+            )
+            self._ready.exception()  # whether somebody waits for it or not
+        self.ended.set_result(code)
+
+    def _failed(self, problem: str) -> WorkerFailed:
+        return WorkerFailed(f"worker {self.number}: {problem}", StartupError.exit_code)
+
+    def _enter(self, event: str) -> None:
+        self.state = _TABLE[self.state, event]
+
+    def _kill_in(self, seconds: float) -> None:
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._kill_timer = self._loop.call_later(seconds, self._kill_late)
+
+    def _kill_late(self) -> None:
+        if self.state is not State.ENDED:
+            _log.error("%s does not end: killing it.", self.name)
+            self.kill()

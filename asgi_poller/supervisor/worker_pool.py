@@ -1,0 +1,296 @@
+"""The workers of a supervisor: as many as there should be, replaced when they die or have had
+their time.
+
+Replacements of workers that serve (rolling restart, recycling, a blocked loop) come one at a time,
+and the new one is ready before the old one drains. Replacements of dead workers come at once, and
+after repeated early deaths with a growing delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from asgi_poller.config import Config
+from asgi_poller.errors import OperatorFault
+from asgi_poller.supervisor.backoff import Backoff
+from asgi_poller.supervisor.processes import Launcher, described_exit
+from asgi_poller.supervisor.worker_handle import Callbacks, State, WorkerHandle
+
+_log = logging.getLogger("asgi_poller.error")
+
+
+class WorkerSite(Protocol):
+    """The part of a Site that the pool needs."""
+
+    def make_worker(
+        self, number: int, callbacks: Callbacks, *, with_config: bool = True
+    ) -> WorkerHandle:
+        """A worker that has not been started."""
+
+    def admit(self, worker: WorkerHandle) -> None:
+        """It serves."""
+
+    def retire(self, worker: WorkerHandle) -> None:
+        """Give it nothing more."""
+
+    def bury(self, worker: WorkerHandle) -> None:
+        """It has ended."""
+
+
+LauncherMaker = Callable[[], Coroutine[Any, Any, Launcher]]
+"""Gives what starts workers; for --preload that loads the application. Raises StartupError."""
+
+
+class WorkerPool:
+    """Owned by the supervisor's main thread."""
+
+    def __init__(self, config: Config, site: WorkerSite, make_launcher: LauncherMaker) -> None:
+        self._config = config
+        self._site = site
+        self._make_launcher = make_launcher
+        self._launcher: Launcher | None = None
+        self._callbacks = Callbacks(self._on_leaving, self._on_limit_reached)
+        self._target = config.workers
+        self._living: set[WorkerHandle] = set()  # all that have not ended
+        self._members: list[WorkerHandle] = []  # those that serve, the oldest first
+        self._filling: set[asyncio.Task[None]] = set()  # each starts one in a dead one's place
+        self._recycling: set[WorkerHandle] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._one_at_a_time = asyncio.Lock()
+        self._launching = asyncio.Lock()
+        self._backoff = Backoff()
+        self._is_stopping = False
+
+    @property
+    def members(self) -> list[WorkerHandle]:
+        """The workers that serve, the oldest first."""
+        return list(self._members)
+
+    # Start and end
+
+    async def start(self, first_serves: Callable[[], object]) -> None:
+        """Start all workers: one alone, so that what is wrong is said once, then the others.
+
+        `first_serves` is called in between. Raises OperatorFault if one of them fails.
+        """
+        self._launcher = await self._make_launcher()
+        await self._bring_up()
+        first_serves()
+        others = {asyncio.ensure_future(self._start_another()) for _ in range(1, self._target)}
+        if others:
+            self._filling |= others
+            done, _ = await asyncio.wait(others, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Drain all workers and wait for their end. Those that take too long are killed."""
+        self._is_stopping = True
+        for task in (*self._filling, *self._tasks):
+            task.cancel()
+        await asyncio.sleep(0)  # those that they were starting are drained with the others
+        for worker in self._living:
+            worker.drain(timeout_s, adopt=True)
+        while self._living:
+            await asyncio.wait([worker.ended for worker in self._living])
+            await asyncio.sleep(0)  # their burials
+
+    def kill(self) -> None:
+        """End all workers by force; `stop` then returns soon."""
+        for worker in self._living:
+            worker.kill()
+
+    def close(self) -> None:
+        """Give back what starts workers."""
+        if self._launcher is not None:
+            self._launcher.close()
+
+    def reopen_logs(self) -> None:
+        """SIGUSR1 for all of them."""
+        for worker in self._living:
+            worker.reopen_logs()
+
+    # Changes
+
+    def scale(self, by: int) -> int:
+        """Have `by` workers more, or fewer, but at least one; returns how many there should be."""
+        self._target = max(1, self._target + by)
+        self._level()
+        return self._target
+
+    async def restart(self) -> bool:
+        """Replace every worker, one after the other; whether all were. What fails is reported, and
+        those that are not replaced yet go on.
+        """
+        olds = self.members
+        launcher = self._launcher
+        try:
+            self._launcher = await self._make_launcher()
+        except OperatorFault as fault:
+            _log.error("Restart failed, the old workers go on: %s", fault)
+            return False
+        if launcher is not None and launcher is not self._launcher:
+            launcher.close()
+        for done, old in enumerate(olds):
+            if not await self.replace(old, "Restarting", self._config.drain_spread):
+                _log.error("Restart given up: %d of %d workers are replaced", done, len(olds))
+                return False
+        _log.info("Restart complete: %d workers are replaced", len(olds))
+        return True
+
+    async def replace(self, old: WorkerHandle, why: str, spread_s: float = 0.0) -> bool:
+        """Start another worker; when it serves, drain `old`. Whether that went well.
+
+        `why` is for the log. True also if `old` has ended by itself.
+        """
+        async with self._one_at_a_time:
+            if old not in self._members:
+                return True
+            _log.info("%s: replacing %s", why, old.name)
+            try:
+                await self._bring_up()
+            except OperatorFault as fault:
+                _log.error("%s goes on, its replacement failed: %s", old.name, fault)
+                return False
+            self._drain(old, spread_s)
+            self._level()
+            return True
+
+    def recycle(self, worker: WorkerHandle, why: str) -> None:
+        """Replace a worker soon. It is tried again, later and later, until it works."""
+        if worker not in self._recycling and worker in self._members and not self._is_stopping:
+            self._recycling.add(worker)
+            self._run(self._recycle(worker, why))
+
+    def give_up(self, worker: WorkerHandle) -> None:
+        """Give a worker that does not move nothing more; start another. The caller kills it."""
+        if worker in self._members:
+            self._members.remove(worker)
+            self._site.retire(worker)
+            self._level()
+
+    # Inside
+
+    async def _recycle(self, worker: WorkerHandle, why: str) -> None:
+        try:
+            spread_s = self._config.drain_spread
+            while not await self.replace(worker, f"{worker.name}: {why}", spread_s):
+                self._backoff.failed(self._now())
+                await asyncio.sleep(max(1.0, self._backoff.delay_s))
+        finally:
+            self._recycling.discard(worker)
+
+    async def _start_another(self) -> None:
+        try:
+            await self._bring_up()
+        finally:
+            self._filling.discard(asyncio.current_task())
+
+    async def _bring_up(self) -> WorkerHandle:
+        """A worker that serves. Raises OperatorFault; then it has been ended."""
+        launcher = await self._usable_launcher()
+        worker = self._site.make_worker(
+            self._free_number(), self._callbacks, with_config=not self._config.preload
+        )
+        self._living.add(worker)
+        worker.ended.add_done_callback(lambda ended: self._on_ended(worker, ended.result()))
+        try:
+            await worker.start(launcher)
+            await worker.wait_ready(self._config.timeout_worker_startup)
+        except asyncio.CancelledError:
+            worker.drain(self._config.timeout_graceful_shutdown)
+            raise
+        except BaseException:
+            worker.kill()
+            raise
+        if worker.state is State.SERVING:
+            self._members.append(worker)
+            self._site.admit(worker)
+        return worker
+
+    async def _usable_launcher(self) -> Launcher:
+        async with self._launching:
+            if self._launcher is None or self._launcher.is_gone:
+                self._launcher = await self._make_launcher()
+            return self._launcher
+
+    def _free_number(self) -> int:
+        taken = {worker.number for worker in self._living}
+        return next(number for number in range(1, len(taken) + 2) if number not in taken)
+
+    def _drain(self, worker: WorkerHandle, spread_s: float) -> None:
+        """Out of the front end first, so that nobody is sent to a worker that leaves."""
+        if worker in self._members:
+            self._members.remove(worker)
+            self._site.retire(worker)
+            worker.drain(self._config.timeout_graceful_shutdown, spread_s)
+
+    def _on_ended(self, worker: WorkerHandle, code: int) -> None:
+        self._living.discard(worker)
+        self._site.bury(worker)
+        if worker not in self._members:
+            return
+        self._members.remove(worker)
+        self._backoff.failed(self._now(), worker.age_s)
+        if not self._is_stopping:
+            told = f"{worker.name} {described_exit(code)} after {worker.age_s:.0f} s"
+            _log.error("%s; starting another%s", told, self._told_delay())
+            self._level()
+
+    def _on_leaving(self, worker: WorkerHandle) -> None:
+        """Somebody sent SIGTERM to it alone."""
+        if worker not in self._members or self._is_stopping:
+            worker.drain(self._config.timeout_graceful_shutdown, adopt=self._is_stopping)
+            return
+        _log.info("%s was told to end; starting another", worker.name)
+        self._drain(worker, 0.0)
+        self._level()
+
+    def _on_limit_reached(self, worker: WorkerHandle) -> None:
+        self.recycle(worker, "--limit-max-requests is reached")
+
+    def _level(self) -> None:
+        """Have as many workers as there should be, soon."""
+        if self._is_stopping:
+            return
+        while self._filling and len(self._members) + len(self._filling) > self._target:
+            self._filling.pop().cancel()
+        while len(self._members) > self._target:
+            self._drain(self._members[-1], 0.0)
+        while len(self._members) + len(self._filling) < self._target:
+            task = asyncio.ensure_future(self._fill())
+            self._filling.add(task)
+            task.add_done_callback(self._on_filled)
+
+    def _on_filled(self, task: asyncio.Task[None]) -> None:
+        self._filling.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._backoff.failed(self._now())
+            _log.error("starting a worker failed", exc_info=task.exception())
+        self._level()
+
+    async def _fill(self) -> None:
+        """Start one worker, however often that takes."""
+        while True:
+            await asyncio.sleep(self._backoff.delay_s)
+            try:
+                await self._bring_up()
+                return
+            except OperatorFault as fault:
+                self._backoff.failed(self._now())
+                _log.error("A worker cannot start: %s; trying again%s", fault, self._told_delay())
+
+    def _told_delay(self) -> str:
+        delay_s = self._backoff.delay_s
+        return f" in {delay_s:g} s (failure {self._backoff.count})" if delay_s else ""
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
