@@ -298,11 +298,10 @@ class Channel:
     def _on_accept(self, message: Message) -> None:
         assert self._handshake is not None
         context = self._context
-        defaults, _ = context.default_fields({})
         head, deflate = self._handshake.accept(
             subprotocol=message.get("subprotocol"),
             headers=message.get("headers") or (),
-            default_fields=defaults,
+            default_fields=context.default_fields({}),
             deflate=context.deflate,
         )
         self._handshake = None

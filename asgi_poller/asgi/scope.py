@@ -13,6 +13,8 @@ Address = tuple[str, int | None]
 
 
 _SLASH = ord("/")
+_KEPT_TARGET_OCTETS = 256
+_TARGETS_LIMIT = 1024
 # One for all scopes: it is the same for each, and 200 octets of every idle channel otherwise.
 _HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
 _WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
@@ -54,13 +56,14 @@ class ScopeMaker:
     root_path: str = ""
     forwarding: Forwarding | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    _targets: dict[bytes, tuple[str, bytes, bytes]] = field(default_factory=dict)
 
     def http(self, head: RequestHead, peer: Peer) -> dict[str, Any]:
         """The scope of one request."""
         client, scheme = peer.client, peer.scheme
         if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
-        path, raw_path, query = self._target(head.target)
+        path, raw_path, query = self._targets.get(head.target) or self._target(head.target)
         scope = {
             "type": "http",
             "asgi": _HTTP,
@@ -85,7 +88,7 @@ class ScopeMaker:
         client, scheme = peer.client, peer.scheme
         if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
-        path, raw_path, query = self._target(head.target)
+        path, raw_path, query = self._targets.get(head.target) or self._target(head.target)
         extensions: dict[str, Any] = {"websocket.http.response": {}}
         if peer.tls is not None:
             extensions["tls"] = peer.tls
@@ -117,7 +120,12 @@ class ScopeMaker:
         if "%" in path:
             path = unquote(path)
         if self.root_path:
-            return self.root_path + path, self.root_path.encode() + raw_path, query
+            path, raw_path = self.root_path + path, self.root_path.encode() + raw_path
+        # most requests are for the same few targets: those without a query, not long, are kept
+        if not query and len(target) <= _KEPT_TARGET_OCTETS:
+            if len(self._targets) >= _TARGETS_LIMIT:
+                self._targets.clear()
+            self._targets[target] = path, raw_path, query
         return path, raw_path, query
 
 

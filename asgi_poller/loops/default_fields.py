@@ -13,7 +13,7 @@ _SERVER = b"server"
 class DefaultFields:
     """Whole header lines, made anew once a second. Owned by the core's thread."""
 
-    __slots__ = ("_clock", "_encoded", "_has_date", "_lines", "_others", "_server", "_until")
+    __slots__ = ("_clock", "_encoded", "_has_date", "_others", "_server", "_until")
 
     def __init__(
         self,
@@ -28,26 +28,23 @@ class DefaultFields:
         self._clock = time.time
         self._until = 0.0
         self._encoded = b""
-        self._lines = 0
 
-    def __call__(self, given: Mapping[bytes, bytes]) -> tuple[bytes, int]:
-        """The lines and how many they are, without those that the application gives itself
-        (lower-case names).
-        """
+    def __call__(self, given: Mapping[bytes, bytes]) -> bytes:
+        """The lines, without those that the application gives itself (lower-case names)."""
         if _DATE in given or _SERVER in given:
             return self._encode(given)
         if self._clock() >= self._until:
             # the cached second ends where the clock's does, so that Date is never behind by more
             # than one
             self._until = float(int(self._clock()) + 1)
-            self._encoded, self._lines = self._encode({})
-        return self._encoded, self._lines
+            self._encoded = self._encode({})
+        return self._encoded
 
-    def _encode(self, given: Mapping[bytes, bytes]) -> tuple[bytes, int]:
+    def _encode(self, given: Mapping[bytes, bytes]) -> bytes:
         fields = []
         if self._has_date and _DATE not in given:
             fields.append((_DATE, formatdate(usegmt=True).encode()))
         if self._server is not None and _SERVER not in given:
             fields.append((_SERVER, self._server))
         fields += self._others
-        return b"".join(name + b": " + value + b"\r\n" for name, value in fields), len(fields)
+        return b"".join(name + b": " + value + b"\r\n" for name, value in fields)

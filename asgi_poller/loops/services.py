@@ -171,7 +171,9 @@ class Services:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         conversation = self._conversations.pop(task)
-        if task.cancelled():
+        if task.cancelled() and self._is_draining:
+            pass  # cut off at the end: its connection has been aborted already
+        elif task.cancelled():
             conversation.application_ended(asyncio.CancelledError("the application was cancelled"))
         else:
             conversation.application_ended(task.exception())

@@ -1,5 +1,6 @@
 """permessage-deflate (RFC 7692), server side: negotiation, and (de)compression of whole messages.
- Memory is the reason for the shape. A zlib pair kept per connection costs tens of kilobytes, for
+
+Memory is the reason for the shape. A zlib pair kept per connection costs tens of kilobytes, for
 every idle channel. So by default both directions are negotiated without context takeover, and each
 message is handled by an object made for it. `takeover` keeps the objects, made when first needed,
 for those who prefer ratio to memory.
@@ -14,11 +15,13 @@ from asgi_poller.wire.frames import CLOSE_INVALID_DATA, CLOSE_MESSAGE_TOO_BIG
 
 EXTENSION_NAME = "permessage-deflate"
 _TAIL = b"\x00\x00\xff\xff"  # RFC 7692, 7.2.1: cut off by the sender, put back by the receiver
-_SERVER_WINDOW_BITS = (
-    12  # 4 KiB of window: what a message of a few KiB can use; half the memory of 13
-)
+# 4 KiB of window: what a message of a few KiB can use; half the memory of 13
+SERVER_WINDOW_BITS = 12
 _COMPRESSION_LEVEL = 1  # measured: level 1 costs half of level 6 for 5 % more octets on JSON
 _MEMORY_LEVEL = 5  # 16 KiB of hash tables while a message is compressed
+_EMPTY = b"\x00"  # RFC 7692, 7.2.3.6: what an empty message is compressed to
+# Of one message. Each costs a new inflater and a copy of what is left; zlib makes one at most.
+_FINAL_BLOCKS_LIMIT = 64
 
 
 class Deflate:
@@ -40,7 +43,7 @@ class Deflate:
     def __init__(
         self,
         *,
-        server_bits: int = _SERVER_WINDOW_BITS,
+        server_bits: int = SERVER_WINDOW_BITS,
         client_bits: int = 15,
         server_takeover: bool = False,
         client_takeover: bool = False,
@@ -65,7 +68,8 @@ class Deflate:
             )
             if self.server_takeover:
                 self._compressor = compressor
-        return compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
+        # where nothing came since its last flush, zlib has nothing to flush
+        return compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4] or _EMPTY
 
     def decompress(self, payload: bytes, max_octets: int) -> bytes:
         """One message, inflated (RFC 7692, 7.2.2), never making more than `max_octets` + 1 octets.
@@ -80,15 +84,22 @@ class Deflate:
         try:
             message = inflater.decompress(payload + _TAIL, max_octets + 1)
         except zlib.error as error:
-            raise WebSocketFault(CLOSE_INVALID_DATA, "invalid compressed data") from error
-        # unconsumed_tail is what max_length kept back; a final block (BFINAL) may come before the
-        # tail
-        if len(message) > max_octets or (inflater.unconsumed_tail and not inflater.eof):
-            raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, f"message over {max_octets} octets")
+            raise _invalid() from error
+        # unconsumed_tail is what max_length kept back
+        if len(message) > max_octets or inflater.unconsumed_tail:
+            raise _too_big()
         if inflater.eof:
-            # RFC 7692, 7.2.3.5: a sender may end with a BFINAL block; the next message starts anew
-            self._decompressor = None
+            return message + self._behind_final_block(inflater.unused_data, max_octets - len(message))
         return message
+
+    def _behind_final_block(self, rest: bytes, octets_left: int) -> bytes:
+        """What a message has behind a BFINAL block; `rest` ends with the tail, or within it."""
+        inflation = Inflation(self, octets_left, final_blocks=1)
+        if len(rest) < len(_TAIL):
+            message = inflation.feed(rest)
+            inflation.keep()
+            return message
+        return inflation.feed(rest[: -len(_TAIL)]) + inflation.finish()
 
 
 class Inflation:
@@ -96,33 +107,59 @@ class Inflation:
     all of them.
     """
 
-    __slots__ = ("_deflate", "_inflater", "_octets_left")
+    __slots__ = ("_deflate", "_final_blocks", "_inflater", "_octets_left")
 
-    def __init__(self, deflate: Deflate, max_octets: int) -> None:
+    def __init__(self, deflate: Deflate, max_octets: int, *, final_blocks: int = 0) -> None:
         self._deflate = deflate
-        self._inflater = deflate._decompressor or zlib.decompressobj(-deflate.client_bits)
-        if deflate.client_takeover:
-            deflate._decompressor = self._inflater
+        # None: made when there is something for it
+        self._inflater = None if final_blocks else deflate._decompressor
         self._octets_left = max_octets
+        self._final_blocks = final_blocks  # so far
 
     def feed(self, payload: bytes) -> bytes:
         """The next octets of the message; raises WebSocketFault 1007 or 1009."""
-        inflater = self._inflater
-        try:
-            piece = inflater.decompress(payload, self._octets_left + 1)
-        except zlib.error as error:
-            raise WebSocketFault(CLOSE_INVALID_DATA, "invalid compressed data") from error
-        self._octets_left -= len(piece)
-        if self._octets_left < 0 or (inflater.unconsumed_tail and not inflater.eof):
-            raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message over the size limit")
-        return piece
+        pieces: list[bytes] = []
+        while payload:
+            inflater = self._inflater or zlib.decompressobj(-self._deflate.client_bits)
+            try:
+                piece = inflater.decompress(payload, self._octets_left + 1)
+            except zlib.error as error:
+                raise _invalid() from error
+            self._octets_left -= len(piece)
+            if self._octets_left < 0 or inflater.unconsumed_tail:
+                raise _too_big()
+            pieces.append(piece)
+            payload = b""
+            if inflater.eof:
+                # a BFINAL block ends a stream, not the message: another may follow (RFC 7692,
+                # 7.2.1), which starts at the next octet
+                payload = inflater.unused_data
+                inflater = None
+                self._final_blocks += 1
+                if self._final_blocks > _FINAL_BLOCKS_LIMIT:
+                    raise _invalid()
+            self._inflater = inflater
+        return b"".join(pieces)
 
     def finish(self) -> bytes:
         """The end of the message: what the sender cut off is put back."""
-        last = self.feed(_TAIL)
-        if self._inflater.eof:
-            self._deflate._decompressor = None
+        # behind a BFINAL block that the sender did not pad there is nothing to be completed
+        last = self.feed(_TAIL) if self._inflater is not None or not self._final_blocks else b""
+        self.keep()
         return last
+
+    def keep(self) -> None:
+        """With takeover, the next message goes on from here."""
+        if self._deflate.client_takeover:
+            self._deflate._decompressor = self._inflater
+
+
+def _invalid() -> WebSocketFault:
+    return WebSocketFault(CLOSE_INVALID_DATA, "invalid compressed data")
+
+
+def _too_big() -> WebSocketFault:
+    return WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
 
 
 _SHARED = Deflate()  # stateless, with the parameters nearly every client ends up with
@@ -154,7 +191,7 @@ def _answer(parameters: list[str], takeover: bool) -> tuple[str, Deflate] | None
             return None
         wanted[key] = value.strip().strip('"') if equals else None
 
-    server_bits, client_bits = _SERVER_WINDOW_BITS, None
+    server_bits, client_bits = SERVER_WINDOW_BITS, None
     server_takeover = client_takeover = takeover
     answer = [EXTENSION_NAME]
     for key, text in wanted.items():
@@ -194,7 +231,7 @@ def _answer(parameters: list[str], takeover: bool) -> tuple[str, Deflate] | None
 def _extension(
     server_bits: int, client_bits: int, server_takeover: bool, client_takeover: bool
 ) -> Deflate:
-    if (server_bits, client_bits) == (_SERVER_WINDOW_BITS, 15) and not (
+    if (server_bits, client_bits) == (SERVER_WINDOW_BITS, 15) and not (
         server_takeover or client_takeover
     ):
         return _SHARED

@@ -9,8 +9,8 @@ from wsproto.utilities import generate_accept_token
 
 from asgi_poller.errors import ApplicationFault, HttpFault
 from asgi_poller.wire.deflate import Deflate, negotiate
+from asgi_poller.wire.fields import encode_fields
 from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.response import check_lines, encode_fields
 
 _SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
@@ -75,9 +75,8 @@ class Handshake:
             raise ApplicationFault(
                 "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
             )
-        head = b"".join(lines)
-        check_lines(head, len(lines) + 3)  # the first of them has four
-        return head + default_fields + b"\r\n", agreed[1] if agreed is not None else None
+        lines += (default_fields, b"\r\n")
+        return b"".join(lines), agreed[1] if agreed is not None else None
 
 
 def check_handshake(head: RequestHead) -> Handshake:
