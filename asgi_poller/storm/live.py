@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from asgi_poller.storm.fleet import Outcome
-from asgi_poller.storm.stats import CAUSES
+from asgi_poller.storm.stats import CAUSES, Histogram
 from asgi_poller.storm.summary import CAUSE_WORDS, rows
 
 REFRESH_S = 0.25
@@ -111,7 +111,9 @@ def _panel(outcome: Outcome) -> Table:
     return table
 
 
-def _points(histogram: Any) -> str:
+def _points(histogram: Histogram) -> str:
+    if not histogram.total:
+        return "none yet"
     return (
         f"p50 {histogram.percentile_ms(0.5):,.1f} ms  p99 {histogram.percentile_ms(0.99):,.1f} ms"
     )
