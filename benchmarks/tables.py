@@ -1,7 +1,8 @@
 """`python -m benchmarks.tables RESULT.json ...`: results to Markdown tables and SVG charts.
 
 With `--into FILE` the text between `<!-- benchmarks:begin NAME -->` and `<!-- benchmarks:end -->`
-is replaced, NAME being a scenario, `all`, or `machine`. With `--charts FOLDER` each scenario
+is replaced, NAME being a scenario, `all`, `machine`, or, of headline results, `headline-burst`,
+`headline-hold`, `headline-pollers`, `headline-connections`. With `--charts FOLDER` each scenario
 becomes FOLDER/NAME.svg. Of several results the later ones win, scenario by scenario.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import click
 
+from benchmarks import headline_tables
 from benchmarks.charts import Bar, bar_chart
 from benchmarks.peers import OURS
 
@@ -121,14 +123,16 @@ def merged(results: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def filled(text: str, found: dict[str, Any]) -> str:
+def filled(text: str, found: dict[str, Any], headlines: dict[str, str]) -> str:
     """`text` with each marked place filled anew. Raises KeyError for a name that is not in the
     result.
     """
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
-        if name == "all":
+        if name in headlines:
+            body = headlines[name]
+        elif name == "all":
             body = markdown(found).rstrip()
         elif name == "machine":
             body = about(found)
@@ -157,15 +161,21 @@ def charts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 @click.option("--charts", "folder", type=click.Path(file_okay=False, path_type=Path))
 def main(results: tuple[Path, ...], into: tuple[Path, ...], folder: Path | None) -> None:
     """Print the tables of RESULTS, fill FILEs with them, draw them."""
-    found = merged([json.loads(path.read_text()) for path in results])
+    documents = [json.loads(path.read_text()) for path in results]
+    runs = [one for one in documents if "scenarios" in one]
+    headlines = headline_tables.tables([one for one in documents if "scenarios" not in one])
+    found = merged(runs) if runs else {"scenarios": {}}
     for path in into:
-        path.write_text(filled(path.read_text(), found))
+        try:
+            path.write_text(filled(path.read_text(), found, headlines))
+        except KeyError as error:
+            raise click.ClickException(f"{path}: no result given has {error.args[0]!r}") from None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, drawn in charts(found):
             (folder / f"{name}.svg").write_text(drawn)
     if not into and folder is None:
-        click.echo(markdown(found))
+        click.echo("\n\n".join([*headlines.values(), markdown(found) if runs else ""]).strip())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from asgi_poller.storm import probe
+from asgi_poller.storm.stats import CAUSES
 from benchmarks import environments, http_load, machine, runner, scenarios, tables
 from benchmarks.__main__ import main
 from benchmarks.curves import drawings
@@ -379,6 +380,49 @@ def test_marked_places_are_filled(tmp_path: Path) -> None:
     assert text.endswith("| slow | 500 | 2.00 |\n<!-- benchmarks:end -->\nz\n")
     assert "old" not in text
     assert "1,000" in (tmp_path / "charts" / "echo.svg").read_text()
+
+
+def test_headline_tables(tmp_path: Path) -> None:
+    """The fewest failures first; holds by size; curves as they are; what is missing is said."""
+    open_ms = {"p50": 10.0, "p99": 20.0}
+
+    def storm(**failed: int) -> dict[str, Any]:
+        causes = {**dict.fromkeys(CAUSES, 0), **failed, "total": sum(failed.values())}
+        server = {"listen_overflows": 3}
+        return {
+            "failed": causes,
+            "attempted": 100,
+            "opened": 100 - causes["total"],
+            "open_per_s": 5.0,
+            "open_ms": open_ms,
+            "server": server,
+            "seconds": 2.0,
+        }
+
+    documents: list[dict[str, Any]] = [
+        {"peer": "bad", "workers": 2, "storm": storm(timeout=7, reset=1)},
+        {"peer": OURS, "workers": 2, "storm": storm()},
+        {"holding": {"connections": 9, "workers": 1}, "held": {}, "storm": storm()},
+        {"pollers": [{"pollers": 1, "burst_per_s": 1234.5}], "connections": [{"idle": 0}]},
+    ]
+    paths = []
+    for number, document in enumerate(documents):
+        paths.append(tmp_path / f"{number}.json")
+        paths[-1].write_text(json.dumps(document))
+    words = [str(path) for path in paths]
+    printed = CliRunner().invoke(tables.main, words).output
+    lines = printed.splitlines()
+    assert lines[2] == f"| {OURS} | 2 | 0 of 100 | none | 5 | 10 / 20 | 3 |"
+    assert lines[3] == "| bad | 2 | 8 of 100 | 1 reset, 7 timeout | 5 | 10 / 20 | 3 |"
+    assert "| 1 |  | 1,234.5 |" in printed
+    page = tmp_path / "page.md"
+    page.write_text("<!-- benchmarks:begin headline-hold -->\n<!-- benchmarks:end -->\n")
+    assert CliRunner().invoke(tables.main, [*words, "--into", str(page)]).exit_code == 0
+    assert "| 100 | 1 | 0 | 2.0 |" in page.read_text()
+    page.write_text("<!-- benchmarks:begin echo -->\n<!-- benchmarks:end -->\n")
+    missing = CliRunner().invoke(tables.main, [*words, "--into", str(page)])
+    assert missing.exit_code == 1
+    assert "no result given has 'echo'" in missing.output
 
 
 def test_later_results_win() -> None:
