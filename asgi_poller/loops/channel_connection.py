@@ -102,6 +102,8 @@ class ChannelConnection(asyncio.Protocol):
         state = channel.state
         if state is OPEN:
             self._await(settings.ping_interval_s)
+            if self._is_draining:  # not before the 101 is written, which is about to be
+                self._core.loop.call_soon(self.shutdown)
         elif state is CLOSING:
             self._await(settings.close_timeout_s)
         elif state is CLOSED:

@@ -71,7 +71,11 @@ class Core(Services):
         except OSError:  # the peer has gone before anybody looked
             self._not_adopted(sock)
             return
-        connection = HttpConnection(self, peer, accepted.data)
+        try:
+            connection = HttpConnection(self, peer, accepted.data)
+        except Exception:
+            sock.detach()  # it stays the lane's, which closes it: twice would be somebody else's
+            raise
         if info.tls and self._tls is not None:
             handshake = self.loop.create_task(self._connect_tls(sock, connection, self._tls))
             self._handshakes.add(handshake)

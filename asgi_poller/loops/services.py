@@ -18,6 +18,7 @@ from asgi_poller.asgi.channel_context import ChannelContext
 from asgi_poller.asgi.exchange import ExchangeContext
 from asgi_poller.asgi.forwarded import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.scope import ScopeMaker
+from asgi_poller.asgi.tls_extension import tls_extension
 from asgi_poller.asgi.types import Application, Message
 from asgi_poller.config import Config
 from asgi_poller.loops.default_fields import DefaultFields
@@ -144,7 +145,7 @@ class Services:
 
     def tls_extension(self, tls: ssl.SSLObject) -> dict[str, Any] | None:
         """The ASGI `tls` extension of one connection."""
-        return None
+        return dict(tls_extension(tls))
 
     def run(self, conversation: Conversation) -> None:
         """Call the application for an exchange or a channel, in a task of its own.
