@@ -209,6 +209,7 @@ class WorkerPool:
         if worker.state is State.SERVING:
             self._members.append(worker)
             self._site.admit(worker)
+            _log.info("%s is ready", worker.name)
         return worker
 
     async def _usable_launcher(self) -> Launcher:

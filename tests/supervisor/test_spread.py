@@ -1,0 +1,58 @@
+"""Connections are spread evenly over workers and their loops, also after one was replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.supervisor.clients import Crowd, crowd
+from tests.supervisor.command import Command, running, wait_until
+
+POLLERS = 2
+UNEVEN = POLLERS + 1  # what the promise allows between the fullest and the emptiest
+
+
+def unevenness(visitors: Crowd, command: Command) -> int:
+    counts = visitors.by_worker()
+    return max(counts[pid] for pid in command.workers) - min(counts[pid] for pid in command.workers)
+
+
+def test_idle_websockets_are_spread_evenly_also_after_a_worker_was_killed() -> None:
+    with running(workers=4) as command, crowd(command.address) as visitors:
+        visitors.open(2000)
+        assert not visitors.problems()
+        assert unevenness(visitors, command) <= UNEVEN
+
+        victim = command.workers[0]
+        lost = [client for client in visitors.clients if client.worker == victim]
+        os.kill(victim, signal.SIGKILL)
+        command.wait_for("is ready", count=5)
+        visitors.wait_closed(lost)
+        visitors.clients = [client for client in visitors.clients if client not in lost]
+
+        wait_until(lambda: len(command.workers) == 4, "it is replaced")
+        new = visitors.open(len(lost))
+        assert not any(client.problem for client in new)
+        assert unevenness(visitors, command) <= UNEVEN
+
+
+def test_round_robin_counts_turns_and_not_connections() -> None:
+    with running("--balance", "round-robin", "--pollers", "1") as command:
+        with crowd(command.address) as visitors:
+            visitors.open(100)
+            first, _ = command.workers
+            for client in visitors.clients:
+                if client.worker == first:
+                    client.sock.close()
+            leavers = [client for client in visitors.clients if client.worker == first]
+            assert len(leavers) == 50
+            new = visitors.open(100)
+            # by load, nearly all of them would go to the first
+            assert sum(client.worker == first for client in new) == 50
+
+
+def test_each_loop_of_each_worker_gets_its_share() -> None:
+    with running("--loops", "2") as command, crowd(command.address) as visitors:
+        visitors.open(400)
+        assert not visitors.problems()
+        assert unevenness(visitors, command) <= UNEVEN
