@@ -34,23 +34,31 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def table(scenario: dict[str, Any]) -> str:
-    """One scenario: a row for each peer, the best first; the spread where there was more than one
-    round.
+    """One scenario: a row for each peer, the best first; in brackets the spread of the rounds.
+
+    The last columns say how many times a peer's figure ours is, and how many times our CPU a peer
+    uses. A peer that was offered compression and sent plain messages did other work: no ratios.
     """
     columns = scenario["columns"]
-    first = next(iter(columns))
-    lines = ["| | " + " | ".join(columns.values()) + " | ours : theirs |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
-    ours = scenario["peers"].get(OURS, {}).get("median", {}).get(first)
+    compared = [metric for metric in (next(iter(columns)), "cpu_us") if metric in columns]
+    heads = [*columns.values(), "ours : theirs", "CPU, theirs : ours"][
+        : len(columns) + len(compared)
+    ]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    ours = scenario["peers"].get(OURS, {}).get("median", {})
     for name, one in ranked(scenario):
+        theirs = one["median"]
         cells = [cell(one, metric) for metric in columns]
-        bold = f"**{name}**" if name == OURS else name
-        lines.append(
-            f"| {bold} | " + " | ".join(cells) + f" | {ratio(ours, one['median'][first])} |"
-        )
+        plain = theirs.get("deflated") == 0
+        ratios = [ratio(ours.get(compared[0]), theirs[compared[0]])]
+        if len(compared) == 2:
+            ratios.append(ratio(theirs["cpu_us"], ours.get("cpu_us")))
+        shown = f"**{name}**" if name == OURS else f"{name}, not compressed" if plain else name
+        cells += [""] * len(ratios) if plain else ratios
+        lines.append(f"| {shown} | " + " | ".join(cells) + " |")
     for name, problem in scenario["problems"].items():
         if name not in scenario["peers"]:
-            lines.append(f"| {name} | {problem} |" + " |" * len(columns))
+            lines.append(f"| {name} | {problem} |" + " |" * (len(heads) - 1))
     return "\n".join(lines)
 
 
@@ -81,11 +89,9 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def ratio(ours: float | None, theirs: float) -> str:
-    """How many times theirs ours is."""
-    if not ours or not theirs:
-        return ""
-    return f"{ours / theirs:.2f}"
+def ratio(one: float | None, other: float | None) -> str:
+    """How many times the other the one is; empty where either is nothing."""
+    return f"{one / other:.2f}" if one and other else ""
 
 
 def about(found: dict[str, Any]) -> str:

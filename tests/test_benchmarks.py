@@ -367,6 +367,22 @@ def test_a_table() -> None:
     assert lines[3] == "| slow | 500 | 2.00 |"
 
 
+def test_who_did_not_compress_is_not_compared() -> None:
+    """A peer that sends plain messages did less work than the table is about."""
+    scenario = result()["scenarios"]["echo"]
+    scenario["columns"] |= {"cpu_us": "server µs each", "deflated": "compressed"}
+    scenario["peers"] = {
+        OURS: condensed([{"per_s": 10.0, "cpu_us": 2.0, "deflated": 5}]),
+        "plain": condensed([{"per_s": 20.0, "cpu_us": 1.0, "deflated": 0}]),
+        "slow": condensed([{"per_s": 5.0, "cpu_us": 6.0, "deflated": 5}]),
+    }
+    assert tables.table(scenario).splitlines()[2:] == [
+        "| plain, not compressed | 20 | 1 | 0 |  |  |",
+        "| **asgi-poller** | 10 | 2 | 5 | 1.00 | 1.00 |",
+        "| slow | 5 | 6 | 5 | 2.00 | 3.00 |",
+    ]
+
+
 def test_marked_places_are_filled(tmp_path: Path) -> None:
     """The command replaces what is between the marks, and only that; twice is once."""
     page, data = tmp_path / "page.md", tmp_path / "result.json"
