@@ -89,7 +89,8 @@ class Deflate:
         if len(message) > max_octets or inflater.unconsumed_tail:
             raise _too_big()
         if inflater.eof:
-            return message + self._behind_final_block(inflater.unused_data, max_octets - len(message))
+            octets_left = max_octets - len(message)
+            return message + self._behind_final_block(inflater.unused_data, octets_left)
         return message
 
     def _behind_final_block(self, rest: bytes, octets_left: int) -> bytes:

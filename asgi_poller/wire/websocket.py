@@ -1,10 +1,12 @@
 """What arrives on a channel, from octets to events, and what leaves it, from messages to octets
 (RFC 6455, RFC 7692).
- Two lanes. wsproto is the authority on the protocol and costs 9 µs a frame. A data frame that is
+
+Two lanes. wsproto is the authority on the protocol and costs 9 µs a frame. A data frame that is
 complete, unfragmented and free of surprises needs none of what wsproto knows, so the *fast lane*
 decodes it in under 1 µs. Every other octet goes to the *careful lane*, which is made when it is
 first needed: most channels never have one.
- The lanes meet at frame boundaries only. The fast lane looks at a frame's first octet; if the frame
+
+The lanes meet at frame boundaries only. The fast lane looks at a frame's first octet; if the frame
 is not for it, wsproto is fed exactly up to that frame's end. While a fragmented message is open
 every frame goes to wsproto, which then has the whole of it.
 """
@@ -17,7 +19,7 @@ except ImportError:  # PyPy, or a wheel without the C extension: the same functi
     from websockets.utils import apply_mask
 
 from asgi_poller.errors import WebSocketFault
-from asgi_poller.wire.deflate import Deflate
+from asgi_poller.wire.deflate import SERVER_WINDOW_BITS, Deflate
 from asgi_poller.wire.frames import (
     CLOSE_INVALID_DATA,
     CLOSE_MESSAGE_TOO_BIG,
@@ -29,13 +31,14 @@ from asgi_poller.wire.frames import (
     FIN_TEXT,
     FIN_TEXT_DEFLATED,
     MAX_CONTROL_OCTETS,
+    RSV1,
     SHORT_BINARY,
     SHORT_TEXT,
     Event,
     encode_close,
     encode_frame,
 )
-from asgi_poller.wire.wsproto_lane import WsprotoLane
+from asgi_poller.wire.wsproto_lane import WsprotoLane, max_compressed_octets
 
 # A burst of tiny frames, or of small compressed ones that grow, is cut into helpings: the rest
 # stays here until it is asked for, so that one read can neither flood the application's queue nor
@@ -84,6 +87,7 @@ class WebSocketWire:
         "_deflate_threshold",
         "_fast",
         "_fast_between_messages",
+        "_lone_octets",
         "_max_octets",
         "_need",
         "has_ended",
@@ -98,11 +102,15 @@ class WebSocketWire:
         cache: FrameCache | None = None,
     ) -> None:
         self._max_octets = max_octets
+        self._lone_octets = min(max_octets, 125)
         self._deflate = deflate
         self._deflate_threshold = deflate_threshold
-        # a compressed frame may be shared only where it does not depend on what its channel was
-        # sent before
-        self._cache = cache if deflate is not None and not deflate.server_takeover else None
+        # a compressed frame may be shared only where it depends neither on what its channel was
+        # sent before nor on a window that its peer asked for
+        is_shared = deflate is not None and (
+            not deflate.server_takeover and deflate.server_bits == SERVER_WINDOW_BITS
+        )
+        self._cache = cache if is_shared else None
         self._fast_between_messages = _FAST_PLAIN if deflate is None else _FAST_DEFLATED
         self._fast = self._fast_between_messages
         self._buffer: bytearray | None = None  # a frame's beginning
@@ -112,6 +120,27 @@ class WebSocketWire:
         self.has_ended = False
         self.is_holding = False
 
+    def lone(self, data: bytes) -> str | bytes | None:
+        """The message, if `data` is one short frame of the fast lane and nothing else: the commonest
+        read of all, which needs no loop and no list. None: `receive` it.
+        """
+        length = len(data) - 6
+        if (
+            0 <= length <= self._lone_octets
+            and data[1] == length + 128
+            and self._buffer is None
+            and not self._careful_octets
+            and (first := data[0]) in self._fast
+        ):
+            if first == FIN_BINARY:
+                return apply_mask(data[6:], data[2:6])
+            if first == FIN_TEXT:
+                try:
+                    return apply_mask(data[6:], data[2:6]).decode()
+                except UnicodeDecodeError:
+                    pass  # receive() says what is wrong with it
+        return None
+
     def receive(self, data: bytes) -> list[Event]:
         """The events that `data` completes, in order; a Close or a WebSocketFault is the last there
         will ever be.
@@ -120,18 +149,6 @@ class WebSocketWire:
         """
         buffer = self._buffer
         if buffer is None:
-            # the commonest read of all is one short frame: it needs no loop
-            length = len(data) - 6
-            if 0 <= length < 126 and data[1] == length + 128 and not self._careful_octets:
-                first = data[0]
-                if first in self._fast and length <= self._max_octets:
-                    if first == FIN_BINARY:
-                        return [apply_mask(data[6:], data[2:6])]
-                    if first == FIN_TEXT:
-                        try:
-                            return [apply_mask(data[6:], data[2:6]).decode()]
-                        except UnicodeDecodeError:
-                            pass  # _read says what is wrong with it
             return self._read(data)
         buffer += data
         if len(buffer) < self._need:
@@ -142,6 +159,8 @@ class WebSocketWire:
     def _read(self, data: bytes | bytearray) -> list[Event]:
         """Positions in `data`: a frame starts `at`, its payload at `start`, its end is `stop`."""
         events: list[Event] = []
+        if self.has_ended:
+            return events  # nothing after a Close or a fault counts
         end = len(data)
         need = inflated = 0
         is_cut = False
@@ -157,13 +176,20 @@ class WebSocketWire:
                     if not taken:
                         break
                     at += taken
+                    if self._deflate is not None and events:
+                        inflated += _message_octets(events[-1])
+                        if inflated >= _HELPING_OCTETS:
+                            is_cut = True
+                            break
                     continue
                 start = at + 6
                 if length > 125:
                     start, length = _extended_length(data, at)
                     if not start:
                         break
-                if length > self._max_octets:
+                if length > self._max_octets and (
+                    not first & RSV1 or length > max_compressed_octets(self._max_octets)
+                ):
                     raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
                 stop = start + length
                 if stop > end:
@@ -202,9 +228,14 @@ class WebSocketWire:
 
     def _end(self, events: list[Event], fault: WebSocketFault) -> list[Event]:
         events.append(fault)
-        self.has_ended = True
+        self._end_input()
         self.is_holding = False
         return events
+
+    def _end_input(self) -> None:
+        self.has_ended = True
+        self._fast = self._fast_between_messages = _FAST_NONE
+        self._careful_octets = 0
 
     def _read_carefully(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
         """Feed wsproto to the end of the frame at `at`, or of the frame it is in; how many octets
@@ -226,9 +257,8 @@ class WebSocketWire:
         taken = min(octets, end - at)
         self._careful_octets = octets - taken
         if not self._careful.receive(memoryview(data)[at : at + taken], events):
-            self.has_ended = True
-            self._careful_octets = 0
-            return end - at  # nothing after a Close or a fault counts
+            self._end_input()
+            return end - at  # nothing after it counts
         return taken
 
     # What leaves. Each returns the octets to write.
@@ -302,7 +332,7 @@ class CarefulWebSocketWire(WebSocketWire):
         return self._careful
 
     def text(self, message: str) -> bytes:
-        if self._deflate is not None and len(message) >= self._deflate_threshold:
+        if self._deflate is not None and len(message.encode()) >= self._deflate_threshold:
             return super().text(message)  # compression is ours in both lanes
         return self._wsproto.send_message(message)
 
@@ -348,7 +378,7 @@ def _bad_length() -> WebSocketFault:
 
 
 def _frame_octets(data: bytes | bytearray, at: int) -> int:
-    """How long the frame at `at` is in all; 0 if its header is not complete.
+    """How long the frame at `at` is in all; 0 if its header, mask included, is not complete.
 
     A header that is wrong whatever follows gives the rest of `data`: wsproto will say what is wrong
     with it.
@@ -365,6 +395,10 @@ def _frame_octets(data: bytes | bytearray, at: int) -> int:
     elif length == 127:
         header = 10
         length = int.from_bytes(data[at + 2 : at + 10], "big")
-    if left < header:
-        return 0
-    return header + 4 * (second >> 7) + length
+    header += 4 * (second >> 7)
+    # wsproto would look at half a header twice, and its extension would count the frame twice
+    return header + length if left >= header else 0
+
+
+def _message_octets(event: Event) -> int:
+    return len(event) if isinstance(event, str | bytes) else 0

@@ -1,5 +1,6 @@
 """The careful lane: one channel's frames through `wsproto.Connection`, the authority on RFC 6455.
- It takes fragments, control frames, everything broken, and in `--ws wsproto` every frame. Two
+
+It takes fragments, control frames, everything broken, and in `--ws wsproto` every frame. Two
 things are added to wsproto by the extension point it offers: the size limit, taken from frame
 headers before a payload is buffered and enforced while inflating, and permessage-deflate with the
 same objects as the fast lane uses.
@@ -7,19 +8,19 @@ same objects as the fast lane uses.
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 from wsproto import events as wsproto_events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
-from wsproto.utilities import RemoteProtocolError
 
 from asgi_poller.errors import WebSocketFault
 from asgi_poller.wire.deflate import Deflate, Inflation
 from asgi_poller.wire.frames import (
+    CLOSE_INVALID_DATA,
     CLOSE_MESSAGE_TOO_BIG,
-    CLOSE_PROTOCOL_ERROR,
     Close,
     Event,
     Ping,
@@ -28,6 +29,19 @@ from asgi_poller.wire.frames import (
 
 _NO_BITS = RsvBits(False, False, False)
 _COMPRESSED = RsvBits(True, False, False)
+_CLOSED_BY_PEER = (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED)
+_GUARD = "error in extension"  # wsproto's words for what MessageGuard refused
+_GUARD_REASONS = {
+    CLOSE_MESSAGE_TOO_BIG: "message too big",
+    CLOSE_INVALID_DATA: "invalid compressed data",
+}
+
+
+def max_compressed_octets(max_octets: int) -> int:
+    """How large a message of `max_octets` may get by being compressed: deflate's worst case, fixed
+    codes for random octets, adds an eighth (RFC 1951, 3.2.6).
+    """
+    return max_octets + (max_octets >> 3) + 64
 
 
 class MessageGuard(Extension):
@@ -64,7 +78,9 @@ class MessageGuard(Extension):
             if rsv.rsv1 and self.deflate is not None:
                 self._inflation = Inflation(self.deflate, self.max_octets)
         self._octets += payload_length
-        if self._octets > self.max_octets:
+        if self._octets > self.max_octets and (
+            self._inflation is None or self._octets > max_compressed_octets(self.max_octets)
+        ):
             return CloseReason.MESSAGE_TOO_BIG
         if self._inflation is not None and opcode is not Opcode.CONTINUATION:
             return _COMPRESSED
@@ -83,10 +99,14 @@ class MessageGuard(Extension):
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
-        if self._inflation is None or self._in_control_frame or not fin:
+        if self._in_control_frame or not fin:
+            return None
+        self._octets = 0
+        inflation, self._inflation = self._inflation, None
+        if inflation is None:
             return None
         try:
-            return self._inflation.finish()
+            return inflation.finish()
         except WebSocketFault as fault:
             return CloseReason(fault.code)
 
@@ -97,46 +117,61 @@ class WsprotoLane:
     Owned by the channel's core. After a Close or a WebSocketFault nothing more may be fed.
     """
 
-    __slots__ = ("_connection", "_pieces")
+    __slots__ = ("_binary", "_connection", "_text")
 
     def __init__(self, max_octets: int, deflate: Deflate | None) -> None:
         self._connection = Connection(
             ConnectionType.SERVER, extensions=[MessageGuard(max_octets, deflate)]
         )
-        self._pieces: list[Any] = []  # of the message at hand: all str or all bytes
+        # What has come of the message at hand. Not lists of pieces: a peer may send it in
+        # fragments of one octet, or of none.
+        self._text: StringIO | None = None
+        self._binary: bytearray | None = None
 
     def receive(self, data: bytes | memoryview, events: list[Event]) -> bool:
         """Append what `data` completes to `events`; False once the channel's input has ended."""
-        self._connection.receive_data(bytes(data))
-        try:
-            for event in self._connection.events():
-                match event:
-                    case wsproto_events.Message():
-                        self._message(event, events)
-                    case wsproto_events.Ping():
-                        events.append(Ping(bytes(event.payload)))
-                    case wsproto_events.Pong():
-                        events.append(Pong(bytes(event.payload)))
-                    case wsproto_events.CloseConnection():
-                        events.append(_closed(event))
-                        return False
-        except RemoteProtocolError as error:
-            hint = error.event_hint
-            code = hint.code if isinstance(hint, wsproto_events.CloseConnection) else 1002
-            reason = "message too big" if code == CLOSE_MESSAGE_TOO_BIG else str(error)
-            events.append(WebSocketFault(int(code or CLOSE_PROTOCOL_ERROR), reason))
-            return False
+        connection = self._connection
+        connection.receive_data(bytes(data))
+        for event in connection.events():
+            match event:
+                case wsproto_events.Message():
+                    self._message(event, events)
+                case wsproto_events.Ping():
+                    events.append(Ping(bytes(event.payload)))
+                case wsproto_events.Pong():
+                    events.append(Pong(bytes(event.payload)))
+                case wsproto_events.CloseConnection(code=code, reason=reason):
+                    # wsproto gives the peer's Close and what it would close with itself as the
+                    # same event; only the former moves its state
+                    if connection.state in _CLOSED_BY_PEER:
+                        events.append(Close(int(code), reason or ""))
+                    else:
+                        reason = _GUARD_REASONS.get(int(code), "") if reason == _GUARD else reason
+                        events.append(WebSocketFault(int(code), reason or ""))
+                    return False
         return True
 
     def _message(self, event: wsproto_events.Message[Any], events: list[Event]) -> None:
-        pieces = self._pieces
-        if not event.message_finished:
-            pieces.append(event.data)
-            return
-        # wsproto gives text as str and anything else as some kind of bytes
-        empty = "" if isinstance(event.data, str) else b""
-        events.append(empty.join([*pieces, event.data]) if pieces else empty + event.data)
-        self._pieces = []
+        data: str | bytes | bytearray = event.data
+        if isinstance(data, str):
+            if event.message_finished and self._text is None:
+                events.append(data)
+                return
+            text = self._text = self._text or StringIO(newline="")
+            text.write(data)
+            if event.message_finished:
+                events.append(text.getvalue())
+                self._text = None
+        else:
+            if event.message_finished and self._binary is None:
+                events.append(bytes(data))
+                return
+            if self._binary is None:
+                self._binary = bytearray()
+            self._binary += data
+            if event.message_finished:
+                events.append(bytes(self._binary))
+                self._binary = None
 
     def send_message(self, message: str | bytes) -> bytes:
         """`message` as one frame, made by wsproto; compression is the caller's business."""
@@ -152,10 +187,8 @@ class WsprotoLane:
     def send_close(self, code: int | None, reason: str) -> bytes:
         """A Close frame; nothing where wsproto's state says that one has been sent."""
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-            event = wsproto_events.CloseConnection(code=code or 1005, reason=reason or None)
+            event = wsproto_events.CloseConnection(
+                code=code or CloseReason.NO_STATUS_RCVD, reason=reason or None
+            )
             return self._connection.send(event)
         return b""
-
-
-def _closed(event: wsproto_events.CloseConnection) -> Close:
-    return Close(int(event.code), event.reason or "")
