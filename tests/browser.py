@@ -1,0 +1,116 @@
+"""A real browser, driven over its DevTools protocol with what the tests have anyway.
+
+https://chromedevtools.github.io/devtools-protocol/
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from websockets.sync.client import ClientConnection, connect
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DEADLINE_S = 30.0
+
+
+def executable() -> str | None:
+    """The browser of this machine, if it has one."""
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, browser: Browser, session: str) -> None:
+        self._browser = browser
+        self._session = session
+
+    def run(self, expression: str) -> Any:
+        """Evaluate JavaScript; a promise is waited for."""
+        parameters = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        answer = self._browser.call("Runtime.evaluate", parameters, self._session)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        happened = self.run(
+            "new Promise((resolve) => {"
+            f"  const give_up = Date.now() + {DEADLINE_S * 1000};"
+            "  const look = () => {"
+            f"    if ({condition}) resolve(true);"
+            "    else if (Date.now() > give_up) resolve(false);"
+            "    else setTimeout(look, 20);"
+            "  };"
+            "  look();"
+            "})"
+        )
+        assert happened, (
+            f"{condition} is still false; the page: {self.run('document.body.innerText')}"
+        )
+
+
+class Browser:
+    """A headless browser."""
+
+    def __init__(self, channel: ClientConnection) -> None:
+        self._channel = channel
+        self._numbers = itertools.count(1)
+
+    def open(self, url: str) -> Page:
+        target = self.call("Target.createTarget", {"url": url})["targetId"]
+        attached = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})
+        page = Page(self, attached["sessionId"])
+        page.wait_for("document.readyState === 'complete'")
+        return page
+
+    def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> Any:
+        """Call a method of the protocol; its result."""
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if session is not None:
+            message["sessionId"] = session
+        self._channel.send(json.dumps(message))
+        while True:  # events come in between
+            answer = json.loads(self._channel.recv(timeout=2 * DEADLINE_S))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Browser]:
+    """Run one with an empty profile in the directory `profile`."""
+    path = executable()
+    assert path is not None
+    # Without a sandbox, which containers do not allow: it sees nothing but our own pages.
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    process = subprocess.Popen(
+        [path, *options, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        with connect(_address(process.stderr), max_size=None) as channel:
+            yield Browser(channel)
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)
+
+
+def _address(errors: IO[str]) -> str:
+    for line in errors:
+        found = re.search(r"DevTools listening on (ws://\S+)", line)
+        if found is not None:
+            return found[1]
+    raise AssertionError("the browser ended before it listened")
