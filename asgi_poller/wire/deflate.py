@@ -121,7 +121,9 @@ class Inflation:
         """The next octets of the message; raises WebSocketFault 1007 or 1009."""
         pieces: list[bytes] = []
         while payload:
-            inflater = self._inflater or zlib.decompressobj(-self._deflate.client_bits)
+            inflater = self._inflater
+            if inflater is None:
+                inflater = self._inflater = zlib.decompressobj(-self._deflate.client_bits)
             try:
                 piece = inflater.decompress(payload, self._octets_left + 1)
             except zlib.error as error:
@@ -135,11 +137,10 @@ class Inflation:
                 # a BFINAL block ends a stream, not the message: another may follow (RFC 7692,
                 # 7.2.1), which starts at the next octet
                 payload = inflater.unused_data
-                inflater = None
+                self._inflater = None
                 self._final_blocks += 1
                 if self._final_blocks > _FINAL_BLOCKS_LIMIT:
                     raise _invalid()
-            self._inflater = inflater
         return b"".join(pieces)
 
     def finish(self) -> bytes:

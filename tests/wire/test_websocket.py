@@ -1,4 +1,4 @@
-"""What arrives on a channel: both lanes, whole, octet by octet and cut everywhere, give the same."""
+"""What arrives on a channel: both lanes give the same, however the octets are cut."""
 
 from __future__ import annotations
 
