@@ -135,9 +135,22 @@ class Channel:
             self._feed_early(data)
             return
         self.received_octets += len(data)
-        events = wire.receive(data)
-        if not events:
-            return
+        queue = self._queue
+        message = wire.lone(data)
+        if message is None:
+            self._feed_events(wire.receive(data))
+        elif self.state is OPEN:
+            queue.append(message)
+        waiter = self._waiter
+        if waiter is not None and queue:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if len(queue) > 1:
+            self._queue_octets += len(data)
+            self._check_queue()
+
+    def _feed_events(self, events: list[Event]) -> None:
         queue = self._queue
         for event in events:
             kind = type(event)
@@ -147,15 +160,7 @@ class Channel:
                 self._on_control(event)
         if self.state is not OPEN:
             self._drop_messages()
-        waiter = self._waiter
-        if waiter is not None and queue:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
-        if len(queue) > 1:
-            self._queue_octets += len(data)
-            self._check_queue()
-        if wire.is_holding and not self._is_paused:
+        if self._wire is not None and self._wire.is_holding and not self._is_paused:
             self._context.loop.call_soon(self._feed_held)
 
     def connection_lost(self) -> None:
