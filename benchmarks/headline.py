@@ -86,35 +86,24 @@ def main() -> None:
 @click.option("--pollers", type=int, default=8)
 @click.option("--server-args", default="", help="More options for asgi-poller.")
 @click.option("--peers", "names", multiple=True, metavar="PATTERN", help="[default: all]")
-def burst(
-    *,
-    connections: int,
-    size: int,
-    interval_ms: float,
-    timeout: float,
-    processes: int,
-    workers: int,
-    pollers: int,
-    server_args: str,
-    names: tuple[str, ...],
-) -> None:
+def burst(**given: Any) -> None:
     """320,000 attempts, 10,000 every 50 ms, each closed when open; every peer in turn."""
-    for peer in _chosen(names):
-        more = f"--pollers {pollers} {server_args}" if peer.name == OURS else ""
-        setup = Setup(workers=workers if peer.can_workers else 1, more=more)
+    for peer in _chosen(given["names"]):
+        more = f"--pollers {given['pollers']} {given['server_args']}" if peer.name == OURS else ""
+        setup = Setup(workers=given["workers"] if peer.can_workers else 1, more=more)
         try:
             versions = prepared(peer)
             with serving(peer, setup, cores=frozenset()) as server:
                 plan = plan_for(
                     server.port,
                     "/",
-                    connections=connections,
-                    burst=size,
-                    interval_s=interval_ms / 1e3,
-                    timeout_s=timeout,
-                    processes=processes,
+                    connections=given["connections"],
+                    burst=given["size"],
+                    interval_s=given["interval_ms"] / 1e3,
+                    timeout_s=given["timeout"],
+                    processes=given["processes"],
                 )
-                say(f"{peer.name}: {connections:,} attempts")
+                say(f"{peer.name}: {plan.connections:,} attempts")
                 found = run_storm(peer, plan, server.pid)
         except (environments.NotInstalled, ServerFailed, StormError) as problem:
             say(f"{peer.name} is skipped: {problem}")

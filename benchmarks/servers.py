@@ -135,3 +135,15 @@ class Server:
                 continue
         self._process.wait()
         self._said.close()
+        # Workers that were killed take a moment to give back what they hold; the next server must
+        # not be measured meanwhile.
+        deadline_s = time.monotonic() + STOP_LIMIT_S
+        while self._group_lives() and time.monotonic() < deadline_s:
+            time.sleep(PROBE_STEP_S)
+
+    def _group_lives(self) -> bool:
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True

@@ -67,17 +67,17 @@ class Engine:
         self.buffer = bytearray(BUFFER_OCTETS)
         self.view = memoryview(self.buffer)
         self.keeper: Keeper | None = None
-        self.closing: deque[tuple[int, int, socket.SocketType]] = deque()
+        self.closing: deque[tuple[int, socket.SocketType]] = deque()
         self._index = index
         self._room = room
         self._under_way_limit = -(-plan.concurrency // plan.processes) or NO_LIMIT_COUNT
         self._unsettled = 0
-        self._request = request(plan)
-        self._judge = Judge(deflate_offered=plan.deflate)
+        self.request = request(plan)
+        self.judge = Judge(deflate_offered=plan.deflate)
         self._timeout_ns = int(plan.timeout_s * 1e9)
         self._under_way: deque[Attempt] = deque()
         self._streams: dict[bytes, bytes] = {}
-        self._tls = tls_context(plan) if plan.tls else None
+        self.tls = tls_context(plan) if plan.tls else None
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Engine:
         fd = sock.fileno()
         self.handlers[fd] = ready
         self.epoll.modify(fd, select.EPOLLIN)
-        self.closing.append((time.monotonic_ns() + int(CLOSING_LIMIT_S * 1e9), fd, sock))
+        self.closing.append((time.monotonic_ns() + int(CLOSING_LIMIT_S * 1e9), sock))
 
     def stream_of(self, message: bytes) -> bytes:
         """`message` many times over: what a read of whole messages is the beginning of. Shared by
@@ -148,8 +148,8 @@ class Engine:
             attempt = under_way.popleft()
             if not attempt.settled:
                 attempt.fail("timeout")
-        while self.closing and (self.closing[0][2].fileno() < 0 or self.closing[0][0] <= now_ns):
-            self.close(self.closing.popleft()[2])
+        while self.closing and (self.closing[0][1].fileno() < 0 or self.closing[0][0] <= now_ns):
+            self.close(self.closing.popleft()[1])
 
     def next_deadline_s(self) -> float:
         """Seconds until something may be overdue; an hour where nothing can be."""
@@ -238,9 +238,9 @@ class Attempt:
             engine.count_failure(CAUSE_OF_ERRNO.get(code, "local"), named(code))
             return
         engine.began(self)
-        if engine._tls is None:
+        if engine.tls is None:
             try:
-                sent = sock.send(engine._request)
+                sent = sock.send(engine.request)
             except WOULD_BLOCK:
                 pass  # the SYN is not answered yet
             except OSError as error:
@@ -259,8 +259,8 @@ class Attempt:
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self.fail(CAUSE_OF_ERRNO.get(code, "local"), named(code))
-        elif engine._tls is not None:
-            self._wrap(engine._tls)
+        elif engine.tls is not None:
+            self._wrap(engine.tls)
         else:
             self._ask()
 
@@ -304,7 +304,7 @@ class Attempt:
     def _ask(self) -> None:
         engine, sock = self._engine, self._sock
         try:
-            sent = sock.send(engine._request)
+            sent = sock.send(engine.request)
         except WOULD_BLOCK:
             return
         except OSError as error:
@@ -316,7 +316,7 @@ class Attempt:
         self._check_sent(sent)
 
     def _check_sent(self, sent: int) -> None:
-        if sent != len(self._engine._request):
+        if sent != len(self._engine.request):
             self.fail("local", "the send buffer does not take one request")
 
     def answering(self, _: int) -> None:
@@ -333,7 +333,7 @@ class Attempt:
             self.fail("closed")
             return
         received = self._received + engine.view[:size]
-        judge = engine._judge
+        judge = engine.judge
         try:
             rest = judge.verdict(received)
         except AnswerRefused as refusal:

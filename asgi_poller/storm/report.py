@@ -115,6 +115,10 @@ def _charts(found: dict[str, Any]) -> Iterator[str]:
             x_label="seconds",
             y_label="per second",
         )
+    yield from _server_charts(found, times)
+
+
+def _server_charts(found: dict[str, Any], times: list[float | None]) -> Iterator[str]:
     if not found["server"]["local"]:
         yield "<p>The server is not on this machine's loopback: no accept queue to show.</p>"
         return
