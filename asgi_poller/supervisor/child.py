@@ -11,7 +11,8 @@ from asgi_poller.config import Config
 from asgi_poller.logs import configure_logging
 from asgi_poller.supervisor.fork_server import ForkServer
 from asgi_poller.supervisor.parcel import ForkServerSpec, WorkerSpec, receive_parcel
-from asgi_poller.supervisor.worker import Worker, take_signals
+from asgi_poller.supervisor.signals import leave_signals
+from asgi_poller.supervisor.worker import Worker
 
 _log = logging.getLogger("asgi_poller.error")
 _EXIT_ORPHANED = 1
@@ -19,7 +20,7 @@ _EXIT_ORPHANED = 1
 
 def main(fd: int) -> int:
     """Live as the process that holds the control socket `fd`; the exit code."""
-    take_signals()
+    leave_signals()
     os.set_inheritable(fd, False)
     control = socket.socket(fileno=fd)
     try:

@@ -13,7 +13,7 @@ from asgi_poller.supervisor.fork_launcher import ForkLauncher
 from asgi_poller.supervisor.fork_server import fork_from_here
 from asgi_poller.supervisor.parcel import ForkServerSpec, Origin, packed, send_parcel
 from asgi_poller.supervisor.processes import Launcher, SpawnLauncher
-from asgi_poller.supervisor.worker import take_signals
+from asgi_poller.supervisor.signals import leave_signals
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -63,7 +63,7 @@ class Launchers:
         if fork_from_here(theirs):
             code = 1
             try:
-                take_signals()
+                leave_signals()
                 code = run_fork_server(theirs, self._config)
             except Exception:
                 _log.exception("a process ends with an error")

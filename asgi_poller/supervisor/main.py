@@ -6,6 +6,7 @@ import contextlib
 
 from asgi_poller.config import Config
 from asgi_poller.logs import configure_logging, log_notices
+from asgi_poller.supervisor.reloader import Reloader
 from asgi_poller.supervisor.server import Server
 from asgi_poller.supervisor.supervisor import Supervisor
 
@@ -20,6 +21,8 @@ def serve(config: Config) -> int:
     """
     configure_logging(config)
     log_notices(config)
+    if config.reload:
+        return Reloader(config).run()
     if config.workers > 1:
         return Supervisor(config).run()
     server = Server(config)

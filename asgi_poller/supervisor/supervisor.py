@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from asgi_poller import platform
@@ -26,16 +26,12 @@ from asgi_poller.supervisor.launchers import Launchers
 from asgi_poller.supervisor.minder import Minder
 from asgi_poller.supervisor.notify import ServiceManager
 from asgi_poller.supervisor.pid_file import PidFile
+from asgi_poller.supervisor.signals import kept_signals
 from asgi_poller.supervisor.site import Site
 from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
 from asgi_poller.supervisor.worker_pool import WorkerPool
 
 _log = logging.getLogger("asgi_poller.error")
-_SIGNALS = tuple(
-    getattr(signal, f"SIG{name}")
-    for name in ("INT", "TERM", "QUIT", "HUP", "TTIN", "TTOU", "USR1", "USR2")
-    if hasattr(signal, f"SIG{name}")
-)
 
 
 class Supervisor:
@@ -69,7 +65,7 @@ class Supervisor:
         if self._predecessor is None:
             self._write_pid_file()
         try:
-            with _kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 return runner.run(self._serve())
         finally:
             if self._pid_file is not None:
@@ -220,14 +216,3 @@ class Supervisor:
         while interval_s is not None:
             self._manager.watchdog()
             await asyncio.sleep(interval_s)
-
-
-@contextlib.contextmanager
-def _kept_signals() -> Iterator[None]:
-    """Give a program that runs us its own handlers back."""
-    old = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -44,27 +44,11 @@ from asgi_poller.tls import TlsContext
 _log = logging.getLogger("asgi_poller.error")
 T = TypeVar("T")
 
-# What a terminal or `kill` sends to the whole process group: the supervisor decides. Handlers that
-# do nothing rather than SIG_IGN, which whatever the application starts would inherit.
-_SUPERVISORS_SIGNALS = (
-    *("SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU"),
-    "SIGTERM",  # until the loop runs
-)
 _SHUTDOWN_AT_LEAST_S = 1.0  # for the lifespans' shutdown, however long the drain took
 # Unit: seconds. SIGTERM was for this worker alone, and the supervisor does not answer.
 _ANSWER_S = 2.0
 # Unit: seconds beyond all that is limited anyway, until an orphan is ended by force.
 _ORPHAN_MARGIN_S = 10.0
-
-
-def take_signals() -> None:
-    """Leave to the supervisor what is sent to all. For the main thread of a child process."""
-    for name in _SUPERVISORS_SIGNALS:
-        signal.signal(getattr(signal, name), _nothing)
-
-
-def _nothing(number: int, frame: object) -> None:
-    pass
 
 
 def tls_context(config: Config) -> TlsContext | None:

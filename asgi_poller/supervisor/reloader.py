@@ -1,0 +1,174 @@
+"""`--reload`: one worker, started afresh whenever the source changes.
+
+The listeners and pollers are in this process and stay: connections that come while there is no
+worker wait. The old worker ends before the new one starts, because what applications hold in
+development (a file, a port, a database) is often not to be had twice. What does not start is shown,
+and the next change is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from asgi_poller import platform
+from asgi_poller.config import Config
+from asgi_poller.errors import OperatorFault
+from asgi_poller.logs import reopen_log_files
+from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.pollers.listeners import open_listeners
+from asgi_poller.privileges import resolve
+from asgi_poller.supervisor.pid_file import PidFile
+from asgi_poller.supervisor.processes import SpawnLauncher, described_exit
+from asgi_poller.supervisor.signals import kept_signals
+from asgi_poller.supervisor.site import Site
+from asgi_poller.supervisor.source_watch import SourceWatcher
+from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
+
+_log = logging.getLogger("asgi_poller.error")
+
+# Unit: seconds for open requests when the source has changed. Less than in production: somebody
+# waits to see the effect.
+_RELOAD_GRACE_S = 2.0
+
+
+class Reloader:
+    """Owned by the main thread, which `run` keeps."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._worker: WorkerHandle | None = None
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._callbacks = Callbacks(_let_leave, lambda worker: None)
+
+    def run(self) -> int:
+        """Serve until a signal; the exit code. Raises OperatorFault if it cannot start."""
+        config = self._config
+        if not platform.HAS_FD_PASSING:
+            raise OperatorFault("--reload: this system cannot pass sockets to another process")
+        resolve(config.user, config.group)
+        loop_factory(config.loop)
+        watcher = SourceWatcher(config, self._on_changes)
+        pid_file = None if config.pid_file is None else PidFile(config.pid_file)
+        if pid_file is not None:
+            pid_file.write()
+        try:
+            with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                return runner.run(self._serve(watcher))
+        finally:
+            watcher.stop()
+            if pid_file is not None:
+                pid_file.remove()
+
+    async def _serve(self, watcher: SourceWatcher) -> int:
+        self._loop = asyncio.get_running_loop()
+        _log.info("Started reloader [%d]", os.getpid())
+        shown = ", ".join(map(str, watcher.directories))
+        _log.info("Will watch for changes in: %s", shown)
+        site = Site(self._config, open_listeners(self._config))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._on_stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._changed.set)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        watcher.start()
+        site.open()
+        running = asyncio.ensure_future(self._keep_running(site))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await _first(running, stopping)
+            if running.done():
+                running.result()
+        finally:
+            running.cancel()
+            stopping.cancel()
+            site.stop()
+            await self._end_worker(site, self._config.timeout_graceful_shutdown, adopt=True)
+            site.close()
+        _log.info("Finished reloader [%d]", os.getpid())
+        return 0
+
+    async def _keep_running(self, site: Site) -> None:
+        while True:
+            self._changed.clear()
+            changed = asyncio.ensure_future(self._changed.wait())
+            try:
+                await self._until(changed, site)
+            finally:
+                changed.cancel()
+            await self._end_worker(site, _RELOAD_GRACE_S)
+
+    async def _until(self, changed: asyncio.Future[Any], site: Site) -> None:
+        """Have a worker until there is a change; wait for the change if it does not work."""
+        worker = self._worker = site.make_worker(1, self._callbacks)
+        starting = asyncio.ensure_future(self._start(worker))
+        await _first(starting, changed)
+        if not starting.done():
+            starting.cancel()
+            return
+        try:
+            await starting
+        except OperatorFault as fault:
+            worker.kill()
+            _log.error("%s. Waiting for a change.", fault)
+        else:
+            site.admit(worker)
+            await _first(worker.ended, changed)
+            if not changed.done():
+                told = described_exit(worker.ended.result())
+                _log.error("%s %s. Waiting for a change.", worker.name, told)
+        await changed
+
+    async def _start(self, worker: WorkerHandle) -> None:
+        await worker.start(SpawnLauncher())
+        await worker.wait_ready(self._config.timeout_worker_startup)
+
+    async def _end_worker(self, site: Site, limit_s: float, *, adopt: bool = False) -> None:
+        """End the worker, if there is one. `adopt`: there will be no other for what waits."""
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        if not adopt:
+            site.retire(worker)
+        worker.drain(min(limit_s, self._config.timeout_graceful_shutdown), adopt=adopt)
+        try:
+            await asyncio.shield(worker.ended)
+        finally:
+            if not worker.ended.done():
+                self._worker = worker  # interrupted: whoever interrupts ends it
+            else:
+                site.bury(worker)
+
+    def _on_changes(self, paths: list[Path]) -> None:
+        """On the watcher's thread."""
+        shown = ", ".join(f"'{_short(path)}'" for path in paths)
+        _log.warning("Changes in %s. Reloading...", shown)
+        self._loop.call_soon_threadsafe(self._changed.set)
+
+    def _on_stop(self) -> None:
+        if self._stop.is_set() and self._worker is not None:
+            self._worker.kill()
+        self._stop.set()
+
+    def _reopen_logs(self) -> None:
+        reopen_log_files()
+        if self._worker is not None:
+            self._worker.reopen_logs()
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _let_leave(worker: WorkerHandle) -> None:
+    """It was sent SIGTERM: there is nobody to take over from it."""
+    worker.drain(_RELOAD_GRACE_S, adopt=True)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,38 @@
+"""Signals of a process that has children."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+#: What the supervisor decides on; what does not exist on this system is left out.
+SUPERVISOR_SIGNALS = tuple(
+    getattr(signal, f"SIG{name}")
+    for name in ("INT", "TERM", "QUIT", "HUP", "TTIN", "TTOU", "USR1", "USR2")
+    if hasattr(signal, f"SIG{name}")
+)
+
+
+@contextlib.contextmanager
+def kept_signals() -> Iterator[None]:
+    """Give the program that runs us its own handlers back afterwards. For the main thread."""
+    old = {number: signal.getsignal(number) for number in SUPERVISOR_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def leave_signals() -> None:
+    """Leave to the supervisor what is sent to all of its process group. For a child's main thread.
+
+    Handlers that do nothing rather than SIG_IGN, which whatever the application starts inherits.
+    """
+    for number in SUPERVISOR_SIGNALS:
+        signal.signal(number, _nothing)
+
+
+def _nothing(number: int, frame: object) -> None:
+    pass
