@@ -5,11 +5,12 @@ exchanges.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
 from asgi_poller.asgi.channel import Channel
-from asgi_poller.asgi.exchange import Exchange, State
+from asgi_poller.asgi.exchange import Exchange
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.channel_connection import ChannelConnection
@@ -61,6 +62,7 @@ class HttpConnection(asyncio.Protocol):
         "_early",
         "_exchange",
         "_is_body_open",
+        "_is_choked",
         "_is_cork_growing",
         "_is_draining",
         "_is_reading",
@@ -79,11 +81,12 @@ class HttpConnection(asyncio.Protocol):
         self._parser: RequestParser | None = RequestParser(core.connection_settings.head_limits)
         self._exchange: Exchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
-        self._backlog: list[RequestEvent] = []
+        self._backlog: list[RequestEvent | HttpFault] = []
         self._cork: list[bytes] | None = None
         self._cork_octets = 0
         self._deadline = NEVER
         self._is_reading = True
+        self._is_choked = False  # the peer does not read what is written for it
         self._is_draining = False  # the server stops: no further request
         self._is_cork_growing = False
         self._phase = _HEAD
@@ -112,8 +115,7 @@ class HttpConnection(asyncio.Protocol):
         try:
             events = parser.receive(data)
         except HttpFault as fault:
-            self._take(parser.events)
-            self._refuse(fault)
+            self._take([*parser.events, fault])
             return
         if events:
             self._take(events)
@@ -128,12 +130,18 @@ class HttpConnection(asyncio.Protocol):
         return False
 
     def pause_writing(self) -> None:
+        self._is_choked = True
         if self._exchange is not None:
             self._exchange.block_writing()
 
     def resume_writing(self) -> None:
+        self._is_choked = False
         if self._exchange is not None:
             self._exchange.unblock_writing()
+        elif self._backlog:  # the next request has waited for this
+            self._core.loop.call_soon(self._next)
+        elif self._phase is _BUSY:
+            self._idle()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._core.wheel.drop(self)
@@ -146,9 +154,9 @@ class HttpConnection(asyncio.Protocol):
 
     # Requests
 
-    def _take(self, events: list[RequestEvent]) -> None:
+    def _take(self, events: Sequence[RequestEvent | HttpFault]) -> None:
         """Give events to the exchange at hand, start exchanges; what must wait for a response goes
-        to the backlog.
+        to the backlog. A fault is the last of them.
         """
         if self._backlog:
             self._backlog += events
@@ -158,24 +166,41 @@ class HttpConnection(asyncio.Protocol):
                 if self._exchange is not None:
                     self._wait_behind(events[at:])
                     return
-                if event.upgrade:
+                if event.upgrade:  # nothing but its END is left, and that is not for us
                     self._start_upgrade(event)
-                else:
-                    self._start(event)
+                    return
+                self._start(event)
+                if self._phase is _ENDING:
+                    return
             elif event is END:
                 self._is_body_open = False
                 if self._exchange is not None:
                     self._exchange.feed_end()
                 else:
                     self._idle()
+            elif isinstance(event, HttpFault):
+                self._take_fault(event)
             elif self._exchange is not None:
                 self._exchange.feed(event)
             else:  # answered before it was read: the rest is thrown away
                 self._await(self._core.connection_settings.keep_alive_s)
 
-    def _wait_behind(self, events: list[RequestEvent]) -> None:
+    def _take_fault(self, fault: HttpFault) -> None:
+        """A request is broken. Those before it are answered first; then the connection ends."""
+        exchange = self._exchange
+        if exchange is None:
+            if self._is_body_open:  # it has been answered, and not with this
+                self._end(linger=True)
+            else:
+                self._refuse(fault)
+        elif self._is_body_open:
+            exchange.refuse(fault.status, fault.detail)
+        else:
+            self._wait_behind([fault])
+
+    def _wait_behind(self, events: Sequence[RequestEvent | HttpFault]) -> None:
         """The exchange at hand comes first; nothing is read until these have had their turn."""
-        self._backlog = events
+        self._backlog = list(events)
         self._read(False)
         if self._parser is not None and self._parser.leftover is not None:
             self._phase = _UPGRADING
@@ -196,9 +221,13 @@ class HttpConnection(asyncio.Protocol):
         scope = core.scopes.http(head, self._peer)
         exchange = Exchange(head, scope, self, core.exchange_context)
         self._exchange = exchange
-        if core.has_concurrency_limit and core.is_overloaded():
-            exchange.refuse(503, "Service Unavailable")
-            return
+        if self._is_choked:
+            exchange.block_writing()
+        if core.is_guarded:
+            fault = core.objection(head)
+            if fault is not None:
+                exchange.refuse(fault.status, fault.detail)
+                return
         core.run(exchange)
 
     def _resume_after_upgrade(self, head: RequestHead) -> None:
@@ -209,16 +238,17 @@ class HttpConnection(asyncio.Protocol):
         assert parser is not None
         had_body = head.has_body
         self._start(head)
-        try:
-            events = parser.resume()
-        except HttpFault as fault:
-            self._take(parser.events)
-            self._refuse(fault)
+        if self._phase is _ENDING:
             return
         if not had_body:
             self._is_body_open = False
             if self._exchange is not None:
                 self._exchange.feed_end()
+        try:
+            events = parser.resume()
+        except HttpFault as fault:
+            self._take([*parser.events, fault])
+            return
         self._take(events)
 
     def _upgrade(self, head: RequestHead) -> None:
@@ -226,8 +256,7 @@ class HttpConnection(asyncio.Protocol):
         core = self._core
         try:
             handshake = check_handshake(head)
-            if core.is_overloaded():
-                raise HttpFault(503, "Service Unavailable")
+            core.admit_channel(self, head)
         except HttpFault as fault:
             self._refuse(fault)
             return
@@ -235,6 +264,8 @@ class HttpConnection(asyncio.Protocol):
         assert transport is not None
         assert parser is not None
         leftover = parser.leftover
+        self._flush()  # responses to requests before this one
+        self._read(True)
         scope = core.scopes.websocket(head, self._peer, handshake.subprotocols)
         connection = ChannelConnection(transport, core)
         channel = Channel(scope, handshake, connection, core.channel_context)
@@ -243,6 +274,8 @@ class HttpConnection(asyncio.Protocol):
         self._parser = self._exchange = None
         connection.start(channel)
         transport.set_protocol(connection)
+        if self._is_choked:
+            channel.block_writing()
         core.run(channel)
         if leftover:
             channel.feed(leftover)
@@ -250,22 +283,8 @@ class HttpConnection(asyncio.Protocol):
             connection.shutdown()
 
     def _refuse(self, fault: HttpFault) -> None:
-        """Answer a broken request, after the ones before it have been answered, and end the
-        connection.
-        """
+        """Answer a broken request, to which there is no exchange, and end the connection."""
         extra = fault.headers if isinstance(fault, UnsupportedVersion) else ()
-        exchange = self._exchange
-        if exchange is not None and (exchange.state is State.WAITING or not self._is_body_open):
-            if self._is_body_open:  # the fault is in this exchange's body
-                exchange.refuse(fault.status, fault.detail)
-            else:
-                self._backlog = []
-                self._is_draining = True  # a good request came before the broken one
-            return
-        if exchange is not None:
-            exchange.disconnect()
-            self.abort()
-            return
         self.write(simple_response(fault.status, fault.detail, extra))
         self._end(linger=True)
 
@@ -287,12 +306,15 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(data)  # type: ignore[union-attr]  # connected
 
     def set_reading(self, on: bool) -> None:
-        self._read(on)
+        self._read(on and not self._backlog)
 
     def response_complete(self, keep_alive: bool) -> None:
         self._exchange = None
         if not keep_alive or self._is_draining:
-            self._end(linger=self._is_body_open)
+            # unread octets at the end would destroy what the peer is still to read
+            self._end(linger=self._is_body_open or not self._is_reading)
+        elif self._is_choked:
+            self._read(False)  # a peer that does not read responses gets no further ones
         elif self._backlog:
             self._core.loop.call_soon(self._next)
         else:
@@ -307,7 +329,12 @@ class HttpConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Go on with what was read while the last exchange was under way."""
-        if self._exchange is not None or self._phase is _ENDING or self._parser is None:
+        if (
+            self._exchange is not None
+            or self._is_choked
+            or self._phase is _ENDING
+            or self._parser is None
+        ):
             return
         events, self._backlog = self._backlog, []
         self._take(events)
