@@ -38,10 +38,8 @@ from asgi_poller.wire.response import (
 )
 
 _log = logging.getLogger("asgi_poller.error")
-_BODY_HIGH_OCTETS = (
-    65536  # of request body waiting for the application: above it the peer is not read
-)
-
+# of request body waiting for the application: above it the peer is not read
+_BODY_HIGH_OCTETS = 65536
 
 _UNFRAMED = Framing(True, False, None, False)
 
@@ -110,6 +108,7 @@ class Exchange:
         "_is_body_given",
         "_is_paused",
         "_port",
+        "_read_octets",
         "_start",
         "_waiters",
         "head",
@@ -125,7 +124,8 @@ class Exchange:
         self._port = port
         self._context = context
         self._body: list[bytes] = []
-        self._body_octets = 0  # waiting for the application, or read in all where there is a limit
+        self._body_octets = 0  # waiting for the application
+        self._read_octets = 0  # in all; counted only where there is a limit
         self._body_complete = False
         self._is_body_given = False  # its last piece has been
         self._is_paused = False
@@ -147,6 +147,12 @@ class Exchange:
         """A piece of the request's body."""
         if self.state is _GONE or self.state is _COMPLETE:
             return
+        limit_octets = self._context.max_body_octets
+        if limit_octets is not None:
+            self._read_octets += len(piece)
+            if self._read_octets > limit_octets:
+                self.refuse(413, "the request body is too large")
+                return
         self._body.append(piece)
         self._body_octets += len(piece)
         if self._body_octets > _BODY_HIGH_OCTETS and not self._is_paused:
@@ -235,8 +241,8 @@ class Exchange:
         if handler is None:
             raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
         handler(self, message)
-        if self._gate is not None and not self._gate.is_open:
-            await self._gate.passed()
+        if self._gate is not None and not self._gate.is_open and self.state is _STREAMING:
+            await self._gate.passed()  # after the last message nobody would open it for us
 
     def _on_start(self, message: Message) -> None:
         status_line(message["status"])  # raises now, and not only with the body
@@ -247,8 +253,13 @@ class Exchange:
         start = self._start
         assert start is not None
         body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
         more = message.get("more_body", False)
         context = self._context
+        if self.head.expects_continue:
+            # nobody said "continue": the peer may or may not send its body now (RFC 9110, 10.1.1)
+            self.head.keep_alive = False
         head, self._framing = encode_head(
             self.head,
             start["status"],
@@ -268,7 +279,10 @@ class Exchange:
 
     def _on_body(self, message: Message) -> None:
         more = message.get("more_body", False)
-        body = self._framed(message.get("body", b""), more)
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        body = self._framed(body, more)
         if body:
             self._port.write(body)
         if not more:
@@ -297,9 +311,7 @@ class Exchange:
         self._enter(_COMPLETE)
         if self._waiters:
             self._wake()
-        # a peer that was not told to continue may or may not send its body now (RFC 9110, 10.1.1)
-        keep_alive = self._framing.keep_alive and not self.head.expects_continue
-        self._port.response_complete(keep_alive)
+        self._port.response_complete(self._framing.keep_alive)
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -314,6 +326,12 @@ class Exchange:
     def _log_access(self, status: int) -> None:
         if self._context.access_log is not None:
             self._context.access_log.response(self.scope, status)
+
+
+def _as_bytes(body: object) -> bytes:
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise ApplicationFault(f"`body` is bytes, not {type(body).__name__}")
 
 
 _IGNORE = {
