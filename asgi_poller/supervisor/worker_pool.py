@@ -135,7 +135,7 @@ class WorkerPool:
         if launcher is not None and launcher is not self._launcher:
             launcher.close()
         for done, old in enumerate(olds):
-            if not await self.replace(old, "Restarting", self._config.drain_spread):
+            if not await self.replace(old, "restarting all", self._config.drain_spread):
                 _log.error("Restart given up: %d of %d workers are replaced", done, len(olds))
                 return False
         _log.info("Restart complete: %d workers are replaced", len(olds))
@@ -149,7 +149,7 @@ class WorkerPool:
         async with self._one_at_a_time:
             if old not in self._members:
                 return True
-            _log.info("%s: replacing %s", why, old.name)
+            _log.info("Replacing %s: %s", old.name, why)
             try:
                 await self._bring_up()
             except OperatorFault as fault:
@@ -177,7 +177,7 @@ class WorkerPool:
     async def _recycle(self, worker: WorkerHandle, why: str) -> None:
         try:
             spread_s = self._config.drain_spread
-            while not await self.replace(worker, f"{worker.name}: {why}", spread_s):
+            while not await self.replace(worker, why, spread_s):
                 self._backoff.failed(self._now())
                 await asyncio.sleep(max(1.0, self._backoff.delay_s))
         finally:

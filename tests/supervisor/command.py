@@ -127,10 +127,11 @@ class Command:
         """Send a signal to the supervisor."""
         self.process.send_signal(number)
 
-    def wait(self) -> int:
-        """Wait for the end; the exit code."""
+    def wait(self, *, has_heir: bool = False) -> int:
+        """Wait for the end; the exit code. `has_heir`: another process goes on writing."""
         code = self.process.wait(DEADLINE_S)
-        self._reader.join(DEADLINE_S)
+        if not has_heir:
+            self._reader.join(DEADLINE_S)
         return code
 
     def stop(self) -> int:

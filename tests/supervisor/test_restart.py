@@ -109,7 +109,7 @@ def test_a_second_order_to_restart_comes_after_the_first() -> None:
 def test_a_worker_that_dies_during_a_restart_is_not_missed() -> None:
     with running(workers=3) as command:
         command.signal(signal.SIGHUP)
-        command.wait_for("replacing Worker")
+        command.wait_for("Replacing Worker")
         os.kill(command.workers[1], signal.SIGKILL)
         command.wait_for("Restart complete")
         wait_until(lambda: len(command.workers) == 3, "three workers run")
