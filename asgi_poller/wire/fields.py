@@ -31,27 +31,28 @@ def encode_fields(
     Raises ApplicationFault for what is no header field, or could split the message.
     """
     shared = _NOTHING
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and shared is _NOTHING:
-            shared = {name: value}
-            lines.append(b"content-length: " + value + b"\r\n")
-            continue
-        line = _LINES.get((name, value))
-        if line is None:
-            lower = _checked_name(name).lower()
-            if lower in _SHARED_NAMES:
-                shared = _add_shared(shared, lower, value)
-                # written in lower case: the server looks for it there
-                name = lower
-            line = _encode(name, value, keep=lower not in _SHARED_NAMES)
-        lines.append(line)
+    try:
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit() and shared is _NOTHING:
+                shared = {name: value}
+                lines.append(b"content-length: " + value + b"\r\n")
+                continue
+            line = _LINES.get((name, value))
+            if line is None:
+                lower = _checked_name(name).lower()
+                value = _checked_value(name, value)
+                if lower in _SHARED_NAMES:
+                    shared = _add_shared(shared, lower, value)
+                    # written in lower case: the server looks for it there
+                    name = lower
+                line = _encode(name, value, keep=lower not in _SHARED_NAMES)
+            lines.append(line)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ApplicationFault(f"headers are pairs of bytes: {error}") from error
     return shared
 
 
 def _encode(name: bytes, value: bytes, *, keep: bool) -> bytes:
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise ApplicationFault(f"header values are bytes, not {type(value).__name__}")
-    value = bytes(value)
     if _BAD_VALUE.search(value):
         raise ApplicationFault(f"the value of {name!r} has a CR, LF or NUL in it")
     line = bytes(name) + b": " + value + b"\r\n"
@@ -68,10 +69,17 @@ def _checked_name(name: bytes) -> bytes:
     return name
 
 
+def _checked_value(name: bytes, value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise ApplicationFault(f"the value of {name!r} is not bytes: {value!r}")
+    return value
+
+
 def _add_shared(shared: Mapping[bytes, bytes], name: bytes, value: bytes) -> Mapping[bytes, bytes]:
-    value = bytes(value)
     if name == b"content-length" and not value.isdigit():
         raise ApplicationFault(f"{value!r} is not a Content-Length")
-    if name in (b"content-length", b"transfer-encoding") and shared.get(name, value) != value:
-        raise ApplicationFault(f"two different {name.decode()} headers")
+    if name in shared:
+        if name in (b"content-length", b"transfer-encoding"):  # clients refuse even equal ones
+            raise ApplicationFault(f"more than one {name.decode()} header")
+        value = shared[name] + b", " + value
     return {**shared, name: value}

@@ -110,6 +110,29 @@ def cut_reason(reason: str) -> bytes:
     return octets[:limit].decode("utf-8", "ignore").encode()
 
 
+def decode_control(first: int, payload: bytes) -> Ping | Pong | Close | None:
+    """What a whole, valid control frame says; None for one that is neither.
+
+    `first` is the frame's first octet. Only what is certain is decoded here: for the rest wsproto
+    finds the words.
+    """
+    if first == FIN_PONG:
+        return Pong(payload)
+    if first == FIN_PING:
+        return Ping(payload)
+    if first != FIN_CLOSE:
+        return None
+    if not payload:
+        return Close(CLOSE_NO_STATUS_RECEIVED, "")
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) < 2 or not is_sendable_close_code(code):
+        return None
+    try:
+        return Close(code, payload[2:].decode())
+    except UnicodeDecodeError:
+        return None
+
+
 def is_sendable_close_code(code: int) -> bool:
     """Whether an endpoint may put `code` into a Close frame (RFC 6455, 7.4)."""
     return code in _SENDABLE_BELOW_3000 or 3000 <= code <= 4999

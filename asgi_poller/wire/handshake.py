@@ -19,6 +19,15 @@ _SWITCHING = (
 _OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
 
 
+class NotGet(HttpFault):
+    """405 with the method that there is (RFC 9110, 15.5.6)."""
+
+    headers = ((b"allow", b"GET"),)
+
+    def __init__(self) -> None:
+        super().__init__(405, "a WebSocket handshake is a GET request")
+
+
 class UnsupportedVersion(HttpFault):
     """426 with the version that we speak (RFC 6455, 4.4)."""
 
@@ -63,7 +72,7 @@ class Handshake:
                 raise ApplicationFault(
                     f"subprotocol {subprotocol!r} was not offered: {self.subprotocols}"
                 )
-            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode() + b"\r\n")
+            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1") + b"\r\n")
         agreed = None
         if deflate != "off":
             agreed = negotiate(self._offers, takeover=deflate == "takeover")
@@ -82,9 +91,11 @@ class Handshake:
 def check_handshake(head: RequestHead) -> Handshake:
     """RFC 6455, 4.2.1. Raises HttpFault 400, 405 or 426."""
     if head.method != "GET":
-        raise HttpFault(405, "a WebSocket handshake is a GET request")
+        raise NotGet
     if head.http_version != "1.1":
         raise HttpFault(400, "a WebSocket handshake needs HTTP/1.1")
+    if head.has_body:  # its octets would be taken for frames
+        raise HttpFault(400, "a WebSocket handshake has no body")
     key = version = None
     subprotocols: list[str] = []
     offers = ""

@@ -22,7 +22,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))
-    for status in range(100, 600)
+    for status in range(200, 600)
 }
 
 
@@ -32,11 +32,11 @@ def phrase(status: int) -> bytes:
 
 
 def status_line(status: int) -> bytes:
-    """Raises ApplicationFault for a status that is not one."""
+    """Raises ApplicationFault for a status that a response cannot have: 1xx are no responses."""
     try:
         return _STATUS_LINES[status]
     except (KeyError, TypeError):
-        raise ApplicationFault(f"{status!r} is not an HTTP status") from None
+        raise ApplicationFault(f"{status!r} is not the status of a response") from None
 
 
 class Framing(NamedTuple):
@@ -78,6 +78,10 @@ def encode_head(
             expected = int(given[b"content-length"])
         if expected is None or len(given) > 1:
             is_chunked = _is_chunked(given)
+            if is_chunked and request.http_version == "1.0":
+                # RFC 9112, 6.1: such a client does not know it
+                lines.remove(b"transfer-encoding: " + given[b"transfer-encoding"] + b"\r\n")
+                is_chunked = False
             if b"close" in given.get(b"connection", b"").lower():
                 keep_alive = False
     if has_body and expected is None and not is_chunked:
@@ -114,7 +118,7 @@ def _is_chunked(given: Mapping[bytes, bytes]) -> bool:
 # What nearly every response is: whole, its length known and right.
 WHOLE_KEPT = Framing(True, False, None, True)
 _WHOLE_CLOSED = Framing(True, False, None, False)
-_BODILESS = frozenset({204, 304, *range(100, 200)})  # RFC 9110, 6.4.1
+_BODILESS = frozenset({204, 304})  # RFC 9110, 6.4.1
 
 
 def encode_chunk(body: bytes) -> bytes:

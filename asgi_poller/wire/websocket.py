@@ -26,6 +26,7 @@ from asgi_poller.wire.frames import (
     CLOSE_PROTOCOL_ERROR,
     FIN_BINARY,
     FIN_BINARY_DEFLATED,
+    FIN_CLOSE,
     FIN_PING,
     FIN_PONG,
     FIN_TEXT,
@@ -35,6 +36,7 @@ from asgi_poller.wire.frames import (
     SHORT_BINARY,
     SHORT_TEXT,
     Event,
+    decode_control,
     encode_close,
     encode_frame,
 )
@@ -53,6 +55,7 @@ _NOTHING: list[Event] = []  # what an incomplete frame gives; never changed
 _FAST_NONE: frozenset[int] = frozenset()
 _FAST_PLAIN = frozenset({FIN_TEXT, FIN_BINARY})
 _FAST_DEFLATED = _FAST_PLAIN | {FIN_TEXT_DEFLATED, FIN_BINARY_DEFLATED}
+_FIN_CONTROLS = frozenset({FIN_CLOSE, FIN_PING, FIN_PONG})
 _KNOWN_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
 
 
@@ -121,8 +124,8 @@ class WebSocketWire:
         self.is_holding = False
 
     def lone(self, data: bytes) -> str | bytes | None:
-        """The message, if `data` is one short frame of the fast lane and nothing else: the commonest
-        read of all, which needs no loop and no list. None: `receive` it.
+        """The message, if `data` is one short frame of the fast lane and nothing else: the read
+        that is commonest of all needs no loop and no list. None: `receive` it.
         """
         length = len(data) - 6
         if (
@@ -237,6 +240,30 @@ class WebSocketWire:
         self._fast = self._fast_between_messages = _FAST_NONE
         self._careful_octets = 0
 
+    def _read_control(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
+        """Take a control frame that leaves no question open; how many octets that were, 0 if it is
+        not complete, -1 if it is not one.
+
+        Every clean end has a Close and every idle channel its Pongs: a careful lane made for them
+        would double a channel's memory, and the cost of opening and closing one.
+        """
+        first = data[at]
+        length = data[at + 1] - 128
+        if first not in _FIN_CONTROLS or not 0 <= length <= MAX_CONTROL_OCTETS:
+            return -1
+        start = at + 6
+        if start + length > len(data):
+            return 0
+        payload = apply_mask(data[start : start + length], data[start - 4 : start])
+        event = decode_control(first, payload)
+        if event is None:
+            return -1
+        events.append(event)
+        if first != FIN_CLOSE:
+            return 6 + length
+        self._end_input()
+        return len(data) - at  # nothing after a Close counts
+
     def _read_carefully(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
         """Feed wsproto to the end of the frame at `at`, or of the frame it is in; how many octets
         it took.
@@ -246,6 +273,9 @@ class WebSocketWire:
         end = len(data)
         octets = self._careful_octets
         if not octets:
+            taken = self._read_control(data, at, events)
+            if taken >= 0:
+                return taken
             octets = _frame_octets(data, at)
             if not octets:
                 return 0
@@ -325,6 +355,9 @@ class CarefulWebSocketWire(WebSocketWire):
         super().__init__(max_octets, deflate, deflate_threshold, cache)
         self._fast_between_messages = self._fast = _FAST_NONE
         self._careful = WsprotoLane(max_octets, deflate)
+
+    def _read_control(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
+        return -1
 
     @property
     def _wsproto(self) -> WsprotoLane:
