@@ -25,10 +25,12 @@ class Accepted(NamedTuple):
 
     `listener` is an index into the ListenerInfo tuple that every core was started with. `peer` is
     the address that accept() returned, None where it is not known. `data` are octets that a poller
-    has already read.
+    has already read. `ticket` is what limits know the connection by, -1 where none counts it; who
+    closes the descriptor, or has served it, ends the ticket.
     """
 
     fd: int
     listener: int
     peer: Any = None
     data: bytes = b""
+    ticket: int = -1

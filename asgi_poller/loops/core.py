@@ -11,18 +11,24 @@ from collections.abc import Coroutine
 from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.forwarded import TrustedHosts
 from asgi_poller.asgi.lifespan import Lifespan
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.asgi.types import Application
 from asgi_poller.config import Config
+from asgi_poller.errors import ProxyProtocolFault
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
 from asgi_poller.loops.http_connection import HttpConnection
+from asgi_poller.loops.preamble import Refused, peek, read_proxy_header
 from asgi_poller.loops.services import Connection, Services
-from asgi_poller.tls import TlsContext
+from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
+from asgi_poller.wire.proxy_protocol import Parsed
+from asgi_poller.wire.response import simple_response
 
 _log = logging.getLogger("asgi_poller.error")
 
+_TOO_MANY = simple_response(429, "Too many connections from your address")  # RFC 6585, 4
 _SPREAD_STEP_S = 0.02  # while draining: how often it is somebody's turn, at most
 
 
@@ -49,7 +55,8 @@ class Core(Services):
         self._lifespan = Lifespan(application, config.lifespan)
         self._tls = tls
         self._tls_timeout_s = config.ssl_handshake_timeout
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._proxies = TrustedHosts(config.forwarded_allow_ips) if config.proxy_protocol else None
+        self._arriving: set[asyncio.Task[None]] = set()  # PROXY headers and TLS handshakes
 
     async def startup(self) -> None:
         """Run the lifespan's start-up. Raises StartupError."""
@@ -62,24 +69,34 @@ class Core(Services):
         """Take a connected socket over. The descriptor is this core's from now on."""
         info = self._listeners[accepted.listener]
         sock = adopted_socket(info.family, accepted.fd)
-        try:
-            peer = Peer(
-                client_address(sock, info, accepted.peer),
-                info.server or server_address(sock),
-                "https" if info.tls else "http",
-            )
-        except OSError:  # the peer has gone before anybody looked
-            self._not_adopted(sock)
+        if self._proxies is not None:
+            self._arrive(self._adopt_proxied(sock, accepted, info, self._proxies))
             return
+        try:
+            peer = _peer(sock, accepted, info)
+        except OSError:  # the peer has gone before anybody looked
+            self._not_adopted(sock, accepted.ticket)
+            return
+        self._connect(sock, accepted, info, peer)
+
+    def _arrive(self, arriving: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(arriving)
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def _connect(
+        self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, peer: Peer
+    ) -> None:
+        """Serve `peer` from now on. If it raises, the descriptor is not the core's."""
         try:
             connection = HttpConnection(self, peer, accepted.data)
         except Exception:
             sock.detach()  # it stays the lane's, which closes it: twice would be somebody else's
             raise
+        if accepted.ticket >= 0:
+            self._tickets[connection] = accepted.ticket
         if info.tls and self._tls is not None:
-            handshake = self.loop.create_task(self._connect_tls(sock, connection, self._tls))
-            self._handshakes.add(handshake)
-            handshake.add_done_callback(self._handshakes.discard)
+            self._arrive(self._connect_tls(sock, connection, self._tls))
             return
         # What connect_accepted_socket waits for is only that connection_made has been called. A
         # task for that would cost as much as all the rest: the coroutine is driven by hand.
@@ -87,37 +104,110 @@ class Core(Services):
         try:
             made = connecting.send(None)
         except OSError:
-            self._not_adopted(sock)
+            self._not_connected(sock, connection)
             return
         made._asyncio_future_blocking = False
-        made.add_done_callback(functools.partial(self._finish, connecting, sock))
+        made.add_done_callback(functools.partial(self._finish, connecting, sock, connection))
 
-    def _finish(self, connecting: Coroutine[Any, Any, Any], sock: socket.socket, made: Any) -> None:
+    def _finish(
+        self,
+        connecting: Coroutine[Any, Any, Any],
+        sock: socket.socket,
+        connection: HttpConnection,
+        made: Any,
+    ) -> None:
         """The future that `connecting` waited for is done: let it run to its end."""
         try:
             connecting.send(None)
         except StopIteration:
             pass  # that is how a coroutine returns
         except (OSError, RuntimeError):  # the transport ended before it began
-            self._not_adopted(sock)
+            self._not_connected(sock, connection)
 
     async def _connect_tls(
         self, sock: socket.socket, connection: HttpConnection, tls: TlsContext
     ) -> None:
         try:
+            async with asyncio.timeout(self._tls_timeout_s):
+                first = await peek(self.loop, sock, 1)
+            if is_plaintext(first):
+                ticket = self._tickets.pop(connection, -1)
+                await self._refuse(sock, PLAINTEXT_REFUSAL, ticket)
+                return
             await self.loop.connect_accepted_socket(
                 lambda: connection,
                 sock,
                 ssl=tls.context,
                 ssl_handshake_timeout=self._tls_timeout_s,
             )
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
             _log.debug("a TLS handshake failed: %r", error)
-            self._not_adopted(sock)
+            self._not_connected(sock, connection)
+        except asyncio.CancelledError:
+            self._not_connected(sock, connection)
+            raise
 
-    def _not_adopted(self, sock: socket.socket) -> None:
+    async def _adopt_proxied(
+        self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, proxies: TrustedHosts
+    ) -> None:
+        """Read the PROXY header that comes before everything else, TLS too."""
+        ticket = accepted.ticket
+        try:
+            peer = _peer(sock, accepted, info)
+            async with asyncio.timeout(self.connection_settings.header_timeout_s):
+                header, early = await read_proxy_header(
+                    self.loop,
+                    sock,
+                    accepted.data,
+                    trusted=(peer.client[0] if peer.client else None) in proxies,
+                )
+        except (OSError, ProxyProtocolFault) as error:
+            _log.debug("a connection is closed before its request: %r", error)
+            self._not_adopted(sock, ticket)
+            return
+        except asyncio.CancelledError:
+            self._not_adopted(sock, ticket)
+            raise
+        if header is not None and not self._introduce(header, peer, ticket):
+            await self._refuse(sock, b"" if info.tls else _TOO_MANY, ticket)
+            return
+        try:
+            self._connect(sock, accepted._replace(data=early), info, peer)
+        except Exception:
+            _log.exception("a connection could not be adopted and was closed")
+            self._not_adopted(adopted_socket(info.family, accepted.fd), ticket)
+
+    def _introduce(self, header: Parsed, peer: Peer, ticket: int) -> bool:
+        """The connection is another one's, as its proxy says; whether that one may have it."""
+        if header.destination is not None:
+            peer.server = header.destination
+        if header.tls is not None:
+            peer.scheme = "https"
+        if header.source is None:
+            return True
+        peer.client = header.source
+        return ticket < 0 or self._door is None or self._door.identify(ticket, header.source)
+
+    async def _refuse(self, sock: socket.socket, answer: bytes, ticket: int) -> None:
+        """Answer on a socket that has no connection, and close it."""
+
+        def lost() -> None:
+            self._not_adopted(sock, ticket)
+
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: Refused(answer, self.wheel, lost), sock
+            )
+        except OSError:
+            lost()
+
+    def _not_connected(self, sock: socket.socket, connection: HttpConnection) -> None:
+        self._not_adopted(sock, self._tickets.pop(connection, -1))
+
+    def _not_adopted(self, sock: socket.socket, ticket: int) -> None:
         sock.close()
         self._closed_in[self._closed_at] += 1
+        self._end_ticket(ticket)
 
     # The end
 
@@ -172,7 +262,7 @@ class Core(Services):
     async def _cut_off(self) -> None:
         for connection in list(self._connections):
             connection.abort()
-        tasks = [*self._conversations, *self._handshakes]
+        tasks = [*self._conversations, *self._arriving]
         for task in tasks:
             task.cancel("the server is shutting down")
         if tasks:
@@ -182,3 +272,12 @@ class Core(Services):
         """Run the lifespan's shutdown; whether it went well."""
         self.wheel.stop()
         return await self._lifespan.shutdown()
+
+
+def _peer(sock: socket.socket, accepted: Accepted, info: ListenerInfo) -> Peer:
+    """Both ends of a connection. Raises OSError if the peer has gone."""
+    return Peer(
+        client_address(sock, info, accepted.peer),
+        info.server or server_address(sock),
+        "https" if info.tls else "http",
+    )

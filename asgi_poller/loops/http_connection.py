@@ -17,7 +17,7 @@ from asgi_poller.loops.channel_connection import ChannelConnection
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
-from asgi_poller.wire.handshake import UnsupportedVersion, check_handshake
+from asgi_poller.wire.handshake import NotGet, UnsupportedVersion, check_handshake
 from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 from asgi_poller.wire.response import simple_response
 
@@ -284,7 +284,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, fault: HttpFault) -> None:
         """Answer a broken request, to which there is no exchange, and end the connection."""
-        extra = fault.headers if isinstance(fault, UnsupportedVersion) else ()
+        extra = fault.headers if isinstance(fault, UnsupportedVersion | NotGet) else ()
         self.write(simple_response(fault.status, fault.detail, extra))
         self._end(linger=True)
 

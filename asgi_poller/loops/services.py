@@ -21,9 +21,12 @@ from asgi_poller.asgi.scope import ScopeMaker
 from asgi_poller.asgi.tls_extension import tls_extension
 from asgi_poller.asgi.types import Application, Message
 from asgi_poller.config import Config
+from asgi_poller.errors import HttpFault
 from asgi_poller.loops.default_fields import DefaultFields
+from asgi_poller.loops.request_rules import request_rules
 from asgi_poller.loops.settings import channel_settings, connection_settings
 from asgi_poller.loops.timers import TimerWheel
+from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.websocket import CarefulWebSocketWire, FrameCache, WebSocketWire
 
 
@@ -39,6 +42,19 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """End now."""
+
+
+class Door(Protocol):
+    """Those who count connections, where there are limits. Any thread."""
+
+    def end(self, ticket: int, /) -> object:
+        """The connection has ended. Once for each ticket."""
+
+    def open_channel(self, ticket: int, /) -> bool:
+        """Whether the connection may become a WebSocket; counted from then on. Idempotent."""
+
+    def identify(self, ticket: int, peer: Any, /) -> bool:
+        """The connection is really `peer`'s; whether that one may have one more."""
 
 
 class Conversation(Protocol):
@@ -93,9 +109,15 @@ class Services:
             cache=FrameCache(),
             access_log=access_log,
         )
-        self.has_concurrency_limit = config.limit_concurrency is not None
+        self.rules = request_rules(config)
+        # one look for each request, where most servers have nothing to look for
+        self.is_guarded = config.limit_concurrency is not None or bool(self.rules)
+        self.channel_share: int | None = None  # of --limit-channels, where nobody counts them all
         self._application = application
         self._has_fresh_context = config.reset_contextvars
+        self._door: Door | None = None
+        self._tickets: dict[Connection, int] = {}  # of those that a limit counts
+        self._channel_count = 0
         self._connections: set[Connection] = set()
         self._conversations: dict[asyncio.Task[None], Conversation] = {}
         self._release = self._ended  # one bound method for all tasks
@@ -115,6 +137,10 @@ class Services:
         """
         self._closed_in, self._closed_at = cells, index
 
+    def use_door(self, door: Door) -> None:
+        """Tell `door` of the tickets' ends from now on. Before the first connection."""
+        self._door = door
+
     def limit_requests(self, limit: int, reached: Callable[[], None]) -> None:
         """Call `reached` with every request or WebSocket from the `limit`th on."""
         self._request_limit = limit
@@ -129,19 +155,51 @@ class Services:
         """An upgrade: the same socket in other hands."""
         self._connections.discard(old)
         self._connections.add(new)
+        self._channel_count += 1
+        if self._tickets and old in self._tickets:
+            self._tickets[new] = self._tickets.pop(old)
 
     def connection_lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._closed_in[self._closed_at] += 1
+        self._channel_count -= connection.is_channel
+        if self._tickets:
+            self._end_ticket(self._tickets.pop(connection, -1))
         if self._changed is not None:
             self._changed.set()
 
+    def _end_ticket(self, ticket: int) -> None:
+        if ticket >= 0 and self._door is not None:
+            self._door.end(ticket)
+
+    def objection(self, head: RequestHead) -> HttpFault | None:
+        """Why a request is not to be served, if it is not."""
+        if self.is_overloaded():
+            return HttpFault(503, "Service Unavailable")
+        try:
+            self.rules.check(head)
+        except HttpFault as fault:
+            return fault
+        return None
+
+    def admit_channel(self, connection: Connection, head: RequestHead) -> None:
+        """Raises HttpFault for a WebSocket handshake that is not to be served."""
+        if self.is_overloaded():
+            raise HttpFault(503, "Service Unavailable")
+        self.rules.check_channel(head)
+        share = self.channel_share
+        is_full = share is not None and self._channel_count >= share
+        if not is_full and self._door is not None:
+            is_full = not self._door.open_channel(self._tickets.get(connection, -1))
+        if is_full:
+            raise HttpFault(503, "Too many WebSockets")
+
     def is_overloaded(self) -> bool:
         """Whether --limit-concurrency is reached: requests are then answered 503, as in uvicorn."""
+        # connections that are idle or have sent half a request are no load (in uvicorn they are,
+        # so that a few of them keep everybody out)
         limit = self.connection_settings.concurrency_limit
-        return limit is not None and (
-            len(self._connections) > limit or len(self._conversations) >= limit
-        )
+        return limit is not None and len(self._conversations) >= limit
 
     def tls_extension(self, tls: ssl.SSLObject) -> dict[str, Any] | None:
         """The ASGI `tls` extension of one connection."""
