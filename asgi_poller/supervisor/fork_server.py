@@ -26,9 +26,8 @@ from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
 from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.privileges import drop, resolve
 from asgi_poller.supervisor.control import Lines, Message, encoded
-from asgi_poller.supervisor.worker import tls_context
+from asgi_poller.supervisor.worker import become_user, tls_context
 from asgi_poller.tls import TlsContext
 
 _log = logging.getLogger("asgi_poller.error")
@@ -71,7 +70,7 @@ class ForkServer:
         config = self._config
         loop_factory(config.loop)  # imports what a loop needs, once for all
         self.tls = tls_context(config)  # while we may still read the key
-        drop(resolve(config.user, config.group))
+        become_user(config)
         self.application = load_application(config)
         if threading.active_count() > 1:
             names = sorted(thread.name for thread in threading.enumerate()[1:])

@@ -30,7 +30,7 @@ from asgi_poller.loops.core import Core
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.counters import Counters
 from asgi_poller.pollers.receiver import ProcessLaneReceiver
-from asgi_poller.privileges import drop, resolve
+from asgi_poller.privileges import drop, library_problem, resolve
 from asgi_poller.supervisor.control import Control, Message
 from asgi_poller.supervisor.cores import Cores
 from asgi_poller.supervisor.garbage import settle_garbage
@@ -54,6 +54,15 @@ _ORPHAN_MARGIN_S = 10.0
 def tls_context(config: Config) -> TlsContext | None:
     """The TLS context, if any listener needs one."""
     return None if config.ssl_certfile is None else TlsContext(tls_settings(config))
+
+
+def become_user(config: Config) -> None:
+    """--user and --group: before any code of the application. Raises ConfigError."""
+    identity = resolve(config.user, config.group)
+    drop(identity)
+    problem = None if identity is None else library_problem()
+    if problem is not None:
+        _log.warning("%s", problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,7 @@ class Worker:
         config = self._config
         if self._tls is None:
             self._tls = tls_context(config)  # while we may still read the key
-        drop(resolve(config.user, config.group))
+        become_user(config)
         if self._application is None:
             self._application = load_application(config)
         cores = Cores(config, self._spec.infos, tls=self._tls, limit_reached=self._on_limit_reached)

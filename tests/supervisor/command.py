@@ -50,6 +50,7 @@ class Command:
         environ: dict[str, str] | None = None,
         cwd: Path = ROOT,
         program: list[str] | None = None,
+        keep_fds: tuple[int, ...] = (),
     ) -> None:
         self.lines: list[str] = []
         self._changed = threading.Condition()
@@ -62,6 +63,7 @@ class Command:
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
             start_new_session=True,
+            pass_fds=keep_fds,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -1,0 +1,159 @@
+"""What systemd is told by a supervisor, what it gives, and as whom workers run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.command import (
+    APP,
+    DEADLINE_S,
+    Command,
+    is_alive,
+    pid_at,
+    running,
+    wait_until,
+)
+
+
+class Manager:
+    """A notification socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(DEADLINE_S)
+        self.told: list[str] = []
+
+    def wait_for(self, line: str) -> list[str]:
+        """Wait for a message with this line; its lines."""
+        while True:
+            message = self._socket.recv(4096).decode()
+            self.told.append(message)
+            if line in message.split("\n"):
+                return message.split("\n")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with contextlib.closing(Manager(tmp_path / "notify")) as made:
+        yield made
+
+
+def test_readiness_reloads_and_the_end_are_told(manager: Manager) -> None:
+    with running(environ={"NOTIFY_SOCKET": str(manager.path)}) as command:
+        ready = manager.wait_for("READY=1")
+        assert f"MAINPID={command.pid}" in ready
+        assert "STATUS=2 workers" in ready
+        command.signal(signal.SIGHUP)
+        assert any(line.startswith("MONOTONIC_USEC=") for line in manager.wait_for("RELOADING=1"))
+        manager.wait_for("READY=1")
+        command.wait_for("Restart complete")
+        command.signal(signal.SIGTERM)
+        manager.wait_for("STOPPING=1")
+        assert command.wait() == 0
+
+
+def test_nobody_is_told_of_a_start_that_failed(manager: Manager, tmp_path: Path) -> None:
+    fail = tmp_path / "fail"
+    fail.write_text("lifespan")
+    environ = {"TEST_FAIL": str(fail), "NOTIFY_SOCKET": str(manager.path)}
+    command = Command("--workers", "2", "--port", "0", environ=environ)
+    try:
+        assert command.wait() == 3
+        manager.wait_for("STOPPING=1")
+        assert not any("READY=1" in message for message in manager.told)
+    finally:
+        command.close()
+
+
+def test_the_watchdog_is_fed(manager: Manager) -> None:
+    environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "200000"}
+    with running(environ=environ):
+        for _ in range(3):
+            manager.wait_for("WATCHDOG=1")
+
+
+def test_the_manager_learns_of_the_new_main_process(manager: Manager) -> None:
+    with running(environ={"NOTIFY_SOCKET": str(manager.path)}) as command:
+        manager.wait_for("READY=1")
+        command.signal(signal.SIGUSR2)
+        new = int(command.wait_for(r"Started a new supervisor \[(\d+)\]")[1])
+        manager.wait_for(f"MAINPID={new}")
+        assert command.wait(has_heir=True) == 0
+        assert not any("STOPPING=1" in message for message in manager.told)
+        os.kill(new, signal.SIGTERM)
+        manager.wait_for("STOPPING=1")
+        wait_until(lambda: not is_alive(new), "it ends")
+
+
+_ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
+os.execv(sys.executable, [sys.executable, "-m", "asgi_poller", *sys.argv[2:]])
+"""
+
+
+def test_sockets_that_systemd_passes_are_served_by_workers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        program = [sys.executable, "-c", _ACTIVATE, str(fd), APP, "--workers", "2"]
+        command = Command(program=program, keep_fds=(fd,))
+        try:
+            command.wait_ready(2)
+            assert command.address == listener.getsockname()
+            assert pid_at(command.address) in command.workers
+            assert command.stop() == 0
+        finally:
+            command.close()
+
+
+def test_a_pid_file_of_a_running_server_is_respected(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with running("--pid", str(path)) as command:
+        assert path.read_text() == f"{command.pid}\n"
+        other = Command("--workers", "2", "--port", "0", "--pid", str(path))
+        try:
+            assert other.wait() == 2
+            assert f"process {command.pid} is running" in other.text
+        finally:
+            other.close()
+        assert command.stop() == 0
+        assert not path.exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may")
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["spawn", "preload"])
+def test_workers_run_as_the_group_that_is_asked_for(options: tuple[str, ...]) -> None:
+    with running("--group", "65534", *options) as command:
+        assert {group_of(pid) for pid in command.workers} == {65534}
+        # the supervisor keeps its rights, for the next worker and the next certificate
+        assert group_of(command.pid) == os.getegid()
+        os.kill(command.workers[0], signal.SIGKILL)
+        command.wait_for("is ready", count=3)
+        assert {group_of(pid) for pid in command.workers} == {65534}
+
+
+def group_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("Gid:")]
+    return int(line.split()[2])
+
+
+def test_workers_give_way_to_the_pollers() -> None:
+    with running("--worker-nice", "3") as command:
+        ours = os.getpriority(os.PRIO_PROCESS, command.pid)
+        for pid in command.workers:
+            assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, ours + 3)
