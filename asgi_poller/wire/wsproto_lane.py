@@ -25,6 +25,7 @@ from asgi_poller.wire.frames import (
     Event,
     Ping,
     Pong,
+    is_sendable_close_code,
 )
 
 _NO_BITS = RsvBits(False, False, False)
@@ -187,8 +188,8 @@ class WsprotoLane:
     def send_close(self, code: int | None, reason: str) -> bytes:
         """A Close frame; nothing where wsproto's state says that one has been sent."""
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-            event = wsproto_events.CloseConnection(
-                code=code or CloseReason.NO_STATUS_RCVD, reason=reason or None
-            )
+            if code is None or not is_sendable_close_code(code):
+                code, reason = CloseReason.NO_STATUS_RCVD, ""
+            event = wsproto_events.CloseConnection(code=code, reason=reason or None)
             return self._connection.send(event)
         return b""
