@@ -145,6 +145,7 @@ FAULTS: dict[str, tuple[bytes, list[object]]] = {
     "close 1005": (close(1005), [fault(1002)]),
     "close 1006": (close(1006), [fault(1002)]),
     "close 1015": (close(1015), [fault(1002)]),
+    "close 1014, which wsproto does not know": (close(1014), [fault(1002)]),
     "close 1100": (close(1100), [fault(1002)]),
     "close 5000": (close(5000), [fault(1002)]),
     "a reason that is not UTF-8": (frame(CLOSE, b"\x03\xe8\xff"), [fault(1007)]),
