@@ -27,13 +27,13 @@ from asgi_poller.errors import OperatorFault
 from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.supervisor.control import Lines, Message, encoded
+from asgi_poller.supervisor.parcel import receive_fds
 from asgi_poller.supervisor.worker import become_user, tls_context
 from asgi_poller.tls import TlsContext
 
 _log = logging.getLogger("asgi_poller.error")
 
 _READ_OCTETS = 65536
-_CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class ForkServer:
@@ -89,7 +89,7 @@ class ForkServer:
                 reader.recv(_READ_OCTETS)
                 self._reap()
             if self._control in ready:
-                octets, fds, _, _ = socket.recv_fds(self._control, _READ_OCTETS, 1, _CLOSE_ON_EXEC)
+                octets, fds = receive_fds(self._control, _READ_OCTETS, 1)
                 if not octets:
                     return None
                 for message in self._lines.feed(octets):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import os
 import pickle
 import socket
 import struct
@@ -100,12 +101,12 @@ async def send_parcel(sock: socket.socket, octets: bytes, fds: Sequence[int]) ->
 def receive_parcel(sock: socket.socket) -> tuple[Spec, list[int]]:
     """Wait for the parcel; the descriptors are the caller's. Raises EOFError if none comes."""
     sock.setblocking(True)
-    header, fds, _, _ = socket.recv_fds(sock, _HEADER.size, _DESCRIPTORS_AT_ONCE, _CLOSE_ON_EXEC)
+    header, fds = receive_fds(sock, _HEADER.size, _DESCRIPTORS_AT_ONCE)
     if len(header) < _HEADER.size:
         raise EOFError("the supervisor has gone")
     length, count = _HEADER.unpack(header)
     while len(fds) < count:
-        _, more, _, _ = socket.recv_fds(sock, 1, _DESCRIPTORS_AT_ONCE, _CLOSE_ON_EXEC)
+        _, more = receive_fds(sock, 1, _DESCRIPTORS_AT_ONCE)
         if not more:
             raise EOFError("the supervisor has gone")
         fds += more
@@ -116,3 +117,19 @@ def receive_parcel(sock: socket.socket) -> tuple[Spec, list[int]]:
             raise EOFError("the supervisor has gone")
         octets += piece
     return pickle.loads(bytes(octets)), fds
+
+
+def receive_fds(sock: socket.socket, octets: int, count: int) -> tuple[bytes, list[int]]:
+    """Up to so many octets, and up to so many descriptors, which no program that we start inherits.
+
+    (`socket.recv_fds` ignores its `flags`.)
+    """
+    fds = array.array("i")
+    room = socket.CMSG_SPACE(count * fds.itemsize)
+    received, ancillary, _, _ = sock.recvmsg(octets, room, _CLOSE_ON_EXEC)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)  # where the flag does not exist
+    return received, fds.tolist()
