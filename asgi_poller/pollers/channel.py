@@ -6,7 +6,7 @@ out of the queue is one atomic step of the kernel: of all the processes that hol
 exactly one gets it. `process_lane` builds on that.
 
 Supervisor to worker: a message number, the sequence number of the first connection, and for each
-connection its listener, peer address and octets already read; the descriptors go beside it
+connection its listener, peer address, octets already read and ticket; the descriptors go beside it
 (SCM_RIGHTS, unix(7)). A message without connections is a probe. Worker to supervisor: RING, or the
 numbers of connections whose descriptors did not fit into the worker.
 
@@ -45,12 +45,13 @@ _SCM_RIGHTS: int = getattr(socket, "SCM_RIGHTS", 1)
 class Delivery(NamedTuple):
     """One message as the worker gets it. `fds` are fewer than `entries` if the worker is full.
 
-    `entries` are (listener, peer, data) of each connection; `first` is the first one's sequence.
+    `entries` are (listener, peer, data, ticket) of each connection; `first` is the first one's
+    sequence.
     """
 
     number: int
     first: int
-    entries: list[tuple[int, Any, bytes]]
+    entries: list[tuple[int, Any, bytes, int]]
     fds: list[int]
 
 
@@ -58,7 +59,7 @@ def send_connections(
     channel: socket.socket, number: int, first: int, batch: list[Accepted]
 ) -> None:
     """Send `batch` as one message, or raise the OSError that sendmsg(2) gave."""
-    entries = [(accepted.listener, accepted.peer, accepted.data) for accepted in batch]
+    entries = [accepted[1:] for accepted in batch]  # all but the descriptor
     octets = marshal.dumps((number, first, entries))
     if not batch:
         channel.send(octets)

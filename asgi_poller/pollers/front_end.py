@@ -12,7 +12,7 @@ from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.balance import Balance, Balancer
-from asgi_poller.pollers.lanes import Lane
+from asgi_poller.pollers.lanes import EndTicket, Lane
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
 from asgi_poller.pollers.shortage import Episodes, answer_and_close
@@ -46,8 +46,10 @@ class FrontEnd:
     """Accepts from `listeners` with `pollers` threads and hands each connection to a lane.
 
     It owns its threads and the descriptors they need, nothing else: listeners and lanes are closed
-    by whoever made them. The threads are daemons and named `MasterPoller-0` and so on. All methods
-    are for any thread. `listeners` must be in the order of the ListenerInfo that cores were given.
+    by whoever made them. `admit` decides on each connection, and `end_ticket` is told when one that
+    has a ticket is closed before a core has it. The threads are daemons and named `MasterPoller-0`
+    and so on. All methods are for any thread. `listeners` must be in the order of the ListenerInfo
+    that cores were given.
 
     `switch_interval_s` sets `sys.setswitchinterval()` for the whole process while the front end
     runs (None: leave it): how long a computing application thread may keep the GIL from a poller
@@ -65,6 +67,7 @@ class FrontEnd:
         balance: Balance = "least-connections",
         settings: PollerSettings | None = None,
         admit: Admit | None = None,
+        end_ticket: EndTicket | None = None,
         switch_interval_s: float | None = None,
     ) -> None:
         self._doors = [
@@ -74,6 +77,7 @@ class FrontEnd:
         self._count = pollers
         self._settings = settings or PollerSettings()
         self._admit = admit
+        self.end_ticket = end_ticket
         self._balancer = Balancer(tuple(lanes), balance)
         self._episodes = Episodes()
         self._wakeup: platform.Wakeup | None = None
@@ -98,6 +102,7 @@ class FrontEnd:
                         stop=self._wakeup,
                         episodes=self._episodes,
                         admit=self._admit,
+                        end_ticket=self.end_ticket,
                         settings=self._settings,
                         rest_s=min(self._settings.gather_s * self._count, REST_LIMIT_S),
                     )
@@ -176,6 +181,8 @@ class FrontEnd:
 
     def refuse(self, accepted: Accepted) -> None:
         """Answer 503 (a TLS peer: nothing) and close: no lane took it for too long."""
+        if accepted.ticket >= 0 and self.end_ticket is not None:
+            self.end_ticket(accepted.ticket)
         answer_and_close(accepted.fd, tls=self._doors[accepted.listener].tls)
 
     def stats(self) -> FrontEndStats:

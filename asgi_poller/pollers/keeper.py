@@ -21,8 +21,9 @@ from collections.abc import Callable
 
 from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.admission import Admission
 from asgi_poller.pollers.front_end import FrontEnd
-from asgi_poller.pollers.lanes import close_connection
+from asgi_poller.pollers.lanes import drop
 from asgi_poller.pollers.process_lane import ProcessLane
 
 logger = logging.getLogger("asgi_poller.error")
@@ -47,10 +48,12 @@ class LaneKeeper:
         self,
         front_end: FrontEnd,
         *,
+        admission: Admission | None = None,
         give_up_s: float = GIVE_UP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._front_end = front_end
+        self._admission = admission
         self._give_up_s = give_up_s
         self._clock = clock
         self._lanes: list[ProcessLane] = []
@@ -175,7 +178,15 @@ class LaneKeeper:
             self._stalled.discard(lane)
             # before the lane closes it: a copy in another process would keep it registered
             self._selector.unregister(lane.channel)
-        self._take_in(lane, lane.reclaim())
+        left = lane.reclaim()
+        if self._admission is not None and lane.mark:
+            # In this order: what the dead worker had marked and never claimed is still let in.
+            for accepted in left:
+                if accepted.ticket >= 0:
+                    self._admission.board.take_back(accepted.ticket)
+            self._admission.worker_died(lane.mark)
+            lane.mark = 0
+        self._take_in(lane, left)
 
     def _take_in(self, lane: ProcessLane, batch: list[Accepted]) -> None:
         """Connections that `lane` will not adopt need another lane."""
@@ -207,7 +218,7 @@ class LaneKeeper:
 
     def _finish(self) -> None:
         for accepted in self._homeless:
-            close_connection(accepted.fd)
+            drop(accepted, self._front_end.end_ticket)
         self._homeless.clear()
         self._selector.close()
         self._wakeup.close()

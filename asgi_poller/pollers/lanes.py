@@ -23,6 +23,10 @@ logger = logging.getLogger("asgi_poller.error")
 LANE_CAPACITY_COUNT = 65536
 
 
+EndTicket = Callable[[int], object]
+"""Told that a connection with a ticket has been closed by somebody else than a core. Any thread."""
+
+
 class Lane(Protocol):
     """What the front end knows about a core.
 
@@ -84,6 +88,7 @@ class ThreadLane:
     __slots__ = (
         "_capacity",
         "_core",
+        "_end_ticket",
         "_ended",
         "_failed",
         "_lock",
@@ -92,10 +97,17 @@ class ThreadLane:
         "assigned",
     )
 
-    def __init__(self, core: LaneCore, *, capacity: int = LANE_CAPACITY_COUNT) -> None:
+    def __init__(
+        self,
+        core: LaneCore,
+        *,
+        capacity: int = LANE_CAPACITY_COUNT,
+        end_ticket: EndTicket | None = None,
+    ) -> None:
         self.assigned = 0
         self._core = core
         self._capacity = capacity
+        self._end_ticket = end_ticket
         self._waiting: deque[Accepted] = deque()
         self._rung = False
         self._failed = 0  # adopt() raised; written by the core's thread
@@ -153,7 +165,7 @@ class ThreadLane:
             except Exception:
                 logger.exception("a connection could not be adopted and was closed")
                 self._failed += 1
-                close_connection(accepted.fd)
+                drop(accepted, self._end_ticket)
 
     def _take_back(self, batch: list[Accepted]) -> int:
         """The core has ended: returns how many of `batch` it had still adopted."""
@@ -173,6 +185,13 @@ class ThreadLane:
                 left.append(self._waiting.popleft())
             except IndexError:
                 return left
+
+
+def drop(accepted: Accepted, end_ticket: EndTicket | None) -> None:
+    """Close a connection that was let in and that no core adopted."""
+    if accepted.ticket >= 0 and end_ticket is not None:
+        end_ticket(accepted.ticket)
+    close_connection(accepted.fd)
 
 
 def close_connection(fd: int) -> None:

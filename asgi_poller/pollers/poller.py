@@ -25,7 +25,7 @@ from asgi_poller.pollers.accepting import (
     AcceptCall,
     accept_call,
 )
-from asgi_poller.pollers.lanes import close_connection
+from asgi_poller.pollers.lanes import EndTicket, drop
 from asgi_poller.pollers.shortage import Episodes, Refuser
 from asgi_poller.pollers.waiting import make_waiter
 
@@ -114,6 +114,7 @@ class MasterPoller:
         stop: platform.Wakeup,
         episodes: Episodes,
         admit: Admit | None = None,
+        end_ticket: EndTicket | None = None,
         settings: PollerSettings | None = None,
         rest_s: float = 0.0,
     ) -> None:
@@ -123,6 +124,7 @@ class MasterPoller:
         self._stop = stop
         self._episodes = episodes
         self._admit = admit
+        self._end_ticket = end_ticket
         self._settings = settings or PollerSettings()
         self._refuser = Refuser()
         self._waiter = make_waiter()
@@ -228,7 +230,7 @@ class MasterPoller:
                 answer = admit(accepted)
             except Exception:
                 logger.exception("admission failed: the connection is closed")
-                close_connection(accepted.fd)
+                drop(accepted, self._end_ticket)
                 continue
             if answer is not None:
                 admitted.append(answer)
@@ -294,4 +296,4 @@ class MasterPoller:
         left, self._waiting = self._waiting, []
         for accepted in left:
             self.counts.dropped += 1
-            close_connection(accepted.fd)
+            drop(accepted, self._end_ticket)

@@ -93,7 +93,8 @@ class ProcessLane:
 
     `worker_end` is for the worker: by fork, or by its descriptor (pass_fds); this object keeps its
     own copy open. `row` is the lane's row in `counters`; both go to ProcessLaneReceiver there.
-    `name` is for the log, `clock` gives monotonic seconds, `stall_s` is in seconds.
+    `name` is for the log, `mark` what tickets of its connections are marked with (0: no limits),
+    `clock` gives monotonic seconds, `stall_s` is in seconds.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ProcessLane:
         counters: Counters,
         *,
         name: str = "a worker",
+        mark: int = 0,
         capacity: int = PROCESS_LANE_CAPACITY_COUNT,
         stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +110,7 @@ class ProcessLane:
         platform.require_fd_passing("--workers")
         self.assigned = 0
         self.name = name
+        self.mark = mark
         self.row = counters.take_row()
         self._counters = counters
         self._cells = counters.row(self.row)

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.channel import RING, Delivery, Inbox, returned
 from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RETURNS, RING_WANTED, SEEN
-from asgi_poller.pollers.lanes import close_connection
+from asgi_poller.pollers.lanes import drop
+from asgi_poller.pollers.tickets import TicketBoard
 
 logger = logging.getLogger("asgi_poller.error")
 
@@ -49,12 +50,22 @@ class ProcessLaneReceiver:
     """Hands what the supervisor sends to the worker's core. Owned by the core's thread.
 
     `channel` is the worker's end of the lane's socket pair, `cells` the lane's row of Counters.
+    Where there are limits, `board` has the tickets and `mark` is what this lane marks them with.
     """
 
-    def __init__(self, channel: socket.socket, cells: memoryview[int]) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        cells: memoryview[int],
+        *,
+        board: TicketBoard | None = None,
+        mark: int = 0,
+    ) -> None:
         channel.setblocking(False)
         self._channel = channel
         self._cells = cells
+        self._board = board
+        self._mark = mark
         self._inbox = Inbox(channel)
         self._core: ReceiverCore | None = None
         self._on_orphaned: Callable[[], object] = lambda: None
@@ -111,17 +122,22 @@ class ProcessLaneReceiver:
         cells = self._cells
         sequence = delivery.first
         entries = delivery.entries
-        for fd, (listener, peer, data) in zip(delivery.fds, entries, strict=False):
+        board = self._board
+        for fd, (listener, peer, data, ticket) in zip(delivery.fds, entries, strict=False):
             sequence += 1
+            if ticket >= 0 and board is not None:
+                # before the claim: who finds this worker dead must find what it had
+                board.adopt(ticket, self._mark)
             # From here the connection is ours alone: the supervisor would hand it to another
             # worker if we died before this, and never does after it.
             cells[CLAIMED] = sequence
             try:
-                core.adopt(Accepted(fd, listener, peer, data))
+                core.adopt(Accepted(fd, listener, peer, data, ticket))
             except Exception:
                 logger.exception("a connection could not be adopted and was closed")
                 cells[FAILED] += 1
-                close_connection(fd)
+                end_ticket = None if board is None else board.end
+                drop(Accepted(fd, listener, peer, data, ticket), end_ticket)
         missing = len(entries) - len(delivery.fds)
         if missing > 0:
             # recvmsg(2), MSG_CTRUNC: this process has no descriptors left. The supervisor still
