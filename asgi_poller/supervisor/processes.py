@@ -18,7 +18,9 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-import asgi_poller
+
+# The directory that this package is in.
+_HOME = str(Path(__file__).parents[2])
 
 
 class Process(Protocol):
@@ -133,9 +135,8 @@ def _command(fd: int) -> list[str]:
     -P, so that nothing in the current directory can stand in for the standard library: the paths
     that the application needs come with the parcel.
     """
-    package = str(Path(asgi_poller.__file__).parents[1])
     program = (
-        f"import sys; sys.path.append({package!r}); "
+        f"import sys; sys.path.append({_HOME!r}); "
         f"from asgi_poller.supervisor.child import main; sys.exit(main({fd}))"
     )
     executable = os.fsdecode(multiprocessing.spawn.get_executable())
