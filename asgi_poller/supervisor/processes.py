@@ -18,7 +18,6 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-
 # The directory that this package is in.
 _HOME = str(Path(__file__).parents[2])
 
