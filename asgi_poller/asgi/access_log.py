@@ -38,6 +38,10 @@ class AccessLog:
         """A WebSocket handshake was answered with an HTTP status."""
         self._logger.info('%s - "WebSocket %s" %d', _client(scope), _path(scope), status)
 
+    def for_denials(self) -> AccessLog:
+        """The same, for responses to WebSocket handshakes."""
+        return _DenialLog(self._logger)
+
     def channel_closed(
         self,
         scope: dict[str, Any],
@@ -61,6 +65,13 @@ class AccessLog:
             *received,
             *sent,
         )
+
+
+class _DenialLog(AccessLog):
+    __slots__ = ()
+
+    def response(self, scope: dict[str, Any], status: int) -> None:
+        self.channel_denied(scope, status)
 
 
 def _client(scope: dict[str, Any]) -> str:

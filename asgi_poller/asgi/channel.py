@@ -7,17 +7,12 @@ States, and what moves them:
         ├── close: 403 ──► CLOSED
         └── http.response.start ──► DENYING ── the last http.response.body ──► CLOSED
 
-There is no queue object and no task between the wire and the application: received messages wait
-in a list, the application in at most one future. Most of the time the list has nothing or one thing
-in it, so popping its front is the cheapest there is; it is bounded by `max_queue` and by what one
-read brings.
- Corking: frames that the application sends while received messages still wait for it are joined and
+Corking: frames that the application sends while received messages still wait for it are joined and
 written once, at the latest by a `call_soon`. A lone message is written at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -33,6 +28,7 @@ from asgi_poller.asgi.channel_context import (
 )
 from asgi_poller.asgi.denial import Denial
 from asgi_poller.asgi.flow import WriteGate
+from asgi_poller.asgi.inbox import Inbox
 from asgi_poller.asgi.types import Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected, WebSocketFault
 from asgi_poller.wire.frames import (
@@ -48,17 +44,12 @@ from asgi_poller.wire.frames import (
 )
 from asgi_poller.wire.handshake import Handshake
 from asgi_poller.wire.response import phrase, simple_response
-from asgi_poller.wire.websocket import WebSocketWire
 
 _log = logging.getLogger("asgi_poller.error")
 _CORK_OCTETS = 65536  # joined frames above this are written without waiting for the flush
-_EARLY_OCTETS = 65536  # sent before the channel was accepted
-_QUEUE_HIGH_OCTETS = (
-    256 * 1024
-)  # received octets waiting for the application: above it the peer is not read
 
 
-class Channel:
+class Channel(Inbox):
     """One WebSocket. The connection feeds it; the application calls `receive` and `send`. Owned by
     the core's thread.
 
@@ -69,29 +60,19 @@ class Channel:
     """
 
     __slots__ = (
-        "_context",
         "_cork",
         "_cork_octets",
         "_denial",
-        "_early",
         "_gate",
         "_handshake",
-        "_is_paused",
+        "_late_pong",
         "_opened_at",
-        "_port",
-        "_queue",
-        "_queue_octets",
-        "_received_count",
         "_sent_count",
         "_sent_octets",
-        "_waiter",
-        "_wire",
         "_write",
         "close_code",
         "closed_by",
-        "received_octets",
         "scope",
-        "state",
     )
 
     def __init__(
@@ -101,67 +82,22 @@ class Channel:
         port: ChannelPort,
         context: ChannelContext,
     ) -> None:
+        super().__init__(port, context)
         self.scope = scope
-        self.state = CONNECTING
         self.close_code = CLOSE_ABNORMAL
         self.closed_by = "peer"
-        self.received_octets = 0  # on the wire; also the proof of life that pings look at
         self._handshake: Handshake | None = handshake
-        self._port = port
         self._write = port.write
-        self._context = context
-        self._wire: WebSocketWire | None = None
-        self._early = b""  # octets that came before the channel was accepted
-        # what receive() will give: str and bytes are messages, a dict is given as it is
-        self._queue: list[str | bytes | Message] = [{"type": "websocket.connect"}]
-        self._queue_octets = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_paused = False
         self._cork: list[bytes] | None = None
         self._cork_octets = 0
         self._gate: WriteGate | None = None
+        self._late_pong: bytes | None = None  # of the last Ping that came while the peer was slow
         self._denial: Denial | None = None
         self._opened_at = 0.0
-        self._received_count = 0
         self._sent_count = 0
         self._sent_octets = 0
 
     # The connection's side
-
-    def feed(self, data: bytes) -> None:
-        """Octets from the peer."""
-        wire = self._wire
-        if wire is None:
-            self._feed_early(data)
-            return
-        self.received_octets += len(data)
-        queue = self._queue
-        message = wire.lone(data)
-        if message is None:
-            self._feed_events(wire.receive(data))
-        elif self.state is OPEN:
-            queue.append(message)
-        waiter = self._waiter
-        if waiter is not None and queue:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
-        if len(queue) > 1:
-            self._queue_octets += len(data)
-            self._check_queue()
-
-    def _feed_events(self, events: list[Event]) -> None:
-        queue = self._queue
-        for event in events:
-            kind = type(event)
-            if kind is bytes or kind is str:
-                queue.append(event)  # type: ignore[arg-type]  # `kind` has said so, faster than isinstance
-            else:
-                self._on_control(event)
-        if self.state is not OPEN:
-            self._drop_messages()
-        if self._wire is not None and self._wire.is_holding and not self._is_paused:
-            self._context.loop.call_soon(self._feed_held)
 
     def connection_lost(self) -> None:
         """The transport has gone: without a Close frame from the peer that is a 1006 (RFC 6455,
@@ -174,31 +110,26 @@ class Channel:
         if self._gate is not None:
             self._gate.open()
 
-    def close(self, code: int, reason: str = "", *, by: str = "server") -> None:
-        """Begin the closing handshake for the server's own reasons (RFC 6455, 7.1.2); harmless if
-        it has begun.
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake of an open channel for the server's own reasons (RFC 6455,
+        7.1.2); harmless if it has begun.
         """
         if self.state is OPEN:
-            self._start_closing(code, reason, by)
-        elif self.state is CONNECTING:
-            self._deny(503 if by == "server" else 403)
+            self._start_closing(code, reason, "server")
 
-    def give_up(self, code: int = CLOSE_ABNORMAL) -> None:
-        """The peer did not answer in time: the connection is over, whatever state it was in."""
-        if self.state is OPEN:
-            self._finish(code, "", by="server")
-        elif self.state is not CLOSED:
-            self._enter(CLOSED)
+    def refuse(self, status: int) -> None:
+        """Answer the handshake with an HTTP status, if the application has not answered it."""
+        if self.state is CONNECTING:
+            self._deny(status)
+
+    def give_up(self) -> None:
+        """The peer did not answer our Close in time: the channel is closed without it."""
+        self._enter(CLOSED)
 
     def ping(self) -> None:
         """Send a Ping (RFC 6455, 5.5.2)."""
         if self.state is OPEN and self._wire is not None:
             self._write(self._wire.ping())
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the peer is not being read because the application is behind."""
-        return self._is_paused
 
     def block_writing(self) -> None:
         if self._gate is None:
@@ -208,51 +139,30 @@ class Channel:
     def unblock_writing(self) -> None:
         if self._gate is not None:
             self._gate.open()
+        payload, self._late_pong = self._late_pong, None
+        if payload is not None and self.state is OPEN:
+            self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
 
     # The application's side
 
     def application_ended(self, error: BaseException | None) -> None:
         """The application has returned, or raised `error`: end the channel in its name."""
+        state = self.state
+        has_ended = state is CLOSING or state is CLOSED
         # told that its peer has gone, an application may stop by letting that error out
-        if error is not None and not isinstance(error, ClientDisconnected):
+        if error is not None and not (has_ended and isinstance(error, ClientDisconnected)):
             _log.error("Exception in ASGI application", exc_info=error)
-        if self.state is OPEN:
+        if state is OPEN:
             code = CLOSE_NORMAL if error is None else CLOSE_INTERNAL_ERROR
             self._start_closing(code, "", by="application")
-        elif self.state is CONNECTING:
+        elif state is CONNECTING:
             if error is None:
                 _log.error("ASGI callable returned without accepting or closing the WebSocket.")
             self._deny(500)
-        elif self.state is DENYING:
+        elif state is DENYING and self._denial is not None:
             if error is None:
                 _log.error("ASGI callable returned without completing the denial response.")
-            self._enter(CLOSED)
-
-    async def receive(self) -> Message:
-        """The next message for the application; waits for one. After the disconnect it waits
-        forever.
-        """
-        queue = self._queue
-        while not queue:
-            waiter = self._waiter
-            if waiter is None or waiter.done():
-                waiter = self._waiter = self._context.loop.create_future()
-                await waiter
-            # a second task receives too: it waits beside the first, whose future is not its to
-            # cancel
-            else:
-                await asyncio.wait([waiter])
-        event = queue.pop(0)
-        if not queue and (self._is_paused or self._queue_octets):
-            self._queue_emptied()
-        kind = type(event)
-        if kind is str:
-            self._received_count += 1
-            return {"type": "websocket.receive", "text": event}
-        if kind is bytes:
-            self._received_count += 1
-            return {"type": "websocket.receive", "bytes": event}
-        return event  # type: ignore[return-value]  # neither str nor bytes: a message as it is
+            self._denial.fail()
 
     async def send(self, message: Message) -> None:
         """Take a message from the application; waits while the peer is slow."""
@@ -287,18 +197,17 @@ class Channel:
     async def _send_other(self, message: Message) -> None:
         """Everything but a message on an open channel."""
         kind = message["type"]
-        if self._denial is not None:
-            await self._denial.send(message)
-            return
         handler = self.state.handlers.get(kind)
         if handler is not None:
             handler(self, message)
-        elif self.state in (CLOSING, CLOSED):
+        elif self.state is CLOSING or self.state is CLOSED:
             raise ClientDisconnected(f"{kind!r} cannot be sent: the WebSocket is closed")
-        else:
+        elif self.state is not DENYING:
             raise ApplicationFault(f"{kind!r} cannot be sent: the WebSocket is {self.state.value}")
-        if self._denial is not None:
+        if self.state is DENYING and self._denial is not None:
             await self._denial.send(message)
+            if self._gate is not None and not self._gate.is_open:
+                await self._gate.passed()
 
     def _on_accept(self, message: Message) -> None:
         assert self._handshake is not None
@@ -310,35 +219,29 @@ class Channel:
             deflate=context.deflate,
         )
         self._handshake = None
-        self._wire = context.wire(
-            context.max_octets, deflate, context.deflate_threshold, context.cache
-        )
+        wire = context.wire(context.max_octets, deflate, context.deflate_threshold, context.cache)
+        self._wire = wire
         self._opened_at = context.clock()
         self._enter(OPEN)
         if context.access_log is not None:
             context.access_log.channel_opened(self.scope)
         self._write(head)
-        early, self._early = self._early, b""
-        if early:
-            if self._is_paused:
-                self._is_paused = False
-                self._port.set_reading(True)
-            self.feed(early)
+        self._start_wire(wire)
 
     def _on_close(self, message: Message) -> None:
         code = message.get("code") or CLOSE_NORMAL
         reason = message.get("reason") or ""
         if not isinstance(code, int) or not is_sendable_close_code(code):
             raise ApplicationFault(f"{code!r} is not a close code that may be sent")
+        if not isinstance(reason, str):
+            raise ApplicationFault(f"the reason of a close is text, not {reason!r}")
         self._start_closing(code, reason, "application")
 
     def _on_refuse(self, message: Message) -> None:
         self._deny(403)
 
     def _on_denial(self, message: Message) -> None:
-        self._denial = Denial(self._port, self._context, self._denied)
-        if self._context.access_log is not None:
-            self._context.access_log.channel_denied(self.scope, message["status"])
+        self._denial = Denial(self.scope, self._port, self._context, self._denied)
         self._enter(DENYING)
 
     # What both sides come to
@@ -355,8 +258,8 @@ class Channel:
         1006.
         """
         self._handshake = None
-        self._queue.append({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
-        self._wake()
+        self.closed_by = "server"
+        self._tell({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
         self._enter(CLOSED)
 
     def _on_control(self, event: Event) -> None:
@@ -364,7 +267,7 @@ class Channel:
         match event:
             case Ping(payload):
                 if self.state is OPEN:
-                    self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
+                    self._answer(payload)
             case Close(code, reason):
                 self._on_peer_close(code, reason)
             case WebSocketFault(code=code, reason=reason):
@@ -375,6 +278,14 @@ class Channel:
                 self._enter(CLOSED)
             case Pong():
                 pass  # it has done its work by arriving: `received_octets` has changed
+
+    def _answer(self, payload: bytes) -> None:
+        if self._gate is not None and not self._gate.is_open:
+            # a peer that sends Pings and reads nothing gets one Pong in the end, for the last of
+            # them (RFC 6455, 5.5.3)
+            self._late_pong = payload
+        else:
+            self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
 
     def _on_peer_close(self, code: int, reason: str) -> None:
         if self.state is OPEN:
@@ -389,18 +300,15 @@ class Channel:
         """Send our Close and tell the application; the peer has the close timeout to answer."""
         self._flush()
         self._write(self._wire.close(code, reason))  # type: ignore[union-attr]  # OPEN has a wire
-        if self._is_paused:  # its answer must be read
-            self._is_paused = False
-            self._port.set_reading(True)
         self._finish(code, reason, by=by, state=CLOSING)
+        self._read_to_the_end()
 
     def _finish(self, code: int, reason: str, *, by: str, state: State = CLOSED) -> None:
         """The application's last word from this channel."""
         was_open = self.state is OPEN
         self.close_code = code
         self.closed_by = by
-        self._queue.append({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self._wake()
+        self._tell({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._enter(state)
         if was_open and self._context.access_log is not None:
             self._context.access_log.channel_closed(
@@ -419,53 +327,11 @@ class Channel:
             if state is CLOSED and self._gate is not None:
                 self._gate.open()
 
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     def _flush(self) -> None:
         """Write what was joined."""
         cork, self._cork = self._cork, None
         if cork:
             self._write(cork[0] if len(cork) == 1 else b"".join(cork))
-
-    # Received messages that wait
-
-    def _feed_early(self, data: bytes) -> None:
-        """A client may not send before it has our 101; some do, and what fits is kept for them."""
-        if self.state is not CONNECTING:
-            return
-        self._early += data
-        if len(self._early) > _EARLY_OCTETS and not self._is_paused:
-            self._is_paused = True
-            self._port.set_reading(False)
-
-    def _feed_held(self) -> None:
-        wire = self._wire
-        if wire is not None and wire.is_holding and not self._is_paused:
-            self.feed(b"")
-
-    def _drop_messages(self) -> None:
-        """After our Close, messages that arrive are not for the application."""
-        if self.state is CLOSING:
-            while self._queue and not isinstance(self._queue[-1], dict):
-                self._queue.pop()
-
-    def _check_queue(self) -> None:
-        if self._is_paused or self.state is not OPEN:
-            return
-        if len(self._queue) > self._context.max_queue or self._queue_octets > _QUEUE_HIGH_OCTETS:
-            self._is_paused = True
-            self._port.set_reading(False)
-
-    def _queue_emptied(self) -> None:
-        self._queue_octets = 0
-        if self._is_paused:
-            self._is_paused = False
-            self._port.set_reading(True)
-            if self._wire is not None and self._wire.is_holding:
-                self._context.loop.call_soon(self._feed_held)
 
 
 CONNECTING.handlers = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.exchange import Exchange, ExchangeContext
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault
@@ -25,6 +26,9 @@ class _Context(Protocol):
     @property
     def default_fields(self) -> DefaultFields: ...
 
+    @property
+    def access_log(self) -> AccessLog | None: ...
+
 
 class _Writer(Protocol):
     def write(self, data: bytes) -> None: ...
@@ -39,14 +43,16 @@ class Denial:
 
     __slots__ = ("_done", "_exchange", "_writer")
 
-    def __init__(self, writer: _Writer, context: _Context, done: Callable[[], None]) -> None:
+    def __init__(
+        self, scope: dict[str, Any], writer: _Writer, context: _Context, done: Callable[[], None]
+    ) -> None:
         self._writer = writer
         self._done = done
         head = RequestHead("GET", b"/", "1.1", [])
         head.keep_alive = False
-        scope: dict[str, Any] = {}
+        log = None if context.access_log is None else context.access_log.for_denials()
         self._exchange = Exchange(
-            head, scope, self, ExchangeContext(context.loop, context.default_fields)
+            head, scope, self, ExchangeContext(context.loop, context.default_fields, log)
         )
 
     async def send(self, message: Message) -> None:
@@ -55,6 +61,10 @@ class Denial:
         if not kind.startswith("websocket.http.response."):
             raise ApplicationFault(f"{kind!r} cannot be sent: a denial response has begun")
         await self._exchange.send({**message, "type": kind.removeprefix(_PREFIX)})
+
+    def fail(self) -> None:
+        """The application will not complete it: 500, or the connection breaks within the body."""
+        self._exchange.refuse(500, "Internal Server Error")
 
     # ExchangePort
 

@@ -5,6 +5,7 @@ the channel.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from asgi_poller.asgi.channel import Channel
@@ -12,7 +13,9 @@ from asgi_poller.asgi.channel_context import CLOSED, CLOSING, CONNECTING, OPEN
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
-from asgi_poller.wire.frames import CLOSE_GOING_AWAY, CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
+from asgi_poller.wire.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
+
+_log = logging.getLogger("asgi_poller.error")
 
 
 class ChannelConnection(asyncio.Protocol):
@@ -128,7 +131,8 @@ class ChannelConnection(asyncio.Protocol):
         if channel.state is OPEN:
             return self._keep_alive(channel)
         if channel.state is CONNECTING:
-            channel.close(CLOSE_GOING_AWAY)  # the application never accepted: 503
+            _log.error("A WebSocket was neither accepted nor denied within --ws-accept-timeout.")
+            channel.refuse(500)
         else:
             channel.give_up()
         return NEVER

@@ -123,6 +123,11 @@ class WebSocketWire:
         self.has_ended = False
         self.is_holding = False
 
+    @property
+    def inflates(self) -> bool:
+        """Whether messages may be larger than what they came in."""
+        return self._deflate is not None
+
     def lone(self, data: bytes) -> str | bytes | None:
         """The message, if `data` is one short frame of the fast lane and nothing else: the read
         that is commonest of all needs no loop and no list. None: `receive` it.
