@@ -259,7 +259,7 @@ class Channel(Inbox):
         """
         self._handshake = None
         self.closed_by = "server"
-        self._tell({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
+        self._put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
         self._enter(CLOSED)
 
     def _on_control(self, event: Event) -> None:
@@ -308,7 +308,7 @@ class Channel(Inbox):
         was_open = self.state is OPEN
         self.close_code = code
         self.closed_by = by
-        self._tell({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._put({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._enter(state)
         if was_open and self._context.access_log is not None:
             self._context.access_log.channel_closed(
