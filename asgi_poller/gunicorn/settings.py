@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from asgi_poller.asgi.forwarded import TRUST_UNIX
 from asgi_poller.config import Config
 from asgi_poller.settings.application import Application, Logging
 from asgi_poller.settings.listening import Listening
@@ -41,6 +42,11 @@ def _or_unlimited(value: int) -> int:
     return value or _UNLIMITED_OCTETS
 
 
+def _with_unix(addresses: list[str]) -> list[str]:
+    """gunicorn believes peers of unix sockets, whatever the list says."""
+    return [*addresses, TRUST_UNIX]
+
+
 def _without_lifespan(graceful_s: int) -> float:
     """What of --graceful-timeout is left for connections."""
     return graceful_s - max(graceful_s / 10, min(_LIFESPAN_S, graceful_s / 2))
@@ -53,7 +59,7 @@ SHARED: dict[str, Shared] = {
     "cert_reqs": Shared("ssl_cert_reqs", int),
     "certfile": Shared("ssl_certfile", _same),
     "ciphers": Shared("ssl_ciphers", _same),
-    "forwarded_allow_ips": Shared("forwarded_allow_ips", list),
+    "forwarded_allow_ips": Shared("forwarded_allow_ips", _with_unix),
     "graceful_timeout": Shared("timeout_graceful_shutdown", _without_lifespan),
     "keepalive": Shared("timeout_keep_alive", float),
     "keyfile": Shared("ssl_keyfile", _same),

@@ -38,6 +38,7 @@ from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, listener_on
 from asgi_poller.pollers.poller import PollerSettings
+from asgi_poller.supervisor.garbage import settle_garbage
 from asgi_poller.supervisor.serving import Serving
 
 _BEAT_S = 1.0  # the arbiter looks at the heartbeats once a second
@@ -130,6 +131,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         heartbeat = loop.create_task(self._beat(serving))
         try:
             await serving.start(application)
+            settle_garbage()
             self._turns.begin(serving.lanes)
             await self._stop.wait()
             self.log.info("Worker shutting down")
