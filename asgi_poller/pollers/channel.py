@@ -18,6 +18,7 @@ from __future__ import annotations
 import array
 import marshal
 import socket
+import struct
 from typing import Any, NamedTuple
 
 from asgi_poller.loops.accepted import Accepted
@@ -37,6 +38,7 @@ _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 RING = b"r"
 _RETURNED = b"b"
+_RANGE = struct.Struct("=QQ")
 
 _SOL_SOCKET = socket.SOL_SOCKET
 _SCM_RIGHTS: int = getattr(socket, "SCM_RIGHTS", 1)
@@ -109,12 +111,15 @@ def take_number(channel: socket.socket) -> int:
 
 def returned(first: int, count: int) -> bytes:
     """The worker's message that `count` connections from sequence `first` on did not fit."""
-    return _RETURNED + marshal.dumps((first, count))
+    return _RETURNED + _RANGE.pack(first, count)
 
 
 def parse_returned(octets: bytes) -> tuple[int, int] | None:
-    """(first, count) of such a message; None for any other."""
-    if not octets.startswith(_RETURNED):
+    """(first, count) of such a message; None for any other.
+
+    Not marshalled: the supervisor may have more rights than a worker, and marshal trusts.
+    """
+    if not octets.startswith(_RETURNED) or len(octets) != len(_RETURNED) + _RANGE.size:
         return None
-    first, count = marshal.loads(octets[len(_RETURNED) :])
+    first, count = _RANGE.unpack_from(octets, len(_RETURNED))
     return first, count

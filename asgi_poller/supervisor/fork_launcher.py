@@ -16,7 +16,7 @@ from asgi_poller.supervisor.control import Control, Message, encoded
 from asgi_poller.supervisor.processes import Process, described_exit
 
 _log = logging.getLogger("asgi_poller.error")
-_EXIT_UNKNOWN = -int(signal.SIGKILL)  # nobody is left who could have waited for it
+_EXIT_UNKNOWN = -9  # SIGKILL: nobody is left who could have waited for it
 
 
 class ForkedProcess:

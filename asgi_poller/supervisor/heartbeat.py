@@ -19,13 +19,18 @@ BEATS = FIRST_FREE
 #: Requests and WebSockets that the core has begun, as of its last beat.
 REQUESTS = FIRST_FREE + 1
 
-BEAT_S = 1.0
+_BEAT_S = 1.0
 # Unit: seconds without a beat. A loop that is blocked so long is worth a line with its stack,
 # although its worker is not replaced yet, or never.
 NOTICE_S = 10.0
 # Unit: seconds between looks. A longer gap means that we were stopped (SIGTSTP, a debugger), and
 # then so was everybody.
 _GAP_S = 5.0
+
+
+def beat_interval_s(limit_s: float) -> float:
+    """Seconds between beats, and between looks, where `limit_s` without one is too long."""
+    return min(_BEAT_S, limit_s / 4) if limit_s else _BEAT_S
 
 
 class BeatingCore(Protocol):
@@ -45,9 +50,7 @@ class Heartbeat:
 
     __slots__ = ("_cells", "_core", "_interval_s")
 
-    def __init__(
-        self, core: BeatingCore, cells: memoryview[int], interval_s: float = BEAT_S
-    ) -> None:
+    def __init__(self, core: BeatingCore, cells: memoryview[int], interval_s: float) -> None:
         self._core = core
         self._cells = cells
         self._interval_s = interval_s

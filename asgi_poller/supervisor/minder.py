@@ -6,14 +6,13 @@ import asyncio
 import logging
 
 from asgi_poller.config import Config
-from asgi_poller.supervisor.heartbeat import Health, Pulse
+from asgi_poller.supervisor.heartbeat import Health, Pulse, beat_interval_s
 from asgi_poller.supervisor.recycling import reason_to_recycle
 from asgi_poller.supervisor.worker_handle import WorkerHandle
 from asgi_poller.supervisor.worker_pool import WorkerPool
 
 _log = logging.getLogger("asgi_poller.error")
 
-_LOOK_S = 1.0
 _NO_STACK = "  it gives no stack: it is stopped, or the application has taken SIGUSR2 for itself"
 
 
@@ -23,8 +22,7 @@ class Minder:
     def __init__(self, config: Config, pool: WorkerPool) -> None:
         self._config = config
         self._pool = pool
-        limit_s = config.timeout_worker_heartbeat
-        self._look_s = min(_LOOK_S, limit_s / 4) if limit_s else _LOOK_S
+        self._look_s = beat_interval_s(config.timeout_worker_heartbeat)
         self._asking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:

@@ -15,7 +15,7 @@ import re
 import signal
 
 #: Sent to a worker that shall write its stacks.
-STACK_SIGNAL = signal.SIGUSR2
+STACK_SIGNAL: int = getattr(signal, "SIGUSR2", 0)  # 0: Windows, which has no workers
 
 _READ_OCTETS = 65536
 _FIRST_S = 2.0  # to wait for the first octet: a stopped process writes nothing

@@ -34,7 +34,7 @@ from asgi_poller.privileges import drop, library_problem, resolve
 from asgi_poller.supervisor.control import Control, Message
 from asgi_poller.supervisor.cores import Cores
 from asgi_poller.supervisor.garbage import settle_garbage
-from asgi_poller.supervisor.heartbeat import Heartbeat
+from asgi_poller.supervisor.heartbeat import Heartbeat, beat_interval_s
 from asgi_poller.supervisor.orphan_guard import OrphanGuard
 from asgi_poller.supervisor.parcel import WorkerSpec
 from asgi_poller.supervisor.serving import tls_settings
@@ -168,7 +168,8 @@ class Worker:
 
     def _attach(self, core: Core, index: int) -> int:
         self._receivers[index].attach(core)
-        Heartbeat(core, self._counters.row(self._spec.rows[index])).beat()
+        cells = self._counters.row(self._spec.rows[index])
+        Heartbeat(core, cells, beat_interval_s(self._config.timeout_worker_heartbeat)).beat()
         return threading.get_ident()
 
     async def _end(self, order: Drain) -> None:

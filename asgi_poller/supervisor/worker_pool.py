@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from asgi_poller.config import Config
-from asgi_poller.errors import OperatorFault
+from asgi_poller.errors import OperatorFault, StartupError
 from asgi_poller.supervisor.backoff import Backoff
 from asgi_poller.supervisor.processes import Launcher, described_exit
 from asgi_poller.supervisor.worker_handle import Callbacks, State, WorkerHandle
@@ -189,8 +189,8 @@ class WorkerPool:
         finally:
             self._filling.discard(asyncio.current_task())
 
-    async def _bring_up(self) -> WorkerHandle:
-        """A worker that serves. Raises OperatorFault; then it has been ended."""
+    async def _bring_up(self) -> None:
+        """Have another worker that serves. Raises OperatorFault; then it has been ended."""
         launcher = await self._usable_launcher()
         worker = self._site.make_worker(
             self._free_number(), self._callbacks, with_config=not self._config.preload
@@ -206,11 +206,11 @@ class WorkerPool:
         except BaseException:
             worker.kill()
             raise
-        if worker.state is State.SERVING:
-            self._members.append(worker)
-            self._site.admit(worker)
-            _log.info("%s is ready", worker.name)
-        return worker
+        if worker.state is not State.SERVING:
+            raise StartupError(f"{worker.name} was told to end before it served")
+        self._members.append(worker)
+        self._site.admit(worker)
+        _log.info("%s is ready", worker.name)
 
     async def _usable_launcher(self) -> Launcher:
         async with self._launching:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 from array import array
 
-from asgi_poller.supervisor.heartbeat import BEATS, NOTICE_S, REQUESTS, Health, Heartbeat, Pulse
+from asgi_poller.supervisor.heartbeat import (
+    BEATS,
+    NOTICE_S,
+    REQUESTS,
+    Health,
+    Heartbeat,
+    Pulse,
+    beat_interval_s,
+)
 
 
 def cells() -> memoryview[int]:
@@ -32,6 +40,11 @@ def test_a_turning_loop_counts_up_and_tells_its_requests() -> None:
 
     asyncio.run(main())
     assert row[REQUESTS] == 7
+
+
+def test_a_loop_beats_several_times_within_the_limit() -> None:
+    assert beat_interval_s(0) == beat_interval_s(60.0) == 1.0
+    assert beat_interval_s(2.0) == 0.5
 
 
 def test_a_silent_core_is_told_of_once_and_then_lost() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +30,7 @@ from asgi_poller.supervisor.parcel import (
 )
 from asgi_poller.supervisor.processes import described_exit
 from asgi_poller.supervisor.stacks import stack_of
-from tests.supervisor.command import DEADLINE_S
+from tests.supervisor.command import DEADLINE_S, ROOT
 
 # Parcels
 
@@ -165,6 +167,25 @@ def test_the_stack_of_one_thread_is_found() -> None:
     assert "idle.py" not in stack_of(0x7F0000000B00, _DUMP)
     assert stack_of(0x7F0000000A00, _DUMP).endswith("line 1 in wait")
     assert stack_of(1, _DUMP) == _DUMP.strip(), "all of it rather than nothing"
+
+
+_WINDOWS = """
+import asyncio, multiprocessing.spawn, os, select, signal, socket, subprocess
+for name in "SIGHUP SIGKILL SIGQUIT SIGUSR1 SIGUSR2 SIGTTIN SIGTTOU SIGCHLD".split():
+    delattr(signal, name)
+for name in "SCM_RIGHTS CMSG_SPACE recv_fds send_fds".split():
+    delattr(socket, name)
+for module, name in ((os, "fork"), (os, "WNOHANG"), (os, "pidfd_open"), (select, "poll")):
+    delattr(module, name)
+import asgi_poller.supervisor.main
+"""
+
+
+def test_it_can_be_imported_where_there_are_no_workers() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _WINDOWS], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_ends_are_described() -> None:
