@@ -12,7 +12,7 @@ from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.channel_context import CLOSED, CLOSING, CONNECTING, OPEN
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
-from asgi_poller.loops.timers import NEVER
+from asgi_poller.loops.timers import NEVER, TICK_S
 from asgi_poller.wire.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
 
 _log = logging.getLogger("asgi_poller.error")
@@ -29,7 +29,9 @@ class ChannelConnection(asyncio.Protocol):
         "_core",
         "_deadline",
         "_is_draining",
+        "_life_by",
         "_octets_at_ping",
+        "_ping_at",
         "_transport",
         "channel",
         "data_received",
@@ -50,9 +52,11 @@ class ChannelConnection(asyncio.Protocol):
         self._core = core
         self.channel: Channel | None = None
         self._deadline = NEVER  # of the channel's state
-        self._octets_at_ping = (
-            -1
-        )  # what had been received when the last ping went out; -1 if none is out
+        self._ping_at = NEVER  # the next one
+        # By when the peer must have sent something, and what it had sent when that was decided: with
+        # the first Ping since it was last heard. NEVER: it need not.
+        self._life_by = NEVER
+        self._octets_at_ping = 0
         self._is_draining = False  # the server stops: closed as soon as it is open
         self.timer_tick = NEVER
 
@@ -105,12 +109,15 @@ class ChannelConnection(asyncio.Protocol):
         state = channel.state
         if state is OPEN:
             self._await(settings.ping_interval_s)
+            self._ping_at = self._deadline
             if self._is_draining:  # not before the 101 is written, which is about to be
                 self._core.loop.call_soon(self.shutdown)
         elif state is CLOSING:
             self._await(settings.close_timeout_s)
         elif state is CLOSED:
             self._end(channel)
+        else:  # a denial is streamed: the application has answered
+            self._deadline = NEVER
 
     # Deadlines
 
@@ -129,36 +136,48 @@ class ChannelConnection(asyncio.Protocol):
         if tick < self._deadline:  # it was put off
             return self._deadline
         if channel.state is OPEN:
-            return self._keep_alive(channel)
+            return self._keep_alive(channel, tick)
         if channel.state is CONNECTING:
             _log.error("A WebSocket was neither accepted nor denied within --ws-accept-timeout.")
             channel.refuse(500)
-        else:
+        elif channel.state is CLOSING:
             channel.give_up()
+        else:  # nobody reads what is still to be written
+            self._transport.abort()
         return NEVER
 
-    def _keep_alive(self, channel: Channel) -> int:
+    def _keep_alive(self, channel: Channel, tick: int) -> int:
         """Ping, and see that something came back: any octet is a proof of life."""
-        settings = self._core.channel_settings
-        wheel = self._core.wheel
-        if self._octets_at_ping >= 0:  # a ping is out
+        settings, wheel = self._core.channel_settings, self._core.wheel
+        if self._life_by:
+            # a peer that we do not read cannot be blamed for silence
             if channel.received_octets != self._octets_at_ping or channel.is_paused:
-                # a peer that we do not read cannot be blamed for silence
-                self._octets_at_ping = -1
-                rest = (settings.ping_interval_s or 0.0) - (settings.ping_timeout_s or 0.0)
-                if rest > 0:
-                    self._deadline = wheel.after(rest)
-                    return self._deadline
-            else:
-                channel.close(CLOSE_INTERNAL_ERROR, "keepalive ping timeout")
-                return self._deadline
-        self._octets_at_ping = channel.received_octets
-        channel.ping()
-        seconds = settings.ping_timeout_s or settings.ping_interval_s
-        self._deadline = wheel.after(seconds) if seconds else NEVER
-        if settings.ping_timeout_s is None:
-            self._octets_at_ping = -1
+                self._life_by = NEVER
+            elif tick >= self._life_by:
+                # timers may come before sockets: what the peer sent while the loop was blocked is
+                # perhaps still to be read
+                self._core.loop.call_later(TICK_S, self._look_again)
+                self._deadline = NEVER
+                return NEVER
+        if tick >= self._ping_at:
+            if not self._life_by and settings.ping_timeout_s is not None:
+                self._octets_at_ping = channel.received_octets
+                self._life_by = wheel.after(settings.ping_timeout_s)
+            channel.ping()
+            self._ping_at = wheel.after(settings.ping_interval_s or 0)
+        self._deadline = min(self._ping_at, self._life_by or self._ping_at)
         return self._deadline
+
+    def _look_again(self) -> None:
+        channel = self.channel
+        if channel is None or channel.state is not OPEN:
+            return
+        if channel.received_octets == self._octets_at_ping and not channel.is_paused:
+            channel.close(CLOSE_INTERNAL_ERROR, "keepalive ping timeout")
+        else:
+            self._life_by = NEVER
+            self._deadline = self._ping_at
+            self._core.wheel.hang(self, self._deadline)
 
     # The end
 
@@ -182,6 +201,8 @@ class ChannelConnection(asyncio.Protocol):
             linger.start()
         else:
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._await(self._core.channel_settings.close_timeout_s)
 
     def _lingered(self) -> None:
         self.connection_lost(None)

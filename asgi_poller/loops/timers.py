@@ -1,5 +1,6 @@
 """One coarse timer wheel per core, for every deadline that a connection has.
- A hundred thousand idle channels with a `call_later` each would keep a hundred thousand timers in
+
+A hundred thousand idle channels with a `call_later` each would keep a hundred thousand timers in
 the loop's heap, and every request would add and cancel one. Here a connection hangs in at most one
 slot, and deadlines that move away (keep-alive, after each request) cost nothing: the entry stays
 where it is, comes due, and is told when to come again.
@@ -11,9 +12,9 @@ import asyncio
 from typing import Protocol
 
 TICK_S = 0.1  # how coarse: deadlines are met up to one tick late
-_SLOT_COUNT = (
-    1024  # a turn of the wheel is 102.4 s; what is further away comes round more than once
-)
+# a turn of the wheel is 102.4 s; what is further away comes round more than once
+_SLOT_COUNT = 1024
+_LATE_TICKS = 10  # how much of a time in which the loop was blocked counts
 
 NEVER = 0  # a tick that is no deadline
 
@@ -30,6 +31,11 @@ class Timed(Protocol):
 class TimerWheel:
     """Owned by the core's thread. Turns only while something hangs on it, so that an idle server
     sleeps.
+
+    Its time stands still while the loop is blocked, but for the first second: what a peer could
+    not do meanwhile, or we did not see, is not its fault. And `tick`, which is only moved by turns,
+    is never far behind: a keep-alive that starts after an application's ten seconds of computing
+    lasts as long as any.
     """
 
     __slots__ = ("_count", "_handle", "_loop", "_slots", "_started_at", "tick")
@@ -94,6 +100,9 @@ class TimerWheel:
 
     def _turn(self) -> None:
         now = int((self._loop.time() - self._started_at) / TICK_S)
+        if now > self.tick + _LATE_TICKS:
+            self._started_at += (now - self.tick - _LATE_TICKS) * TICK_S
+            now = self.tick + _LATE_TICKS
         while self.tick <= now:
             self._visit(self.tick)
             self.tick += 1
