@@ -53,7 +53,7 @@ class ChannelConnection(asyncio.Protocol):
         self.channel: Channel | None = None
         self._deadline = NEVER  # of the channel's state
         self._ping_at = NEVER  # the next one
-        # By when the peer must have sent something, and what it had sent when that was decided: with
+        # By when the peer must have sent something, and what it had sent when that was decided, at
         # the first Ping since it was last heard. NEVER: it need not.
         self._life_by = NEVER
         self._octets_at_ping = 0

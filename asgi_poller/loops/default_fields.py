@@ -22,8 +22,10 @@ class DefaultFields:
         date: bool,
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        self._server = server
-        self._has_date = date
+        # --header 'server: mine' replaces ours
+        names = {name.lower() for name, _ in headers}
+        self._server = None if _SERVER in names else server
+        self._has_date = date and _DATE not in names
         self._others = [(name, value) for name, value in headers]
         self._clock = time.time
         self._until = 0.0
@@ -33,10 +35,11 @@ class DefaultFields:
         """The lines, without those that the application gives itself (lower-case names)."""
         if _DATE in given or _SERVER in given:
             return self._encode(given)
-        if self._clock() >= self._until:
+        now = self._clock()
+        if not self._until - 1.0 <= now < self._until:  # another second; perhaps an earlier one
             # the cached second ends where the clock's does, so that Date is never behind by more
             # than one
-            self._until = float(int(self._clock()) + 1)
+            self._until = float(int(now) + 1)
             self._encoded = self._encode({})
         return self._encoded
 
