@@ -73,6 +73,9 @@ class Lifespan:
             await self._application(scope, self._inbox.get, self._send)
         except Exception as error:
             self._failed(error)
+        except BaseException as error:  # whoever waits for an answer must not wait forever
+            self._settle(f"the application's lifespan ended with {type(error).__name__}")
+            raise
         else:
             if self._phase is _Phase.STARTING and self._mode == "on":
                 self._settle("the application returned from its lifespan without an answer")

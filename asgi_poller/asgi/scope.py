@@ -111,9 +111,8 @@ class ScopeMaker:
 
     def _target(self, target: bytes) -> tuple[str, bytes, bytes]:
         """Path, raw path and query of a request target (RFC 9112, 3.2)."""
-        raw_path, _, query = target.partition(b"?")
-        if b"#" in target:  # a fragment is not for the server (RFC 9110, 4.2.5)
-            raw_path, query = raw_path.partition(b"#")[0], query.partition(b"#")[0]
+        # a fragment is not for the server (RFC 9110, 4.2.5), not even one with a question mark
+        raw_path, _, query = target.partition(b"#")[0].partition(b"?")
         if target[0] != _SLASH:
             raw_path = _strip_authority(raw_path)
         path = raw_path.decode("latin-1")
