@@ -76,6 +76,19 @@ def set_thread_nice(nice: int) -> int | None:
         return None  # a sandbox that forbids even asking
 
 
+def permit_nice(nice: int) -> None:
+    """Let threads of this process take nice values down to `nice` after it has lost its privilege,
+    where it may permit that to itself (RLIMIT_NICE, getrlimit(2): Linux).
+    """
+    try:
+        import resource
+
+        limit = 20 - nice
+        resource.setrlimit(resource.RLIMIT_NICE, (limit, limit))
+    except (ImportError, AttributeError, OSError, ValueError):
+        pass  # not this system, or not permitted: the pollers keep the priority they have
+
+
 def somaxconn() -> int | None:
     """The kernel's cap on a listener's backlog (listen(2)); None where it cannot be read."""
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
@@ -15,7 +16,9 @@ from asgi_poller.pollers.balance import Balance, Balancer
 from asgi_poller.pollers.lanes import EndTicket, Lane
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
+from asgi_poller.pollers.reception import Reception, ReceptionRules
 from asgi_poller.pollers.shortage import Episodes, answer_and_close
+from asgi_poller.pollers.waiting import Waiter
 
 #: Seconds that a poller rests at most to gather connections, however many pollers there are.
 REST_LIMIT_S = 0.005
@@ -28,7 +31,8 @@ class FrontEndStats:
     `aborted` were gone before they were accepted, `refused` got 503 for want of a descriptor,
     `shortages` and `failed` are accept() calls that failed, `dropped` were closed at the stop
     because no lane took them. `waiting` is now in the pollers' queues. `loads` has each lane's
-    load, `nice` each poller thread's real nice value (None: left alone, or unknown).
+    load, `turned_away` what receptions refused, by reason, and `guests` how many are in them now;
+    `nice` has each poller thread's real nice value (None: left alone, or unknown).
     """
 
     accepted: int
@@ -40,6 +44,8 @@ class FrontEndStats:
     waiting: int
     loads: tuple[int, ...]
     nice: tuple[int | None, ...]
+    turned_away: dict[str, int] = field(default_factory=dict)
+    guests: int = 0
 
 
 class FrontEnd:
@@ -68,6 +74,7 @@ class FrontEnd:
         settings: PollerSettings | None = None,
         admit: Admit | None = None,
         end_ticket: EndTicket | None = None,
+        reception: ReceptionRules | None = None,
         switch_interval_s: float | None = None,
     ) -> None:
         self._doors = [
@@ -78,6 +85,8 @@ class FrontEnd:
         self._settings = settings or PollerSettings()
         self._admit = admit
         self.end_ticket = end_ticket
+        self._infos = tuple(listener.info for listener in listeners)
+        self._reception = reception
         self._balancer = Balancer(tuple(lanes), balance)
         self._episodes = Episodes()
         self._wakeup: platform.Wakeup | None = None
@@ -103,6 +112,7 @@ class FrontEnd:
                         episodes=self._episodes,
                         admit=self._admit,
                         end_ticket=self.end_ticket,
+                        make_reception=self._make_reception if self._reception else None,
                         settings=self._settings,
                         rest_s=min(self._settings.gather_s * self._count, REST_LIMIT_S),
                     )
@@ -147,6 +157,23 @@ class FrontEnd:
     def remove_lane(self, lane: Lane) -> None:
         """Give `lane` nothing more. A put() that is under way may still come."""
         self._balancer.remove(lane)
+
+    def receive(self, batch: list[Accepted]) -> list[Accepted]:
+        """Give connections that were held back their turn; returns what nobody took.
+
+        As `hand_over`, but through a reception if there is one.
+        """
+        if self._reception is None:
+            return self.hand_over(batch)
+        with self._lock:
+            if self._stopped or not self._pollers:
+                return batch
+            self._pollers[0].receive(batch)
+            return []
+
+    def _make_reception(self, waiter: Waiter) -> Reception:
+        assert self._reception is not None
+        return Reception(self._reception, self._infos, waiter, end_ticket=self.end_ticket)
 
     def hand_over(self, batch: list[Accepted]) -> list[Accepted]:
         """Give connections to the lanes, least loaded first; returns what none of them took.
@@ -198,7 +225,16 @@ class FrontEnd:
             waiting=sum(poller.waiting for poller in self._pollers),
             loads=tuple(lane.load() for lane in self._balancer.lanes),
             nice=tuple(poller.nice for poller in self._pollers),
+            turned_away=self._turned_away(),
+            guests=sum(len(poller.reception or ()) for poller in self._pollers),
         )
+
+    def _turned_away(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for poller in self._pollers:
+            if poller.reception is not None:
+                total.update(dict(poller.reception.turned_away))
+        return dict(total)
 
     def _set_switch_interval(self) -> None:
         if self._switch_interval_s is not None:

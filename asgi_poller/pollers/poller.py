@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,8 +27,9 @@ from asgi_poller.pollers.accepting import (
     accept_call,
 )
 from asgi_poller.pollers.lanes import EndTicket, drop
+from asgi_poller.pollers.reception import Reception
 from asgi_poller.pollers.shortage import Episodes, Refuser
-from asgi_poller.pollers.waiting import make_waiter
+from asgi_poller.pollers.waiting import Waiter, make_waiter
 
 logger = logging.getLogger("asgi_poller.error")
 
@@ -36,6 +38,9 @@ Admit = Callable[[Accepted], Accepted | None]
 
 Returns what to hand over, or None if it has closed or kept the connection.
 """
+
+MakeReception = Callable[[Waiter], Reception]
+"""Makes what reads request heads on one poller's waiter (`--direct-handshake`)."""
 
 #: Connections that a poller accepts in one go. While it does, it holds the GIL for about 3 µs each:
 #: this bounds what a burst costs the connections that a core already has, to 1.5 ms.
@@ -115,6 +120,7 @@ class MasterPoller:
         episodes: Episodes,
         admit: Admit | None = None,
         end_ticket: EndTicket | None = None,
+        make_reception: MakeReception | None = None,
         settings: PollerSettings | None = None,
         rest_s: float = 0.0,
     ) -> None:
@@ -129,6 +135,12 @@ class MasterPoller:
         self._refuser = Refuser()
         self._waiter = make_waiter()
         self._waiter.watch(stop.fd, shared=False)
+        self.reception = None if make_reception is None else make_reception(self._waiter)
+        self._inbox: deque[Accepted] = deque()
+        self._bell: platform.Wakeup | None = None
+        if self.reception is not None:
+            self._bell = platform.Wakeup()
+            self._waiter.watch(self._bell.fd, shared=False)
         self._doors: dict[int, tuple[Door, AcceptCall]] = {}
         for door in doors:
             fd = door.socket.fileno()
@@ -147,6 +159,12 @@ class MasterPoller:
     def waiting(self) -> int:
         """Connections that this poller holds because no lane takes them."""
         return len(self._waiting)
+
+    def receive(self, batch: list[Accepted]) -> None:
+        """Take connections that were accepted before. Any thread; only with a reception."""
+        self._inbox.extend(batch)
+        if self._bell is not None:
+            self._bell.set()
 
     def start(self) -> None:
         """Start the thread."""
@@ -173,6 +191,8 @@ class MasterPoller:
         finally:
             self._waiter.close()
             self._refuser.close()
+            if self._bell is not None:
+                self._bell.close()
 
     def _round(self) -> None:
         timeout_s: float | None = 1.0 if self._episodes else None
@@ -183,15 +203,37 @@ class MasterPoller:
                 return
             if self._waiting:
                 timeout_s = self._retry_s
+        reception = self.reception
+        if reception is not None:
+            next_s = reception.next_s()
+            if next_s is not None:
+                timeout_s = next_s if timeout_s is None else min(timeout_s, next_s)
         emptied = True
+        ready: list[Accepted] = []
         for fd in self._waiter.wait(timeout_s):
             entry = self._doors.get(fd)
             if entry is not None:
                 emptied = self._accept_from(*entry) and emptied
+            elif reception is not None:
+                guest = reception.on_readable(fd)
+                if guest is not None:
+                    ready.append(guest)
+        if reception is not None:
+            self._tend(reception, ready)
         if self._episodes:
             self._episodes.settle()
         if emptied and self._rest_s:
             self._gather()
+
+    def _tend(self, reception: Reception, ready: list[Accepted]) -> None:
+        """Hand over guests whose heads are complete; meet the others' deadlines."""
+        if self._bell is not None and self._bell.is_set():
+            self._bell.clear()
+        if self._inbox:
+            ready += reception.take([self._inbox.popleft() for _ in range(len(self._inbox))])
+        if ready:
+            self._deliver(self._waiting + ready if self._waiting else ready)
+        reception.tend()
 
     def _gather(self) -> None:
         """Let connections gather, if the last time was only just now."""
@@ -214,14 +256,18 @@ class MasterPoller:
             pass  # EAGAIN: the queue is empty, or another poller emptied it
         except OSError as error:
             failure = error
+        accepted = len(batch)
         if batch:
-            self.counts.accepted += len(batch)
+            self.counts.accepted += accepted
             if self._admit is not None:
                 batch = self._admit_each(batch, self._admit)
-            self._deliver(self._waiting + batch if self._waiting else batch)
+            if self.reception is not None:
+                batch = self.reception.take(batch)
+            if batch:
+                self._deliver(self._waiting + batch if self._waiting else batch)
         if failure is not None:  # last, because it may rest
             self._accept_failed(failure, door, accept)
-        return len(batch) < self._settings.batch_count
+        return accepted < self._settings.batch_count
 
     def _admit_each(self, batch: list[Accepted], admit: Admit) -> list[Accepted]:
         admitted = []
@@ -291,6 +337,8 @@ class MasterPoller:
 
     def _finish(self) -> None:
         """The front end stops: one last attempt, then what waits is closed."""
+        if self.reception is not None:
+            self._waiting += [*self.reception.finish(), *self._inbox]
         if self._waiting:
             self._deliver(self._waiting)
         left, self._waiting = self._waiting, []

@@ -16,6 +16,7 @@ from asgi_poller.importer import load_application
 from asgi_poller.loops.accepted import ListenerInfo
 from asgi_poller.loops.core import Core
 from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.loops.services import Door
 from asgi_poller.settings.rules import cpu_count
 from asgi_poller.supervisor.core_thread import CoreThread
 from asgi_poller.tls import TlsContext
@@ -26,7 +27,8 @@ class Cores:
     runs on.
 
     `limit_reached` is called, on a core's thread, when `--limit-max-requests` is met; more than
-    once perhaps. `access_log`, if given, is shared by all cores.
+    once perhaps. `access_log`, if given, is shared by all cores. `door` counts connections,
+    `channel_share` is each core's part of --limit-channels where `door` does not count those.
     """
 
     def __init__(
@@ -36,12 +38,16 @@ class Cores:
         *,
         tls: TlsContext | None = None,
         access_log: AccessLog | None = None,
+        door: Door | None = None,
+        channel_share: int | None = None,
         limit_reached: Callable[[], None],
     ) -> None:
         self._config = config
         self._infos = infos
         self._tls = tls
         self._access_log = access_log
+        self._door = door
+        self._channel_share = channel_share
         self._limit_reached = limit_reached
         self._threads: list[CoreThread] = []
         self.all: list[Core] = []
@@ -97,6 +103,9 @@ class Cores:
             tls=self._tls,
             access_log=self._access_log,
         )
+        if self._door is not None:
+            core.use_door(self._door)
+        core.channel_share = self._channel_share
         limit = self._config.limit_max_requests
         if limit is not None:
             core.limit_requests(

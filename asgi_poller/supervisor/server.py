@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import FrameType
 
@@ -16,13 +16,17 @@ from asgi_poller.config import Config
 from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, backlog_warning, close_listeners, open_listeners
+from asgi_poller.supervisor.dropping import become, own_socket_files, prepare_user
 from asgi_poller.supervisor.garbage import settle_garbage
-from asgi_poller.supervisor.serving import Serving
+from asgi_poller.supervisor.serving import Serving, tls_settings
+from asgi_poller.tls import TlsContext
 
 _log = logging.getLogger("asgi_poller.error")
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
+
+_SIGHUP: int | None = getattr(signal, "SIGHUP", None)
 
 
 class Server:
@@ -43,6 +47,7 @@ class Server:
         self._force = asyncio.Event()
         self._is_exit_asked = False
         self._signals: list[int] = []
+        self._reload: Callable[[], None] | None = None
         self._owns_process = False
         self._thread: threading.Thread | None = None
         self._thread_started: Future[None] = Future()
@@ -50,8 +55,8 @@ class Server:
     # The three ways to run it
 
     def run(self) -> None:
-        """Serve until a signal, or `should_exit`, ends it. In the main thread the process is taken to be
-        the server's alone.
+        """Serve until a signal, or `should_exit`, ends it. In the main thread the process is taken
+        to be the server's alone.
         """
         self._owns_process = threading.current_thread() is threading.main_thread()
         with asyncio.Runner(loop_factory=loop_factory(self.config.loop)) as runner:
@@ -118,11 +123,20 @@ class Server:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         _log.info("Started server process [%d]", os.getpid())
-        application = load_application(self.config)
-        self.listeners = open_listeners(self.config)
-        serving = Serving(self.config, self.listeners, limit_reached=self._limit_reached)
+        config = self.config
+        identity = prepare_user(config)
+        self.listeners = open_listeners(config)
+        serving: Serving | None = None
         try:
+            tls = None
+            if any(listener.info.tls for listener in self.listeners):
+                tls = TlsContext(tls_settings(config))  # while we may still read the key
+            own_socket_files(config, identity, self.listeners)
+            become(config, identity)
+            application = load_application(config)
+            serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
             await serving.start(application)
+            self._reload = None if tls is None else serving.reload_certificates
             self._say_where()
             if self._owns_process:
                 settle_garbage()
@@ -133,9 +147,12 @@ class Server:
                 await self._exit.wait()
             _log.info("Shutting down")
         finally:
-            serving.stop_accepting()
+            self._reload = None
+            if serving is not None:
+                serving.stop_accepting()
             close_listeners(self.listeners)
-            await serving.end(self.config.timeout_graceful_shutdown, self._force)
+            if serving is not None:
+                await serving.end(config.timeout_graceful_shutdown, self._force)
         _log.info("Finished server process [%d]", os.getpid())
 
     def _say_where(self) -> None:
@@ -163,6 +180,8 @@ class Server:
             yield
             return
         old = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        if _SIGHUP is not None and self.config.ssl_certfile is not None:
+            old[_SIGHUP] = signal.signal(_SIGHUP, self._on_hangup)
         try:
             yield
         finally:
@@ -170,6 +189,11 @@ class Server:
                 signal.signal(number, handler)
         for number in reversed(self._signals):
             signal.raise_signal(number)
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        """SIGHUP, where there are certificates: read them anew."""
+        if self._loop is not None and self._reload is not None:
+            self._loop.call_soon_threadsafe(self._reload)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)

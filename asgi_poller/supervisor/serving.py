@@ -17,7 +17,9 @@ from asgi_poller.pollers.front_end import FrontEnd
 from asgi_poller.pollers.lanes import ThreadLane, close_connection
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import PollerSettings
+from asgi_poller.supervisor import certificates
 from asgi_poller.supervisor.cores import Cores
+from asgi_poller.supervisor.gate import AdmissionDoor, Gate
 from asgi_poller.tls import TlsContext, TlsSettings
 
 _log = logging.getLogger("asgi_poller.error")
@@ -52,6 +54,8 @@ class Serving:
         self._cores: Cores | None = None
         self._lanes: list[ThreadLane] = []
         self._front_end: FrontEnd | None = None
+        self._gate: Gate | None = None
+        self._freshness: asyncio.Task[None] | None = None
 
     @property
     def lanes(self) -> list[ThreadLane]:
@@ -69,30 +73,47 @@ class Serving:
         infos = tuple(listener.info for listener in self._listeners)
         if self._tls is None and any(info.tls for info in infos):
             self._tls = TlsContext(tls_settings(config))
+        self._gate = gate = Gate(config, infos, workers=False)
         self._cores = Cores(
             config,
             infos,
             tls=self._tls,
             access_log=self._access_log,
+            door=None if gate.admission is None else AdmissionDoor(gate.admission),
             limit_reached=self._limit_reached,
         )
         _log.info("Waiting for application startup.")
         await self._cores.start(application)
         _log.info("Application startup complete.")
-        self._lanes = [ThreadLane(core) for core in self._cores.all]
+        self._lanes = [ThreadLane(core, end_ticket=gate.end_ticket) for core in self._cores.all]
         self._front_end = FrontEnd(
             self._listeners,
             self._lanes,
             pollers=config.pollers,
             balance=config.balance,
             settings=self._poller_settings,
+            admit=gate.admit,
+            end_ticket=gate.end_ticket,
+            reception=gate.reception,
         )
+        gate.start(self._front_end)
         self._front_end.start()
+        if self._tls is not None:
+            self._freshness = asyncio.create_task(certificates.keep_fresh(self._tls))
+
+    def reload_certificates(self) -> None:
+        """Read certificate and key anew, if there are any. The thread of `start`."""
+        if self._tls is not None:
+            certificates.reload(self._tls)
 
     def stop_accepting(self) -> None:
         """End the pollers. What they have accepted is still served by `end`. Idempotent."""
         if self._front_end is not None:
             self._front_end.stop()
+        if self._gate is not None:
+            self._gate.stop()
+        if self._freshness is not None:
+            self._freshness.cancel()
 
     async def end(self, timeout_s: float, force: asyncio.Event) -> None:
         """Drain within `timeout_s` seconds, then shut the application down; `force` cuts both

@@ -1,0 +1,36 @@
+"""Certificates that are replaced while the server runs: on SIGHUP, and when a file has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from asgi_poller.errors import ConfigError
+from asgi_poller.tls import TlsContext
+
+_log = logging.getLogger("asgi_poller.error")
+
+# Unit: seconds. One stat(2) for each file; a renewed certificate has days to spare.
+LOOK_EVERY_S = 5.0
+
+
+def reload(tls: TlsContext) -> bool:
+    """Read certificate and key anew, for handshakes from now on; whether they were good.
+
+    Nobody is dropped. If they are bad, the old ones stay, and one line says why.
+    """
+    try:
+        tls.reload()
+    except ConfigError as problem:
+        _log.error("The certificate is not replaced, the old one goes on: %s", problem)
+        return False
+    _log.info("Certificate loaded anew")
+    return True
+
+
+async def keep_fresh(tls: TlsContext, every_s: float = LOOK_EVERY_S) -> None:
+    """Reload when a file has changed; for ever. A task of the server's or worker's first loop."""
+    while True:
+        await asyncio.sleep(every_s)
+        if tls.changed():
+            reload(tls)
