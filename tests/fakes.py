@@ -1,0 +1,135 @@
+"""What stands in for the connection under an exchange or a channel, and the loop's part in running
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from asgi_poller.asgi.types import Application, Message
+
+T = TypeVar("T")
+DEADLINE_S = 20.0
+
+
+class Ended(Protocol):
+    """An exchange or a channel."""
+
+    @property
+    def scope(self) -> dict[str, Any]: ...
+
+    async def receive(self) -> Message: ...
+
+    async def send(self, message: Message, /) -> None: ...
+
+    def application_ended(self, error: BaseException | None) -> None: ...
+
+
+class Wire:
+    """The connection as an exchange or a channel sees it: keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.is_read = True
+        self.completed: list[bool] = []  # response_complete(keep_alive)
+        self.is_aborted = False
+        self.states = 0  # how often state_changed() was called
+        self.on_write: Callable[[], None] | None = None
+
+    @property
+    def written(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def take(self) -> bytes:
+        """What was written since the last call."""
+        written, self.pieces = self.written, []
+        return written
+
+    def write(self, data: bytes) -> None:
+        assert data, "an empty write is a system call for nothing"
+        self.pieces.append(data)
+        if self.on_write is not None:
+            self.on_write()
+
+    def set_reading(self, on: bool) -> None:
+        self.is_read = on
+
+    def response_complete(self, keep_alive: bool) -> None:
+        self.completed.append(keep_alive)
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def state_changed(self) -> None:
+        self.states += 1
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def default_fields(given: Mapping[bytes, bytes]) -> bytes:
+    """No Date and no Server: what is written is what the test has in mind."""
+    return b""
+
+
+def start(conversation: Ended, application: Application) -> asyncio.Task[None]:
+    """Call the application as a core does."""
+
+    async def call() -> None:
+        await application(conversation.scope, conversation.receive, conversation.send)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            conversation.application_ended(asyncio.CancelledError())
+        else:
+            conversation.application_ended(task.exception())
+
+    task = asyncio.get_running_loop().create_task(call())
+    task.add_done_callback(ended)
+    return task
+
+
+async def turns(count: int = 12) -> None:
+    """Let the loop turn until everything that can happen has happened."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run with a deadline."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(DEADLINE_S):
+            return await main
+
+    return asyncio.run(bounded())
+
+
+async def raised_by(awaitable: Awaitable[object]) -> BaseException | None:
+    """What awaiting raises, or None."""
+    try:
+        await awaitable
+    except Exception as error:
+        return error
+    return None
+
+
+def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged as an error, first lines only."""
+    return [
+        record.getMessage().splitlines()[0]
+        for record in caplog.records
+        if record.levelno >= logging.ERROR
+    ]
