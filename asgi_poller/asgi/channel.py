@@ -122,6 +122,11 @@ class Channel(Inbox):
         if self.state is CONNECTING:
             self._deny(status)
 
+    @property
+    def message_count(self) -> int:
+        """Messages that have passed, both ways."""
+        return self._received_count + self._sent_count
+
     def give_up(self) -> None:
         """The peer did not answer our Close in time: the channel is closed without it."""
         self._enter(CLOSED)

@@ -10,12 +10,15 @@ from collections.abc import Callable
 
 from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.channel_context import CLOSED, CLOSING, CONNECTING, OPEN
+from asgi_poller.loops.channel_term import ChannelTerm, channel_term
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER, TICK_S
 from asgi_poller.wire.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
 
 _log = logging.getLogger("asgi_poller.error")
+
+_DEFAULT_SEND_LIMIT = 65536  # octets: the high-water mark that event loops set by themselves
 
 
 class ChannelConnection(asyncio.Protocol):
@@ -32,6 +35,7 @@ class ChannelConnection(asyncio.Protocol):
         "_life_by",
         "_octets_at_ping",
         "_ping_at",
+        "_term",
         "_transport",
         "channel",
         "data_received",
@@ -57,6 +61,7 @@ class ChannelConnection(asyncio.Protocol):
         # the first Ping since it was last heard. NEVER: it need not.
         self._life_by = NEVER
         self._octets_at_ping = 0
+        self._term: ChannelTerm | None = None
         self._is_draining = False  # the server stops: closed as soon as it is open
         self.timer_tick = NEVER
 
@@ -72,6 +77,8 @@ class ChannelConnection(asyncio.Protocol):
             # need not be hung anew then.
             first = self._deadline if ping_s is None else min(self._deadline, wheel.after(ping_s))
             wheel.hang(self, first)
+        if settings.send_limit != _DEFAULT_SEND_LIMIT:
+            self._transport.set_write_buffer_limits(settings.send_limit)
 
     # asyncio.Protocol
 
@@ -79,10 +86,15 @@ class ChannelConnection(asyncio.Protocol):
         return False
 
     def pause_writing(self) -> None:
+        if self._term is not None:
+            self._term.fall_behind()
+            self._hang_term(self._term)
         if self.channel is not None:
             self.channel.block_writing()
 
     def resume_writing(self) -> None:
+        if self._term is not None:
+            self._term.catch_up()
         if self.channel is not None:
             self.channel.unblock_writing()
 
@@ -110,6 +122,9 @@ class ChannelConnection(asyncio.Protocol):
         if state is OPEN:
             self._await(settings.ping_interval_s)
             self._ping_at = self._deadline
+            self._term = channel_term(settings, self._core.wheel)
+            if self._term is not None:
+                self._hang_term(self._term)
             if self._is_draining:  # not before the 101 is written, which is about to be
                 self._core.loop.call_soon(self.shutdown)
         elif state is CLOSING:
@@ -129,9 +144,24 @@ class ChannelConnection(asyncio.Protocol):
         self._deadline = wheel.after(seconds)
         wheel.hang(self, self._deadline)
 
+    def _hang_term(self, term: ChannelTerm) -> None:
+        tick = term.next_tick
+        if tick:
+            self._core.wheel.hang(self, tick)
+
     def on_timer(self, tick: int) -> int:
         channel = self.channel
-        if channel is None or self._deadline == NEVER:
+        if channel is None:
+            return NEVER
+        next_tick = self._meet(channel, tick)
+        if self._term is None or channel.state is not OPEN:
+            return next_tick
+        of_term = self._term.on_timer(channel, tick)
+        return min(next_tick, of_term) if next_tick and of_term else next_tick or of_term
+
+    def _meet(self, channel: Channel, tick: int) -> int:
+        """The deadline of the channel's state: returns the next one, or NEVER."""
+        if self._deadline == NEVER:
             return NEVER
         if tick < self._deadline:  # it was put off
             return self._deadline

@@ -195,9 +195,7 @@ class Core(Services):
             self._not_adopted(sock, ticket)
 
         try:
-            await self.loop.connect_accepted_socket(
-                lambda: Refused(answer, self.wheel, lost), sock
-            )
+            await self.loop.connect_accepted_socket(lambda: Refused(answer, self.wheel, lost), sock)
         except OSError:
             lost()
 

@@ -22,6 +22,7 @@ from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 from asgi_poller.wire.response import simple_response
 
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
+_STALL_S = 60.0  # in which something must go out, or we hang up; nginx's send_timeout
 _CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
 
 
@@ -70,6 +71,7 @@ class HttpConnection(asyncio.Protocol):
         "_peer",
         "_phase",
         "_transport",
+        "_unsent_octets",
         "timer_tick",
     )
 
@@ -84,6 +86,7 @@ class HttpConnection(asyncio.Protocol):
         self._backlog: list[RequestEvent | HttpFault] = []
         self._cork: list[bytes] | None = None
         self._cork_octets = 0
+        self._unsent_octets = 0  # when it was last looked whether the peer reads
         self._deadline = NEVER
         self._is_reading = True
         self._is_choked = False  # the peer does not read what is written for it
@@ -131,6 +134,7 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_choked = True
+        self._watch_writing()
         if self._exchange is not None:
             self._exchange.block_writing()
 
@@ -389,6 +393,8 @@ class HttpConnection(asyncio.Protocol):
             return NEVER
         if tick < self._deadline:
             return self._deadline
+        if self._is_choked or self._phase is _ENDING:
+            return self._check_writing()
         if self._phase is _HEAD and self._parser.is_mid_head:
             self._refuse(HttpFault(408, "the request head did not come in time"))
         elif self._phase in (_HEAD, _IDLE):
@@ -423,6 +429,21 @@ class HttpConnection(asyncio.Protocol):
             Linger(self._transport, self._core.wheel, self._lingered).start()
         else:
             self._transport.close()
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """See that what waits to be written goes on its way: else the peer will never read it."""
+        self._unsent_octets = self._transport.get_write_buffer_size()  # type: ignore[union-attr]  # connected
+        if self._unsent_octets:
+            self._await(_STALL_S)
+
+    def _check_writing(self) -> int:
+        before = self._unsent_octets
+        self._watch_writing()
+        if self._unsent_octets and self._unsent_octets >= before:
+            self.abort()
+            return NEVER
+        return self._deadline if self._unsent_octets else NEVER
 
     def _lingered(self) -> None:
         self.connection_lost(None)

@@ -23,12 +23,17 @@ class ConnectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ChannelSettings:
-    """WebSocket deadlines, in seconds; None is no deadline."""
+    """WebSocket deadlines, in seconds; None is no deadline. `send_limit` is in octets."""
 
     ping_interval_s: float | None
     ping_timeout_s: float | None
     close_timeout_s: float
     accept_timeout_s: float | None
+    send_limit: int = 65536
+    slow_s: float | None = None  # None: slow peers are waited for
+    lifetime_s: float | None = None
+    lifetime_jitter_s: float = 0.0
+    idle_s: float | None = None
 
 
 def connection_settings(config: Config) -> ConnectionSettings:
@@ -52,4 +57,9 @@ def channel_settings(config: Config) -> ChannelSettings:
         ping_timeout_s=config.ws_ping_timeout or None,
         close_timeout_s=config.ws_close_timeout,
         accept_timeout_s=config.ws_accept_timeout or None,
+        send_limit=config.ws_send_limit,
+        slow_s=config.ws_slow_consumer_timeout if config.ws_slow_consumer == "close" else None,
+        lifetime_s=config.ws_max_lifetime or None,
+        lifetime_jitter_s=config.ws_max_lifetime_jitter,
+        idle_s=config.ws_idle_timeout or None,
     )

@@ -155,7 +155,9 @@ class Admission:
     limit_connections_per_ip: int | None = option(
         None,
         optional(integer(1)),
-        "Connections at once from one IPv4 address or one IPv6 /64. Further ones get 503.",
+        "Connections at once from one IPv4 address or one IPv6 /64. Further ones get 429.",
+        note="Proxies in --forwarded-allow-ips are not counted; the clients in their PROXY headers "
+        "are.",
     )
     limit_channels: int | None = option(
         None, optional(integer(1)), "WebSockets at once, HTTP aside. Further ones get 503."
@@ -163,12 +165,13 @@ class Admission:
     limit_accept_rate: float | None = option(
         None,
         optional(number(0), zero_is_none=True),
-        "Connections accepted per second (token bucket). Others wait in the kernel's queue.",
+        "Connections let in per second (token bucket). Others wait, up to --limit-pending.",
     )
     limit_pending: int = option(
         4096,
         integer(1),
-        "Connections that may wait for an event loop. Further ones get 503 with Retry-After.",
+        "Connections that --limit-accept-rate may hold back. Further ones get 503 with "
+        "Retry-After.",
         note="Each holds a file descriptor, so keep it well below the limit of open files.",
     )
     allow_hosts: tuple[str, ...] = option(

@@ -234,6 +234,7 @@ class WebSockets:
         "wait",
         choice("wait", "close"),
         "What to do with a peer that reads too slowly: wait for it, or close the channel.",
+        note="Closed with 1008, and send() raises from then on.",
     )
     ws_slow_consumer_timeout: float = option(
         10.0,
@@ -252,5 +253,5 @@ class WebSockets:
         None,
         optional(seconds(), zero_is_none=True),
         "Close a channel on which no message has passed for so many seconds.",
-        note="Pings and pongs are no messages.",
+        note="With 1001. Pings and pongs are no messages. Met up to a quarter late.",
     )
