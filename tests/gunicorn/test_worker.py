@@ -332,3 +332,13 @@ def test_a_stopped_worker_does_not_keep_the_others_from_accepting() -> None:
         finally:
             os.kill(stopped, signal.SIGCONT)
         assert sum(workers_of(busy).values()) == 28
+
+
+def test_workers_end_when_their_arbiter_has_died() -> None:
+    with gunicorn("--workers", "2", ready=2) as server:
+        channel = server.channel()
+        server.signal(signal.SIGKILL)
+        assert close_code(channel) == 1012
+        server.ended()  # its output ends when the last worker has
+        assert len(server.said("The arbiter has gone")) == 2
+        assert len(server.said("lifespan has ended")) == 2
