@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 from asgi_poller import platform
 from asgi_poller.config import Config
+from asgi_poller.errors import ConfigError
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.privileges import Identity, drop, library_problem, own_socket_file, resolve
 
@@ -29,6 +31,24 @@ def own_socket_files(
     for listener in listeners:
         if listener.file is not None:
             own_socket_file(listener.file.path, identity=identity)
+
+
+def check_files(config: Config, identity: Identity | None) -> None:
+    """Workers are started again and again: whom we have become must be able to read what they read.
+
+    After `become`. Raises ConfigError.
+    """
+    if identity is None:
+        return
+    for option, path in (
+        ("--ssl-keyfile", config.ssl_keyfile),
+        ("--ssl-certfile", config.ssl_certfile),
+        ("--ssl-ca-certs", config.ssl_ca_certs),
+    ):
+        if path is not None and not os.access(path, os.R_OK):
+            raise ConfigError(
+                option, f"uid {os.geteuid()} must be able to read {path}, for later workers"
+            )
 
 
 def become(config: Config, identity: Identity | None) -> None:

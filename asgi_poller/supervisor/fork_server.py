@@ -27,8 +27,9 @@ from asgi_poller.errors import OperatorFault
 from asgi_poller.importer import load_application
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.supervisor.control import Lines, Message, encoded
+from asgi_poller.supervisor.dropping import become, prepare_user
 from asgi_poller.supervisor.parcel import receive_fds
-from asgi_poller.supervisor.worker import become_user, tls_context
+from asgi_poller.supervisor.worker import tls_context
 from asgi_poller.tls import TlsContext
 
 _log = logging.getLogger("asgi_poller.error")
@@ -70,7 +71,7 @@ class ForkServer:
         config = self._config
         loop_factory(config.loop)  # imports what a loop needs, once for all
         self.tls = tls_context(config)  # while we may still read the key
-        become_user(config)
+        become(config, prepare_user(config))
         self.application = load_application(config)
         if threading.active_count() > 1:
             names = sorted(thread.name for thread in threading.enumerate()[1:])

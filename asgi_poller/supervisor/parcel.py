@@ -43,16 +43,19 @@ class Origin:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
     """A worker: `number` is its name, unique among those that live; `rows` are its lanes' rows of
-    the counters, one for each core.
+    the counters, one for each core, and `marks` what each marks its tickets with.
 
-    The descriptors beside it: the counters, where stacks are written to, each lane's end. `config`
-    is None for a forked worker, which has it, and the application, already. `nice` is added to its
-    nice value.
+    The descriptors beside it: the counters, where stacks are written to, each lane's end, and the
+    board of tickets if `has_board`. `config` is None for a forked worker, which has it, and the
+    application, already. `nice` is added to its nice value. `channel_share` is as for Cores.
     """
 
     number: int
     infos: tuple[ListenerInfo, ...]
     rows: tuple[int, ...]
+    marks: tuple[int, ...]
+    has_board: bool
+    channel_share: int | None
     nice: int
     config: Config | None
     origin: Origin

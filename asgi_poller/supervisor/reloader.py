@@ -20,8 +20,14 @@ from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
 from asgi_poller.logs import reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.pollers.listeners import open_listeners
-from asgi_poller.privileges import resolve
+from asgi_poller.pollers.listeners import close_listeners, open_listeners
+from asgi_poller.privileges import Identity
+from asgi_poller.supervisor.dropping import (
+    become,
+    check_files,
+    own_socket_files,
+    prepare_user,
+)
 from asgi_poller.supervisor.pid_file import PidFile
 from asgi_poller.supervisor.processes import SpawnLauncher, described_exit
 from asgi_poller.supervisor.signals import kept_signals
@@ -42,6 +48,7 @@ class Reloader:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._worker: WorkerHandle | None = None
+        self._identity: Identity | None = None
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
@@ -52,7 +59,7 @@ class Reloader:
         config = self._config
         if not platform.HAS_FD_PASSING:
             raise OperatorFault("--reload: this system cannot pass sockets to another process")
-        resolve(config.user, config.group)
+        self._identity = prepare_user(config)
         loop_factory(config.loop)
         watcher = SourceWatcher(config, self._on_changes)
         pid_file = None if config.pid_file is None else PidFile(config.pid_file)
@@ -71,7 +78,15 @@ class Reloader:
         _log.info("Started reloader [%d]", os.getpid())
         shown = ", ".join(map(str, watcher.directories))
         _log.info("Will watch for changes in: %s", shown)
-        site = Site(self._config, open_listeners(self._config))
+        listeners = open_listeners(self._config)
+        try:
+            own_socket_files(self._config, self._identity, listeners)
+            become(self._config, self._identity)
+            check_files(self._config, self._identity)
+            site = Site(self._config, listeners)
+        except BaseException:
+            close_listeners(listeners)
+            raise
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._changed.set)

@@ -15,6 +15,7 @@ from asgi_poller.pollers.listeners import Listener, backlog_warning
 from asgi_poller.pollers.poller import PollerSettings
 from asgi_poller.pollers.process_lane import ProcessLane
 from asgi_poller.supervisor.cores import loop_count
+from asgi_poller.supervisor.gate import Gate
 from asgi_poller.supervisor.parcel import Origin, WorkerSpec
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
 
@@ -37,19 +38,24 @@ class Site:
         self.listeners = listeners
         self._infos: tuple[ListenerInfo, ...] = tuple(listener.info for listener in listeners)
         self._counters = Counters.create()
+        self._gate = gate = Gate(config, self._infos, workers=True)
         self._front_end = FrontEnd(
             listeners,
             pollers=config.pollers,
             balance=config.balance,
             settings=PollerSettings(nice=config.poller_nice),
+            admit=gate.admit,
+            end_ticket=gate.end_ticket,
+            reception=gate.reception,
         )
-        self._keeper = LaneKeeper(self._front_end)
+        self._keeper = LaneKeeper(self._front_end, admission=gate.admission)
         self._keeper.start()
         self._nice = worker_nice(config)
         self._is_open = False
 
     def open(self) -> None:
         """Accept from now on, and say where."""
+        self._gate.start(self._front_end)
         self._front_end.start()
         self._is_open = True
         warning = backlog_warning(self._config.backlog)
@@ -66,11 +72,18 @@ class Site:
         `with_config`: it is not forked, and must be told the settings.
         """
         config = self._config
-        lanes = [ProcessLane(self._counters) for _ in range(loop_count(config))]
+        admission = self._gate.admission
+        lanes = [
+            ProcessLane(self._counters, mark=0 if admission is None else admission.new_worker())
+            for _ in range(loop_count(config))
+        ]
         spec = WorkerSpec(
             number=number,
             infos=self._infos,
             rows=tuple(lane.row for lane in lanes),
+            marks=tuple(lane.mark for lane in lanes),
+            has_board=admission is not None,
+            channel_share=self._channel_share(),
             nice=self._nice,
             config=config if with_config else None,
             origin=Origin(),
@@ -79,6 +92,7 @@ class Site:
             spec,
             lanes,
             self._counters,
+            board=None if admission is None else admission.board,
             heartbeat_limit_s=config.timeout_worker_heartbeat,
             callbacks=callbacks,
         )
@@ -105,6 +119,7 @@ class Site:
         """
         if self._is_open:
             self._front_end.stop()
+            self._gate.stop()
         for listener in self.listeners:
             listener.close(unlink=unlink)
         self.listeners = []
@@ -113,6 +128,15 @@ class Site:
         """Give back what is left. The workers have ended and been buried."""
         self._keeper.stop()
         self._counters.close()
+        if self._gate.admission is not None:
+            self._gate.admission.board.close()
+
+    def _channel_share(self) -> int | None:
+        """Each core's part of --limit-channels, where pollers do not see what is a channel."""
+        config = self._config
+        if config.limit_channels is None or self._gate.reception is not None:
+            return None
+        return max(1, config.limit_channels // (config.workers * loop_count(config)))
 
 
 def worker_nice(config: Config) -> int:

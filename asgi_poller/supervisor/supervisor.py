@@ -20,8 +20,14 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.logs import reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.pollers.listeners import Listener, open_listeners
-from asgi_poller.privileges import resolve
+from asgi_poller.pollers.listeners import Listener, close_listeners, open_listeners
+from asgi_poller.privileges import Identity
+from asgi_poller.supervisor.dropping import (
+    become,
+    check_files,
+    own_socket_files,
+    prepare_user,
+)
 from asgi_poller.supervisor.launchers import Launchers
 from asgi_poller.supervisor.minder import Minder
 from asgi_poller.supervisor.notify import ServiceManager
@@ -44,6 +50,7 @@ class Supervisor:
         self._predecessor: Predecessor | None = None
         self._upgrade: Upgrade | None = None
         self._launchers = Launchers(config)
+        self._identity: Identity | None = None
         self._orders: asyncio.Queue[int] = asyncio.Queue()
         self._stop_by: asyncio.Future[int]  # the signal; made with the loop
         self._restart_task: asyncio.Task[None] | None = None
@@ -53,7 +60,7 @@ class Supervisor:
         """Serve until a signal; the exit code. Raises OperatorFault if it cannot start."""
         config = self._config
         platform.require_fd_passing("--workers")
-        resolve(config.user, config.group)  # a name that does not exist is found at once
+        self._identity = prepare_user(config)
         loop_factory(config.loop)
         if threading.current_thread() is not threading.main_thread():
             raise ConfigError("--workers", "more than one can only be run from the main thread")
@@ -76,7 +83,15 @@ class Supervisor:
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
         _log.info("Started supervisor [%d]", os.getpid())
-        site = Site(self._config, self._open_listeners())
+        listeners = self._open_listeners()
+        try:
+            own_socket_files(self._config, self._identity, listeners)
+            become(self._config, self._identity)
+            check_files(self._config, self._identity)
+            site = Site(self._config, listeners)
+        except BaseException:
+            close_listeners(listeners)
+            raise
         pool = WorkerPool(self._config, site, self._launchers.make)
         self._stop_by = loop.create_future()
         handlers = self._handlers(site, pool)
@@ -110,7 +125,10 @@ class Supervisor:
             return False
         await starting
         if self._predecessor is not None:
-            self._write_pid_file()
+            try:
+                self._write_pid_file()
+            except ConfigError as problem:  # --user: it may not be ours to change any more
+                _log.warning("The pid file still names the old process: %s", problem)
             self._predecessor.ready()
         self._manager.ready(f"{len(pool.members)} workers")
         return True

@@ -30,10 +30,12 @@ from asgi_poller.loops.core import Core
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.counters import Counters
 from asgi_poller.pollers.receiver import ProcessLaneReceiver
-from asgi_poller.privileges import drop, library_problem, resolve
+from asgi_poller.pollers.tickets import TicketBoard
+from asgi_poller.supervisor.certificates import keep_fresh
 from asgi_poller.supervisor.control import Control, Message
 from asgi_poller.supervisor.cores import Cores
 from asgi_poller.supervisor.garbage import settle_garbage
+from asgi_poller.supervisor.gate import BoardDoor
 from asgi_poller.supervisor.heartbeat import Heartbeat, beat_interval_s
 from asgi_poller.supervisor.orphan_guard import OrphanGuard
 from asgi_poller.supervisor.parcel import WorkerSpec
@@ -54,15 +56,6 @@ _ORPHAN_MARGIN_S = 10.0
 def tls_context(config: Config) -> TlsContext | None:
     """The TLS context, if any listener needs one."""
     return None if config.ssl_certfile is None else TlsContext(tls_settings(config))
-
-
-def become_user(config: Config) -> None:
-    """--user and --group: before any code of the application. Raises ConfigError."""
-    identity = resolve(config.user, config.group)
-    drop(identity)
-    problem = None if identity is None else library_problem()
-    if problem is not None:
-        _log.warning("%s", problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +92,21 @@ class Worker:
         self._socket = control
         counters, stacks, *lanes = fds
         write_stacks_to(stacks)
+        self._board = TicketBoard.attach(lanes.pop()) if spec.has_board else None
         self._counters = Counters.attach(counters)
         self._receivers = [
-            ProcessLaneReceiver(socket.socket(fileno=lane), self._counters.row(row))
-            for lane, row in zip(lanes, spec.rows, strict=True)
+            ProcessLaneReceiver(
+                socket.socket(fileno=lane),
+                self._counters.row(row),
+                board=self._board,
+                mark=mark,
+            )
+            for lane, row, mark in zip(lanes, spec.rows, spec.marks, strict=True)
         ]
         self._cores: Cores | None = None
         self._control: Control | None = None
         self._orders: asyncio.Queue[Drain] = asyncio.Queue()
+        self._freshness: asyncio.Task[None] | None = None
         self._is_ordered = False  # to end
         self._is_limit_told = False
 
@@ -150,17 +150,25 @@ class Worker:
         """Bring the cores up and adopt from now on; returns their threads' identifiers."""
         config = self._config
         if self._tls is None:
-            self._tls = tls_context(config)  # while we may still read the key
-        become_user(config)
+            self._tls = tls_context(config)
         if self._application is None:
             self._application = load_application(config)
-        cores = Cores(config, self._spec.infos, tls=self._tls, limit_reached=self._on_limit_reached)
+        cores = Cores(
+            config,
+            self._spec.infos,
+            tls=self._tls,
+            door=None if self._board is None else BoardDoor(self._board),
+            channel_share=self._spec.channel_share,
+            limit_reached=self._on_limit_reached,
+        )
         _log.info("Waiting for application startup.")
         await cores.start(self._application)
         _log.info("Application startup complete.")
         if len(cores.all) != len(self._receivers):
             raise StartupError(f"{len(cores.all)} event loops, {len(self._receivers)} lanes")
         self._cores = cores
+        if self._tls is not None:
+            self._freshness = asyncio.create_task(keep_fresh(self._tls))
         return [
             await _on(core, lambda core=core, index=index: self._attach(core, index))  # type: ignore[misc]  # bound early
             for index, core in enumerate(cores.all)

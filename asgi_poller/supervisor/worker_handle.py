@@ -21,6 +21,7 @@ from enum import Enum, auto
 from asgi_poller.errors import StartupError
 from asgi_poller.pollers.counters import Counters
 from asgi_poller.pollers.process_lane import ProcessLane
+from asgi_poller.pollers.tickets import TicketBoard
 from asgi_poller.supervisor.control import Control, Message
 from asgi_poller.supervisor.heartbeat import Pulse
 from asgi_poller.supervisor.parcel import WorkerSpec, packed, send_parcel
@@ -85,6 +86,7 @@ class WorkerHandle:
         lanes: list[ProcessLane],
         counters: Counters,
         *,
+        board: TicketBoard | None = None,
         heartbeat_limit_s: float,
         callbacks: Callbacks,
     ) -> None:
@@ -96,6 +98,7 @@ class WorkerHandle:
         self.ready_at: float | None = None
         self._spec = spec
         self._counters = counters
+        self._board = board
         self._heartbeat_limit_s = heartbeat_limit_s
         self._callbacks = callbacks
         self._stacks = StackPipe()
@@ -131,7 +134,8 @@ class WorkerHandle:
                 self._process = await launcher.launch(theirs)
             self._process.exit_code.add_done_callback(self._on_process_ended)
             ends = [lane.worker_end.fileno() for lane in self.lanes]
-            fds = [self._counters.fd, self._stacks.worker_end, *ends]
+            boards = [] if self._board is None else [self._board.fd]
+            fds = [self._counters.fd, self._stacks.worker_end, *ends, *boards]
             await send_parcel(ours, octets, fds)
         except BaseException as error:
             ours.close()

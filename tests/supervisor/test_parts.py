@@ -36,7 +36,17 @@ from tests.supervisor.command import DEADLINE_S, ROOT
 
 
 def spec(config: Config | None) -> WorkerSpec:
-    return WorkerSpec(number=1, infos=(), rows=(4, 5), nice=0, config=config, origin=Origin())
+    return WorkerSpec(
+        number=1,
+        infos=(),
+        rows=(4, 5),
+        marks=(0, 0),
+        has_board=False,
+        channel_share=None,
+        nice=0,
+        config=config,
+        origin=Origin(),
+    )
 
 
 def test_a_parcel_arrives_whole_with_any_number_of_descriptors() -> None:
