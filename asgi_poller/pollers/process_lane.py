@@ -88,6 +88,29 @@ class _Sent:
     done: int = 0
 
 
+class Budget:
+    """How many connections may be on their way in all lanes together, each with a descriptor here.
+
+    Beyond it lanes are full: pollers stop accepting and the kernel's queue holds the rest, where
+    running out of descriptors would refuse them. For any thread; a little too much now and then is
+    what the reserve is for.
+    """
+
+    __slots__ = ("_lanes", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = max(limit, 1)
+        self._lanes: list[ProcessLane] = []
+
+    def add(self, lane: ProcessLane) -> None:
+        """Count what `lane` holds, until it is closed."""
+        self._lanes = [*(other for other in self._lanes if not other.is_closed), lane]
+
+    def room(self) -> int:
+        """Connections that may still be sent."""
+        return self._limit - sum(lane.waiting for lane in self._lanes)
+
+
 class ProcessLane:
     """The supervisor's side. Any thread may call anything; a lock orders what is sent.
 
@@ -104,6 +127,7 @@ class ProcessLane:
         name: str = "a worker",
         mark: int = 0,
         capacity: int = PROCESS_LANE_CAPACITY_COUNT,
+        budget: Budget | None = None,
         stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,6 +149,9 @@ class ProcessLane:
         self._state = State.OPEN
         self._sent: deque[_Sent] = deque()
         self._held = 0
+        self._budget = budget
+        if budget is not None:
+            budget.add(self)
         self._next_number = 1
         self._next_sequence = 0
         self._progress = (0, 0)  # what the worker had claimed and seen at the last look
@@ -144,6 +171,8 @@ class ProcessLane:
                 return 0
             taken = 0
             room = min(len(batch), self._capacity - self._held)
+            if self._budget is not None:
+                room = min(room, self._budget.room())
             while taken < room:
                 part = _fitting(batch, taken, room)
                 if not self._send(part):
@@ -155,6 +184,11 @@ class ProcessLane:
     def waiting(self) -> int:
         """Connections that are not known to be claimed."""
         return self._held
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its worker is gone: it holds nothing any more."""
+        return self._state is State.CLOSED
 
     @property
     def stalled(self) -> bool:

@@ -12,8 +12,8 @@ from asgi_poller.pollers.counters import Counters
 from asgi_poller.pollers.front_end import FrontEnd
 from asgi_poller.pollers.keeper import LaneKeeper
 from asgi_poller.pollers.listeners import Listener, backlog_warning
-from asgi_poller.pollers.poller import PollerSettings
-from asgi_poller.pollers.process_lane import ProcessLane
+from asgi_poller.pollers.poller import BATCH_COUNT, QUEUE_COUNT, PollerSettings
+from asgi_poller.pollers.process_lane import Budget, ProcessLane
 from asgi_poller.supervisor.cores import loop_count
 from asgi_poller.supervisor.gate import Gate
 from asgi_poller.supervisor.parcel import Origin, WorkerSpec
@@ -24,6 +24,10 @@ _log = logging.getLogger("asgi_poller.error")
 # Added to the workers' nice value where pollers may not be raised: a little, so that on a busy
 # machine accepting goes first, and beside other programs the server still counts.
 _WORKER_NICE = 4
+# Descriptors of the supervisor that are not for connections on their way: its own, and for each
+# poller what it may hold in its batch and its queue.
+_OWN_DESCRIPTORS = 512
+_POLLER_DESCRIPTORS = BATCH_COUNT + QUEUE_COUNT
 
 
 class Site:
@@ -51,6 +55,9 @@ class Site:
         self._keeper = LaneKeeper(self._front_end, admission=gate.admission)
         self._keeper.start()
         self._nice = worker_nice(config)
+        limit = platform.descriptor_limit()
+        reserved = _OWN_DESCRIPTORS + config.pollers * _POLLER_DESCRIPTORS
+        self._budget = None if limit is None else Budget(limit - min(reserved, limit // 2))
         self._is_open = False
 
     def open(self) -> None:
@@ -74,7 +81,11 @@ class Site:
         config = self._config
         admission = self._gate.admission
         lanes = [
-            ProcessLane(self._counters, mark=0 if admission is None else admission.new_worker())
+            ProcessLane(
+                self._counters,
+                mark=0 if admission is None else admission.new_worker(),
+                budget=self._budget,
+            )
             for _ in range(loop_count(config))
         ]
         spec = WorkerSpec(

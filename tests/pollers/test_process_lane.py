@@ -12,7 +12,7 @@ from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.channel import DESCRIPTORS_PER_MESSAGE, Delivery, Inbox, returned
 from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN, Counters
-from asgi_poller.pollers.process_lane import ProcessLane
+from asgi_poller.pollers.process_lane import Budget, ProcessLane
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
 
@@ -118,6 +118,23 @@ class TestProcessLane:
         assert lane.put(batch[3:]) == 0
         for accepted in (*lane.reclaim(), *batch[3:]):
             os.close(accepted.fd)
+
+    def test_lanes_share_what_the_process_may_hold(self) -> None:
+        budget = Budget(10)
+        lanes = [ProcessLane(self.counters, budget=budget) for _ in range(2)]
+        workers = [Worker(lane, self.counters) for lane in lanes]
+        batch = self.connections(12)
+        assert lanes[0].put(batch[:7]) == 7
+        assert lanes[1].put(batch[7:]) == 3
+        assert lanes[0].put(batch[10:]) == 0
+        workers[0].claim(workers[0].receive())
+        lanes[0].look()
+        assert lanes[1].put(batch[10:]) == 2
+        for lane, worker in zip(lanes, workers, strict=True):
+            for accepted in lane.reclaim():
+                os.close(accepted.fd)
+            worker.socket.close()
+        assert budget.room() == 10
 
     def test_a_full_socket_takes_what_fits_and_never_blocks(self) -> None:
         lane = self.make_lane(capacity=1_000_000)
