@@ -1,0 +1,148 @@
+"""The lifespan of an application (ASGI: Lifespan Protocol)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from asgi_poller.asgi.lifespan import Lifespan
+from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
+from asgi_poller.errors import StartupError
+from tests.fakes import errors_in, run, turns
+
+COMPLETE: Message = {"type": "lifespan.startup.complete"}
+FAILED: Message = {"type": "lifespan.startup.failed", "message": "no database"}
+MODES = pytest.mark.parametrize("mode", ["auto", "on"])
+
+
+def life(*startup: Message, shutdown: tuple[Message, ...] = ()) -> Application:
+    """An application that sends these when it is told to start and to stop."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        assert scope["asgi"]["version"] == "3.0"
+        scope["state"]["pool"] = "connected"
+        assert await receive() == {"type": "lifespan.startup"}
+        for message in startup:
+            await send(message)
+        assert await receive() == {"type": "lifespan.shutdown"}
+        for message in shutdown:
+            await send(message)
+
+    return application
+
+
+def lived(application: Application, mode: str) -> tuple[Lifespan, bool]:
+    """Start, run for a while, and stop; whether that went well."""
+
+    async def main() -> tuple[Lifespan, bool]:
+        lifespan = Lifespan(application, mode)
+        await lifespan.startup()
+        await turns()
+        return lifespan, await lifespan.shutdown()
+
+    return run(main())
+
+
+@MODES
+def test_a_good_life(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    lifespan, ended_well = lived(
+        life(COMPLETE, shutdown=({"type": "lifespan.shutdown.complete"},)), mode
+    )
+    assert ended_well
+    assert lifespan.state == {"pool": "connected"}
+    assert errors_in(caplog) == []
+
+
+def test_off_is_off() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("nobody is to call")
+
+    lifespan, ended_well = lived(application, "off")
+    assert ended_well
+    assert lifespan.state == {}
+
+
+@MODES
+def test_an_application_that_says_it_cannot_start(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StartupError):
+        lived(life(FAILED), mode)
+    assert errors_in(caplog) == ["no database"]
+
+
+@MODES
+def test_starlette_says_so_and_raises_too(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(FAILED)
+        raise ZeroDivisionError
+
+    with pytest.raises(StartupError):
+        lived(application, mode)
+    assert errors_in(caplog) == ["no database"]
+
+
+async def raises(scope: Scope, receive: Receive, send: Send) -> None:
+    raise KeyError("what is a lifespan?")
+
+
+async def returns(scope: Scope, receive: Receive, send: Send) -> None:
+    """Does not know lifespans, and does not mind."""
+
+
+async def cancels(scope: Scope, receive: Receive, send: Send) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("application", [raises, returns])
+def test_an_application_without_a_lifespan(
+    application: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert lived(application, "auto")[1]
+    assert errors_in(caplog) == []
+
+
+@pytest.mark.parametrize("application", [raises, returns])
+def test_on_means_on(application: Application) -> None:
+    with pytest.raises(StartupError):
+        lived(application, "on")
+
+
+@MODES
+def test_nobody_waits_for_an_application_that_was_cancelled(mode: str) -> None:
+    with pytest.raises(StartupError):
+        lived(cancels, mode)
+
+
+@MODES
+@pytest.mark.parametrize(
+    "shutdown",
+    [
+        ({"type": "lifespan.shutdown.failed", "message": "lost it"},),
+        ({"type": "lifespan.startup.complete"},),
+        ({"type": "nonsense"},),
+    ],
+)
+def test_an_end_that_goes_wrong(
+    shutdown: tuple[Message, ...], mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, ended_well = lived(life(COMPLETE, shutdown=shutdown), mode)
+    assert not ended_well
+    assert errors_in(caplog)
+
+
+def test_an_application_that_returns_instead_of_answering_its_end() -> None:
+    assert lived(life(COMPLETE), "auto")[1]
+
+
+def test_a_life_that_ends_early(caplog: pytest.LogCaptureFixture) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(COMPLETE)
+        raise ZeroDivisionError
+
+    assert lived(application, "on")[1]
+    assert len(errors_in(caplog)) == 1
