@@ -29,6 +29,7 @@ from asgi_poller.wire.response import simple_response
 _log = logging.getLogger("asgi_poller.error")
 
 _TOO_MANY = simple_response(429, "Too many connections from your address")  # RFC 6585, 4
+_ARRIVAL_S = 1.0  # while draining: for TLS handshakes and PROXY headers that are on their way
 _SPREAD_STEP_S = 0.02  # while draining: how often it is somebody's turn, at most
 
 
@@ -82,7 +83,12 @@ class Core(Services):
     def _arrive(self, arriving: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(arriving)
         self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
+        task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._arriving.discard(task)
+        if self._changed is not None:
+            self._changed.set()
 
     def _connect(
         self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, peer: Peer
@@ -228,10 +234,12 @@ class Core(Services):
                 connection.shutdown()
         try:
             async with asyncio.timeout(spread_s + timeout_s):
+                give_up = self.loop.call_later(_ARRIVAL_S, self._give_up_arriving)
                 await self._shut_down_evenly(late, spread_s)
-                while self._connections or self._conversations:
+                while self._connections or self._conversations or self._arriving:
                     self._changed.clear()
                     await self._changed.wait()
+                give_up.cancel()
         except TimeoutError:
             _log.warning(
                 "Graceful shutdown took longer than %g s: %d connections and %d tasks are cut off.",
@@ -243,6 +251,11 @@ class Core(Services):
         finally:
             await self._cut_off()
         return True
+
+    def _give_up_arriving(self) -> None:
+        """Who has not said all of a TLS handshake or PROXY header by now is not waited for."""
+        for task in self._arriving:
+            task.cancel("the server is shutting down")
 
     async def _shut_down_evenly(self, connections: list[Connection], spread_s: float) -> None:
         """The first at once, the last `spread_s` seconds later."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -15,6 +19,8 @@ from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.loops.core import Core
+from asgi_poller.supervisor.serving import tls_settings
+from asgi_poller.tls import TlsContext
 
 DEADLINE_S = 20.0
 FAMILY = socket.AF_INET
@@ -37,12 +43,15 @@ async def greet(scope: Scope, receive: Receive, send: Send) -> None:
 class Site:
     """A core, and a listener whose connections it adopts."""
 
-    def __init__(self) -> None:
-        config = Config(greet, lifespan="off", timeout_keep_alive=DEADLINE_S)
+    def __init__(self, certificate: str | None = None) -> None:
+        options: dict[str, Any] = {"lifespan": "off", "timeout_keep_alive": DEADLINE_S}
+        config = Config(greet, ssl_certfile=certificate, **options)
+        tls = None if certificate is None else TlsContext(tls_settings(config))
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
         self.port: int = self.listener.getsockname()[1]
-        self.core = Core(config, greet, (ListenerInfo(int(FAMILY), False, ("127.0.0.1", 0)),))
+        info = ListenerInfo(int(FAMILY), tls is not None, ("127.0.0.1", 0))
+        self.core = Core(config, greet, (info,), tls=tls)
 
     async def adopt(self) -> None:
         loop = asyncio.get_running_loop()
@@ -52,8 +61,8 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[Site]:
-    site = Site()
+async def serving(certificate: str | None = None) -> AsyncIterator[Site]:
+    site = Site(certificate)
     task = asyncio.create_task(site.adopt())
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -111,6 +120,33 @@ def test_a_handshake_at_the_last_moment_succeeds_and_ends_with_1012() -> None:
             async with connect("ws://test/", sock=raw) as client:
                 assert await ended_with(client) == 1012
             assert await draining
+
+    asyncio.run(main())
+
+
+def test_a_tls_handshake_at_the_last_moment_succeeds(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    path = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    async def main() -> None:
+        async with serving(str(path)) as site:
+            raw = socket.create_connection(("127.0.0.1", site.port))
+            silent = socket.create_connection(("127.0.0.1", site.port))
+            while len(site.core._arriving) != 2:
+                await asyncio.sleep(0)
+            draining = asyncio.create_task(site.core.drain(DEADLINE_S))
+            await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection(
+                sock=raw, ssl=context, server_hostname="localhost"
+            )
+            writer.write(REQUEST)
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            assert await draining
+            silent.close()
+            writer.close()
 
     asyncio.run(main())
 
