@@ -99,6 +99,6 @@ class Refused(asyncio.Protocol):
         self._lost = lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self._answer)
-        Linger(transport, self._wheel, self._lost).start()
+        both_ways: asyncio.Transport = transport  # type: ignore[assignment]  # typed as its base
+        both_ways.write(self._answer)
+        Linger(both_ways, self._wheel, self._lost).start()

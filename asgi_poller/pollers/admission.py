@@ -198,12 +198,14 @@ class Admission:
     def identify(self, ticket: int, peer: Any) -> Refusal | None:
         """The connection is really `peer`'s: a PROXY header said so. The ticket stays valid.
 
-        Returns a Refusal if `peer` has its share already: answer, close, and `end(ticket)`.
+        Idempotent. Returns a Refusal if `peer` has its share already: answer, close, and `end(ticket)`.
         """
         if self._limits.limit_connections_per_ip is None:
             return None
         with self._lock:
             key = self._key(peer)
+            if key == self._tickets.key(ticket):
+                return None
             if self._is_full(key):
                 return self._refuse(Refusal.CONNECTIONS_PER_IP)
             self._tickets.set_key(ticket, key)

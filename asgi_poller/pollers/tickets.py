@@ -171,6 +171,10 @@ class Tickets:
         self._count(key, 1)
         return ticket
 
+    def key(self, ticket: int) -> str | bytes | None:
+        """What the connection is counted by."""
+        return self._keys[ticket]
+
     def set_key(self, ticket: int, key: str | bytes | None) -> None:
         """The connection is counted by another key from now on."""
         self._count(self._keys[ticket], -1)
