@@ -28,7 +28,7 @@ from asgi_poller.supervisor.dropping import (
     own_socket_files,
     prepare_user,
 )
-from asgi_poller.supervisor.pid_file import PidFile
+from asgi_poller.supervisor.duties import Duties
 from asgi_poller.supervisor.processes import SpawnLauncher, described_exit
 from asgi_poller.supervisor.signals import kept_signals
 from asgi_poller.supervisor.site import Site
@@ -48,6 +48,7 @@ class Reloader:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._worker: WorkerHandle | None = None
+        self._duties: Duties
         self._identity: Identity | None = None
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -62,16 +63,14 @@ class Reloader:
         self._identity = prepare_user(config)
         loop_factory(config.loop)
         watcher = SourceWatcher(config, self._on_changes)
-        pid_file = None if config.pid_file is None else PidFile(config.pid_file)
-        if pid_file is not None:
-            pid_file.write()
+        self._duties = Duties(config)
+        self._duties.begin()
         try:
             with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 return runner.run(self._serve(watcher))
         finally:
             watcher.stop()
-            if pid_file is not None:
-                pid_file.remove()
+            self._duties.end()
 
     async def _serve(self, watcher: SourceWatcher) -> int:
         self._loop = asyncio.get_running_loop()
@@ -93,6 +92,8 @@ class Reloader:
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         watcher.start()
         site.open()
+        self._duties.feed_watchdog()
+        self._duties.ready()  # whether there is a worker or not: who starts this waits for nothing
         running = asyncio.ensure_future(self._keep_running(site))
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
@@ -102,6 +103,7 @@ class Reloader:
         finally:
             running.cancel()
             stopping.cancel()
+            self._duties.stopping()
             site.stop()
             await self._end_worker(site, self._config.timeout_graceful_shutdown, adopt=True)
             site.close()

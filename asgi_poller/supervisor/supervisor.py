@@ -28,10 +28,9 @@ from asgi_poller.supervisor.dropping import (
     own_socket_files,
     prepare_user,
 )
+from asgi_poller.supervisor.duties import Duties
 from asgi_poller.supervisor.launchers import Launchers
 from asgi_poller.supervisor.minder import Minder
-from asgi_poller.supervisor.notify import ServiceManager
-from asgi_poller.supervisor.pid_file import PidFile
 from asgi_poller.supervisor.signals import kept_signals
 from asgi_poller.supervisor.site import Site
 from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
@@ -45,8 +44,7 @@ class Supervisor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._manager = ServiceManager()
-        self._pid_file = None if config.pid_file is None else PidFile(config.pid_file)
+        self._duties: Duties
         self._predecessor: Predecessor | None = None
         self._upgrade: Upgrade | None = None
         self._launchers = Launchers(config)
@@ -67,16 +65,15 @@ class Supervisor:
         self._launchers.prepare()
         self._predecessor = Predecessor.from_environment(os.environ)
         self._upgrade = Upgrade(dict(os.environ))
-        self._manager = ServiceManager.from_environment(os.environ)
+        self._duties = Duties(config)
         platform.raise_descriptor_limit()
         if self._predecessor is None:
-            self._write_pid_file()
+            self._duties.begin()
         try:
             with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 return runner.run(self._serve())
         finally:
-            if self._pid_file is not None:
-                self._pid_file.remove()
+            self._duties.end()
 
     # A life
 
@@ -99,7 +96,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._orders.put_nowait, number)
         minding = asyncio.ensure_future(Minder(self._config, pool).run())
         obeying = asyncio.ensure_future(self._obey(handlers))
-        watchdog = asyncio.ensure_future(self._feed_watchdog())
+        self._duties.feed_watchdog()
         try:
             if await self._start(site, pool):
                 await self._stop_by
@@ -108,13 +105,12 @@ class Supervisor:
             unlink = self._upgrade is None or not self._upgrade.is_done
             await self._end(site, pool, unlink=unlink)
             obeying.cancel()
-            watchdog.cancel()
         _log.info("Finished supervisor [%d]", os.getpid())
         return 0
 
     async def _start(self, site: Site, pool: WorkerPool) -> bool:
         """Whether it came up before it was told to stop. Raises OperatorFault."""
-        self._manager.extend_timeout(2 * self._config.timeout_worker_startup)
+        self._duties.starting(2 * self._config.timeout_worker_startup)
         starting = asyncio.ensure_future(pool.start(site.open))
         first: set[asyncio.Future[Any]] = {starting, self._stop_by}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -126,18 +122,18 @@ class Supervisor:
         await starting
         if self._predecessor is not None:
             try:
-                self._write_pid_file()
+                self._duties.begin(successor_of=self._predecessor.pid)
             except ConfigError as problem:  # --user: it may not be ours to change any more
                 _log.warning("The pid file still names the old process: %s", problem)
             self._predecessor.ready()
-        self._manager.ready(f"{len(pool.members)} workers")
+        self._duties.ready(f"{len(pool.members)} workers")
         return True
 
     async def _end(self, site: Site, pool: WorkerPool, *, unlink: bool) -> None:
         _log.info("Shutting down")
         is_quick = self._is_stopping and self._stop_by.result() == signal.SIGQUIT
         timeout_s = 0.0 if is_quick else self._config.timeout_graceful_shutdown
-        self._manager.stopping()
+        self._duties.stopping()
         if self._restart_task is not None:
             self._restart_task.cancel()
         if self._upgrade is not None:
@@ -190,9 +186,9 @@ class Supervisor:
     async def _restart_all(self, pool: WorkerPool) -> None:
         while self._is_restart_wanted:
             self._is_restart_wanted = False
-            self._manager.reloading()
+            self._duties.reloading()
             await pool.restart()
-            self._manager.ready(f"{len(pool.members)} workers")
+            self._duties.ready(f"{len(pool.members)} workers")
 
     def _scale(self, pool: WorkerPool, by: int) -> None:
         if not self._is_stopping:
@@ -209,8 +205,7 @@ class Supervisor:
 
     def _on_upgraded(self, pid: int) -> None:
         """The new supervisor serves: this one ends."""
-        self._manager.hand_over(pid)
-        self._manager = ServiceManager()  # from now on the new one speaks for the service
+        self._duties.hand_over(pid)
         self._orders.put_nowait(signal.SIGTERM)
 
     @property
@@ -223,14 +218,3 @@ class Supervisor:
         if self._predecessor is not None:
             return self._predecessor.listeners
         return open_listeners(self._config)
-
-    def _write_pid_file(self) -> None:
-        if self._pid_file is not None:
-            predecessor = self._predecessor
-            self._pid_file.write(successor_of=None if predecessor is None else predecessor.pid)
-
-    async def _feed_watchdog(self) -> None:
-        interval_s = self._manager.watchdog_interval_s
-        while interval_s is not None:
-            self._manager.watchdog()
-            await asyncio.sleep(interval_s)
