@@ -99,7 +99,8 @@ class TimerWheel:
         self.tick = max(self.tick, int((self._loop.time() - self._started_at) / TICK_S) + 1)
 
     def _turn(self) -> None:
-        now = int((self._loop.time() - self._started_at) / TICK_S)
+        # a call may come a little early by the clock: that must not mean once more, at once
+        now = int((self._loop.time() - self._started_at) / TICK_S + 0.01)
         if now > self.tick + _LATE_TICKS:
             self._started_at += (now - self.tick - _LATE_TICKS) * TICK_S
             now = self.tick + _LATE_TICKS
