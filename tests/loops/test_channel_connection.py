@@ -213,7 +213,7 @@ def test_a_dead_peer_is_kept_without_a_timeout() -> None:
 def test_any_octet_is_a_sign_of_life(data: bytes) -> None:
     site = Site().open()
     for at in range(len(data)):  # a frame that takes minutes is odd, but alive
-        site.loop.advance(29)
+        site.loop.advance(19)
         site.channel.feed(data[at : at + 1])
     site.loop.advance(9)
     assert site.state() is State.OPEN
