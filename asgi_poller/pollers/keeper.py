@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
@@ -33,9 +34,9 @@ _TROUBLE_S = 0.05
 #: Seconds of rest after a look that let connections go: many claims are then seen at once, and the
 #: end of a connection that was closed at once is seen that much later.
 _GATHER_S = 0.002
-#: Seconds that a connection without a lane waits for one before it gets 503. A worker's replacement
-#: may take that long to start.
-GIVE_UP_S = 10.0
+#: Seconds that a connection without a lane waits for one before it gets 503: as long as a worker's
+#: replacement may take to start, and longer than most clients wait.
+GIVE_UP_S = 60.0
 
 
 class LaneKeeper:
@@ -59,7 +60,9 @@ class LaneKeeper:
         self._lanes: list[ProcessLane] = []
         self._stalled: set[ProcessLane] = set()
         self._homeless: list[Accepted] = []
-        self._troubled: dict[int, float] = {}  # descriptor: since when a lane is sought for it
+        # Since when a lane is sought for a connection. The address is part of its name, because
+        # descriptors are used again.
+        self._troubled: dict[tuple[int, Any], float] = {}
         self._orders: deque[Callable[[], None]] = deque()
         self._wakeup = platform.Wakeup()
         self._selector = selectors.DefaultSelector()
@@ -203,18 +206,19 @@ class LaneKeeper:
         patient: list[Accepted] = []
         for accepted in self._homeless:
             # the same connection may come back several times, from workers without descriptors
-            if now - self._troubled.setdefault(accepted.fd, now) < self._give_up_s:
+            name = accepted.fd, accepted.peer
+            if now - self._troubled.setdefault(name, now) < self._give_up_s:
                 patient.append(accepted)
             else:
-                del self._troubled[accepted.fd]
+                del self._troubled[name]
                 self._front_end.refuse(accepted)
         self._homeless = self._front_end.hand_over(patient)
 
     def _forget_old_trouble(self, now: float) -> None:
-        """Descriptors are used again: what is on record for long is about another connection."""
+        """What is on record for long has found its lane, or has gone."""
         old = now - 2 * self._give_up_s
-        for fd in [fd for fd, since in self._troubled.items() if since < old]:
-            del self._troubled[fd]
+        for name in [name for name, since in self._troubled.items() if since < old]:
+            del self._troubled[name]
 
     def _finish(self) -> None:
         for accepted in self._homeless:

@@ -53,7 +53,7 @@ from asgi_poller.pollers.lanes import close_connection
 PROCESS_LANE_CAPACITY_COUNT = 8192
 #: Seconds without a sign of life from a worker that has connections to adopt. Far above an
 #: application that blocks its loop for a moment, far below what clients put up with.
-STALL_S = 1.0
+STALL_S = 2.0
 #: Seconds that a worker without free descriptors gets nothing more.
 _FULL_S = 0.1
 #: Octets asked for as the socket's send buffer; the kernel caps it (net.core.wmem_max).
@@ -96,10 +96,11 @@ class Budget:
     what the reserve is for.
     """
 
-    __slots__ = ("_lanes", "_limit")
+    __slots__ = ("_elsewhere", "_lanes", "_limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, elsewhere: Callable[[], int] = lambda: 0) -> None:
         self._limit = max(limit, 1)
+        self._elsewhere = elsewhere  # connections that were taken back and have no lane yet
         self._lanes: list[ProcessLane] = []
 
     def add(self, lane: ProcessLane) -> None:
@@ -108,7 +109,7 @@ class Budget:
 
     def room(self) -> int:
         """Connections that may still be sent."""
-        return self._limit - sum(lane.waiting for lane in self._lanes)
+        return self._limit - self._elsewhere() - sum(lane.waiting for lane in self._lanes)
 
 
 class ProcessLane:

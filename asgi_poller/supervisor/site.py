@@ -26,7 +26,7 @@ _log = logging.getLogger("asgi_poller.error")
 _WORKER_NICE = 4
 # Descriptors of the supervisor that are not for connections on their way: its own, and for each
 # poller what it may hold in its batch and its queue.
-_OWN_DESCRIPTORS = 512
+_OWN_DESCRIPTORS = 1024
 _POLLER_DESCRIPTORS = BATCH_COUNT + QUEUE_COUNT
 
 
@@ -57,7 +57,11 @@ class Site:
         self._nice = worker_nice(config)
         limit = platform.descriptor_limit()
         reserved = _OWN_DESCRIPTORS + config.pollers * _POLLER_DESCRIPTORS
-        self._budget = None if limit is None else Budget(limit - min(reserved, limit // 2))
+        self._budget = (
+            None
+            if limit is None
+            else Budget(limit - min(reserved, limit // 2), lambda: self._keeper.homeless)
+        )
         self._is_open = False
 
     def open(self) -> None:

@@ -100,12 +100,19 @@ def test_a_descriptor_that_is_used_again_is_not_held_to_an_old_deadline() -> Non
     now = 0.0
     keeper = LaneKeeper(FrontEnd([listener]), give_up_s=10.0, clock=lambda: now)
     read, write = os.pipe()
-    keeper._troubled[read] = 0.0
-    now = 21.0
+    keeper._homeless = [Accepted(read, 0, ("127.0.0.2", 1))]
+    keeper._find_homes()
+    now = 11.0
+    # it found a lane, was adopted and closed: the same number is another client's now
+    keeper._homeless = [Accepted(read, 0, ("127.0.0.2", 2))]
+    keeper._find_homes()
+    assert keeper.homeless == 1
+    # and where clients have no address, what is on record for long does not count
+    now = 40.0
     keeper._homeless = [Accepted(read, 0)]
     keeper._find_homes()
     assert keeper.homeless == 1
-    assert keeper._troubled == {read: 21.0}
+    assert keeper._troubled == {(read, None): 40.0}
     assert keeper.stop()
     os.close(write)
     listener.close()
