@@ -10,6 +10,8 @@ import json
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,10 +68,15 @@ class Browser:
         self._numbers = itertools.count(1)
 
     def open(self, url: str) -> Page:
+        """A new tab, once it shows the page at `url`, which is an origin: no path, no slash."""
         target = self.call("Target.createTarget", {"url": url})["targetId"]
         attached = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})
         page = Page(self, attached["sessionId"])
-        page.wait_for("document.readyState === 'complete'")
+        # A promise would not survive the navigation: asked again and again from here.
+        give_up_at = time.monotonic() + DEADLINE_S
+        while page.run("[location.origin, document.readyState]") != [url, "complete"]:
+            assert time.monotonic() < give_up_at, f"{url} is not loaded"
+            threading.Event().wait(0.02)
         return page
 
     def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> Any:
