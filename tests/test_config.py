@@ -183,6 +183,7 @@ def test_contradictions(options: dict[str, Any], message: str) -> None:
         ({"reload_include": "*.html"}, "--reload-include does nothing without --reload"),
         ({"uds": "/s", "port": 1}, "--port is not used, as --uds says where to listen: add --bind"),
         ({"fd": 0, "host": "a"}, "--host is not used, as --fd says where to listen: add --bind"),
+        ({"preload": True}, "--preload does nothing without --workers 2 or more"),
         ({"ssl_ciphers": "x"}, "--ssl-ciphers does nothing without --ssl-certfile"),
     ],
 )

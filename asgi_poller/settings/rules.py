@@ -30,7 +30,12 @@ def apply_rules(app: object, values: Values) -> list[str]:
         values["workers"] = cpu_count()
     _check_app(app, values)
     _check_tls(values)
-    return [*_reload_notices(values), *_listening_notices(values), *_tls_notices(values)]
+    return [
+        *_reload_notices(values),
+        *_worker_notices(values),
+        *_listening_notices(values),
+        *_tls_notices(values),
+    ]
 
 
 def _check_app(app: object, values: Values) -> None:
@@ -74,6 +79,23 @@ def _reload_notices(values: Values) -> list[str]:
         name for name in ("reload_dirs", "reload_includes", "reload_excludes") if values[name]
     ]
     return [f"{SETTINGS[name].switch} does nothing without --reload" for name in unused]
+
+
+def _worker_notices(values: Values) -> list[str]:
+    """What only a supervisor can do. (--limit-max-requests ends a single process, as uvicorn's.)"""
+    if values["workers"] > 1 or values["reload"]:
+        return []
+    return [
+        f"{SETTINGS[name].switch} does nothing without --workers 2 or more"
+        for name in (
+            "preload",
+            "drain_spread",
+            "worker_max_lifetime",
+            "worker_max_memory",
+            "worker_nice",
+        )
+        if values[name] != SETTINGS[name].default
+    ]
 
 
 def _listening_notices(values: Values) -> list[str]:
