@@ -28,9 +28,9 @@ def reload(tls: TlsContext) -> bool:
     return True
 
 
-async def keep_fresh(tls: TlsContext, every_s: float = LOOK_EVERY_S) -> None:
+async def keep_fresh(tls: TlsContext) -> None:
     """Reload when a file has changed; for ever. A task of the server's or worker's first loop."""
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(LOOK_EVERY_S)
         if tls.changed():
             reload(tls)

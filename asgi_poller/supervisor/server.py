@@ -47,6 +47,7 @@ class Server:
         self._force = asyncio.Event()
         self._is_exit_asked = False
         self._signals: list[int] = []
+        self._serving: Serving | None = None
         self._reload: Callable[[], None] | None = None
         self._owns_process = False
         self._thread: threading.Thread | None = None
@@ -135,6 +136,7 @@ class Server:
             become(config, identity)
             application = load_application(config)
             serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
+            self._serving = serving
             await serving.start(application)
             self._reload = None if tls is None else serving.reload_certificates
             self._say_where()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import socket
@@ -70,12 +71,12 @@ async def _talk(record: Record, scope: Scope, receive: Receive, send: Send) -> N
         while scope["path"] != "/deaf":
             message = await receive()
             if message["type"] == "websocket.disconnect":
-                record.ends.append(dict(message))
+                record.ends.append({**message, "path": scope["path"]})
                 return
             await send({**message, "type": "websocket.send"})
     except OSError as error:
         record.errors.append(error)
-        record.ends.append(dict(await receive()))
+        record.ends.append({**await receive(), "path": scope["path"]})
         return
     await record_end(record, receive)
 
@@ -84,8 +85,6 @@ async def record_end(record: Record, receive: Receive) -> None:
     """Wait without reading a message: the test says when that is over."""
     gate = threading.Event()
     record.requests.append({"gate": gate})
-    import asyncio
-
     while not gate.is_set():
         await asyncio.sleep(0.01)
     message: dict[str, Any] = {"type": ""}

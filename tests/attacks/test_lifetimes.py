@@ -1,0 +1,66 @@
+"""Channels that would go on for ever, busy or idle."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+from tests.attacks.site import close_code, read_frame, serving, wait_until
+from tests.frames import PING, frame, text
+
+
+def test_a_busy_channel_ends_with_its_lifetime() -> None:
+    with serving(ws_max_lifetime=0.5) as site, site.open() as client:
+        started = time.monotonic()
+        code = 0
+        while not code:
+            client.sendall(text("x"))
+            opcode, payload = read_frame(client)
+            if opcode == 8:
+                code = int.from_bytes(payload[:2], "big")
+        assert code == 1012
+        assert time.monotonic() - started >= 0.4  # no sooner; how late is the machine's affair
+        client.sendall(frame(8, code.to_bytes(2, "big")))
+        wait_until(lambda: len(site.record.ends) == 1, "the application is told")
+        assert site.record.ends[0]["code"] == 1012
+
+
+def test_lifetimes_have_jitter() -> None:
+    """So that clients who came together do not come back together."""
+    with serving(ws_max_lifetime=0.2, ws_max_lifetime_jitter=2.0) as site:
+        clients = [site.open() for _ in range(20)]
+        ends = []
+        for client in clients:
+            assert close_code(client) == 1012
+            ends.append(time.monotonic())
+            client.close()
+        assert len(site.record.ends) <= 20
+        assert max(ends) - min(ends) > 0.1
+
+
+def test_an_idle_channel_is_closed_and_pings_do_not_count() -> None:
+    with serving(ws_idle_timeout=0.8, ws_ping_interval=0.2) as site:
+        with site.open() as idle, site.open() as busy:
+            started = time.monotonic()
+            code = 0
+            while not code:
+                site.echo(busy) if not pending(busy) else answer(busy)
+                opcode, payload = read_frame(idle)
+                if opcode == PING:
+                    idle.sendall(frame(10, payload))
+                else:
+                    code = int.from_bytes(payload[:2], "big")
+            assert code == 1001
+            assert time.monotonic() - started >= 0.7
+
+
+def pending(client: socket.socket) -> bool:
+    """Whether something has come that was not asked for."""
+    return bool(select.select([client], [], [], 0)[0])
+
+
+def answer(client: socket.socket) -> None:
+    opcode, payload = read_frame(client)
+    assert opcode == PING
+    client.sendall(frame(10, payload))

@@ -1,0 +1,163 @@
+"""Peers that do not read, that send faster than anybody takes it, or that are gone."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.site import (
+    DEADLINE_S,
+    Site,
+    close_code,
+    handshake,
+    read_frame,
+    read_head,
+    serving,
+    wait_until,
+)
+from tests.frames import BINARY, PING, frame
+
+MIB = 1024 * 1024
+
+
+def resident_octets() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def narrow(site: Site, path: str) -> socket.socket:
+    """A WebSocket whose client has room for little, and reads nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(DEADLINE_S)
+    client.connect(site.address)
+    client.sendall(handshake(path))
+    assert read_head(client).startswith(b"HTTP/1.1 101 ")
+    return client
+
+
+@pytest.mark.parametrize("limit", [1024, 65536])
+def test_never_reading_clients(limit: int) -> None:
+    """The application waits in send(), and 50 of them hold next to nothing."""
+    with serving(ws_send_limit=limit) as site:
+        before = resident_octets()
+        clients = [narrow(site, "/flood") for _ in range(50)]
+        for _ in range(20):
+            site.is_well()
+        assert resident_octets() - before < 50 * MIB // 2
+        assert floods(site) == []  # waited for
+        for client in clients:
+            client.close()
+        wait_until(lambda: len(floods(site)) == 50, "every application is told")
+        assert set(floods(site)) == {1006}
+
+
+def floods(site: Site) -> list[int]:
+    """The codes that applications have seen which were sending for ever."""
+    return [end["code"] for end in site.record.ends if end["path"] == "/flood"]
+
+
+def test_never_reading_clients_are_closed_where_that_is_wanted() -> None:
+    with serving(
+        ws_slow_consumer="close", ws_slow_consumer_timeout=0.3, ws_close_timeout=0.3
+    ) as site:
+        clients = [narrow(site, "/flood") for _ in range(20)]
+        wait_until(lambda: len(site.record.ends) == 20, "every application is told")
+        assert {end["code"] for end in site.record.ends} == {1008}
+        assert all(isinstance(error, OSError) for error in site.record.errors)
+        wait_until(lambda: len(connections(site)) == 0, "nothing is kept for them")
+        for client in clients:
+            client.close()
+
+
+def test_a_client_that_catches_up_in_time_is_kept() -> None:
+    with serving(ws_slow_consumer="close", ws_slow_consumer_timeout=1.0) as site:
+        client = narrow(site, "/flood")
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            assert client.recv(65536)
+        assert site.record.ends == []
+        client.close()
+
+
+def connections(site: Site) -> list[object]:
+    serving_ = site.server._serving
+    assert serving_ is not None
+    return [each for core in serving_.cores for each in list(core._connections)]
+
+
+def test_a_client_that_sends_close_and_never_reads_is_not_kept() -> None:
+    with serving(ws_close_timeout=0.3) as site:
+        clients = [narrow(site, "/flood") for _ in range(10)]
+        for client in clients:
+            client.sendall(frame(8, (1000).to_bytes(2, "big")))
+        wait_until(lambda: len(connections(site)) == 0, "nothing is kept for them")
+        for client in clients:
+            client.close()
+
+
+def test_a_response_that_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asgi_poller.loops.http_connection._STALL_S", 0.3)
+    with serving() as site:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(site.address)
+        client.sendall(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
+        wait_until(lambda: len(site.record.requests) == 1, "the application is called")
+        wait_until(lambda: len(connections(site)) == 0, "the connection is cut off")
+        site.is_well()
+        client.close()
+
+
+def test_a_response_that_is_read_slowly_is_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asgi_poller.loops.http_connection._STALL_S", 1.0)
+    with serving() as site:
+        with site.connect() as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            count = 0
+            pause = threading.Event()
+            while piece := client.recv(MIB):
+                count += len(piece)
+                pause.wait(0.02)
+            assert count > 32 * MIB
+
+
+def test_fast_senders() -> None:
+    """An application that takes nothing: reading stops, and memory with it; pings are answered
+    as long as they are read.
+    """
+    with serving() as site:
+        before = resident_octets()
+        clients = [site.open("/deaf") for _ in range(10)]
+        message = frame(BINARY, bytes(65536))
+        for client in clients:
+            client.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                send_for_ever(client, message)
+        assert resident_octets() - before < 64 * MIB
+        site.is_well()
+        with site.open("/deaf") as client:
+            client.sendall(frame(BINARY, b"one") + frame(PING, b"alive?"))
+            assert read_frame(client) == (10, b"alive?")
+        for client in clients:
+            client.close()
+
+
+def send_for_ever(client: socket.socket, message: bytes) -> None:
+    for _ in range(1000):
+        client.sendall(message)
+
+
+def test_half_open_peers() -> None:
+    """Gone without a word, as when a cable is pulled: nothing is answered, and nothing refused."""
+    with serving(ws_ping_interval=0.3, ws_ping_timeout=0.3) as site:
+        with site.open() as client:
+            assert read_frame(client)[0] == PING
+            assert close_code(client) == 1011
+            wait_until(lambda: len(site.record.ends) == 1, "the application is told")

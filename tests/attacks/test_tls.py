@@ -1,0 +1,198 @@
+"""TLS: plain text where it belongs not, handshakes that never end, certificates that change under
+load, and listeners of both kinds side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography import x509
+
+from asgi_poller.tls import PLAINTEXT_REFUSAL
+from tests.attacks.site import (
+    DEADLINE_S,
+    GET,
+    LAST_GET,
+    Site,
+    handshake,
+    read_exactly,
+    read_head,
+    read_to_end,
+    send_all,
+    serving,
+    wait_until,
+)
+from tests.frames import text
+from tests.supervisor.command import Command
+from tests.tls_handshake import Files, client_context, write_pair
+
+DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["core", "poller"])
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def files(tmp_path: Path, authority: trustme.CA) -> Files:
+    return write_pair(tmp_path, "server", authority.issue_cert("localhost"))
+
+
+def secured(site: Site, authority: trustme.CA) -> ssl.SSLSocket:
+    context = client_context(authority)
+    return context.wrap_socket(site.connect(), server_hostname="localhost")
+
+
+@DIRECT
+def test_plaintext_on_a_tls_port(
+    files: Files, authority: trustme.CA, direct_handshake: bool
+) -> None:
+    with serving(
+        ssl_certfile=files.certificate, ssl_keyfile=files.key, direct_handshake=direct_handshake
+    ) as site:
+        for octets in (GET, handshake(), b"\r\n", b"\x00", b"SSH-2.0-x\r\n", b"G"):
+            assert site.ask(octets) == PLAINTEXT_REFUSAL, octets
+        site.connect().close()  # nothing at all
+        with secured(site, authority) as client:
+            client.sendall(LAST_GET)
+            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+        assert len(site.record.requests) == 1
+
+
+def test_broken_handshakes_harm_nobody(files: Files, authority: trustme.CA) -> None:
+    with serving(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+        for octets in (b"\x16", b"\x16\x03\x01\xff\xff" + bytes(100), b"\x16\x03\x01\0\x05" * 100):
+            with site.connect() as client:
+                send_all(client, octets)
+        with secured(site, authority) as client:
+            client.sendall(LAST_GET)
+            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("beginning", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"])
+def test_handshakes_that_never_end(files: Files, authority: trustme.CA, beginning: bytes) -> None:
+    with serving(
+        ssl_certfile=files.certificate, ssl_keyfile=files.key, ssl_handshake_timeout=0.3
+    ) as site:
+        with site.connect() as client:
+            client.sendall(beginning)
+            assert read_to_end(client) == b""  # closed at the deadline
+        with secured(site, authority) as client:
+            client.sendall(LAST_GET)
+            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+
+
+@DIRECT
+def test_plain_and_tls_side_by_side(
+    files: Files, authority: trustme.CA, direct_handshake: bool
+) -> None:
+    with serving(
+        bind=("127.0.0.1:0",),
+        bind_tls=("127.0.0.1:0",),
+        ssl_certfile=files.certificate,
+        ssl_keyfile=files.key,
+        direct_handshake=direct_handshake,
+    ) as site:
+        addresses = {
+            listener.info.tls: listener.socket.getsockname() for listener in site.server.listeners
+        }
+        site.address = addresses[False]
+        site.is_well()
+        site.address = addresses[True]
+        with secured(site, authority) as client:
+            client.sendall(LAST_GET)
+            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+        plain, tls = site.record.requests
+        assert (plain["scheme"], tls["scheme"]) == ("http", "https")
+        assert "extensions" not in plain
+        assert tls["extensions"]["tls"]["tls_version"] == 0x0304
+
+
+def test_alpn_and_the_extension_of_a_websocket(files: Files, authority: trustme.CA) -> None:
+    with serving(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+        context = client_context(authority, ("h2", "http/1.1"))
+        with context.wrap_socket(site.connect(), server_hostname="localhost") as client:
+            assert client.selected_alpn_protocol() == "http/1.1"
+            client.sendall(handshake())
+            assert read_head(client).startswith(b"HTTP/1.1 101 ")
+            client.sendall(text("hello"))
+            assert read_exactly(client, 7)[2:] == b"hello"
+
+
+def serial(site_address: tuple[str, int], authority: trustme.CA) -> int:
+    """The serial number of the certificate that is shown now."""
+    raw = socket.create_connection(site_address, DEADLINE_S)
+    with client_context(authority).wrap_socket(raw, server_hostname="localhost") as client:
+        octets = client.getpeercert(binary_form=True)
+        assert octets is not None
+        client.sendall(LAST_GET)
+        assert read_to_end(client).startswith(b"HTTP/1.1 ")
+        return x509.load_der_x509_certificate(octets).serial_number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_new_certificate_under_load(
+    files: Files, authority: trustme.CA, tmp_path: Path, workers: int
+) -> None:
+    """SIGHUP: nobody is dropped, nobody fails, and new handshakes see the new certificate."""
+    options = ("--ssl-certfile", files.certificate, "--ssl-keyfile", files.key)
+    command = Command("--port", "0", "--workers", str(workers), *options)
+    with contextlib.closing(command):
+        command.wait_for("running on")
+        address = command.address
+        old = serial(address, authority)
+        failures: list[Exception] = []
+        over = threading.Event()
+
+        def shake_hands() -> None:
+            while not over.is_set():
+                try:
+                    serial(address, authority)
+                except Exception as error:
+                    failures.append(error)
+                    return
+
+        threads = [threading.Thread(target=shake_hands) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            replace_pair(files, authority.issue_cert("localhost"), tmp_path)
+            command.signal(signal.SIGHUP)
+            wait_until(lambda: serial(address, authority) != old, "the new certificate is shown")
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(DEADLINE_S)
+        assert failures == []
+
+
+def test_a_changed_file_is_noticed(
+    files: Files, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asgi_poller.supervisor.certificates.LOOK_EVERY_S", 0.05)
+    with serving(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+        with secured(site, authority) as kept:
+            old = serial(site.address, authority)
+            Path(files.certificate).write_text("half of a certif")
+            assert serial(site.address, authority) == old  # a bad one is not taken
+            replace_pair(files, authority.issue_cert("localhost"), tmp_path)
+            wait_until(lambda: serial(site.address, authority) != old, "it is noticed")
+            kept.sendall(LAST_GET)
+            assert read_to_end(kept).startswith(b"HTTP/1.1 200 ")  # nobody was dropped
+
+
+def replace_pair(files: Files, pair: trustme.LeafCert, directory: Path) -> None:
+    """As certbot does it: new files in the place of the old ones."""
+    (directory / "new").mkdir()
+    new = write_pair(directory / "new", "server", pair)
+    os.replace(new.key, files.key)
+    os.replace(new.certificate, files.certificate)
