@@ -14,9 +14,11 @@ from types import FrameType
 
 from asgi_poller.config import Config
 from asgi_poller.importer import load_application
+from asgi_poller.logs import reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, backlog_warning, close_listeners, open_listeners
 from asgi_poller.supervisor.dropping import become, own_socket_files, prepare_user
+from asgi_poller.supervisor.duties import Duties
 from asgi_poller.supervisor.garbage import settle_garbage
 from asgi_poller.supervisor.serving import Serving, tls_settings
 from asgi_poller.tls import TlsContext
@@ -27,6 +29,7 @@ _SIGNALS = tuple(
 )
 
 _SIGHUP: int | None = getattr(signal, "SIGHUP", None)
+_SIGUSR1: int | None = getattr(signal, "SIGUSR1", None)
 
 
 class Server:
@@ -50,6 +53,7 @@ class Server:
         self._serving: Serving | None = None
         self._reload: Callable[[], None] | None = None
         self._owns_process = False
+        self._duties: Duties | None = None
         self._thread: threading.Thread | None = None
         self._thread_started: Future[None] = Future()
 
@@ -60,8 +64,16 @@ class Server:
         to be the server's alone.
         """
         self._owns_process = threading.current_thread() is threading.main_thread()
-        with asyncio.Runner(loop_factory=loop_factory(self.config.loop)) as runner:
-            runner.run(self.serve())
+        make_loop = loop_factory(self.config.loop)
+        if self._owns_process:
+            self._duties = Duties(self.config)
+            self._duties.begin()
+        try:
+            with asyncio.Runner(loop_factory=make_loop) as runner:
+                runner.run(self.serve())
+        finally:
+            if self._duties is not None:
+                self._duties.end()
 
     async def serve(self) -> None:
         """Serve on the running loop, which becomes the first core's. In the main thread, signals
@@ -142,6 +154,9 @@ class Server:
             self._say_where()
             if self._owns_process:
                 settle_garbage()
+            if self._duties is not None:
+                self._duties.feed_watchdog()
+                self._duties.ready()
             self.started = True
             if not self._thread_started.done():
                 self._thread_started.set_result(None)
@@ -150,11 +165,15 @@ class Server:
             _log.info("Shutting down")
         finally:
             self._reload = None
+            if self._duties is not None:
+                self._duties.stopping()
             if serving is not None:
                 serving.stop_accepting()
             close_listeners(self.listeners)
             if serving is not None:
                 await serving.end(config.timeout_graceful_shutdown, self._force)
+        if self._duties is not None:
+            self._duties.end()  # now: the signal that is raised again may be the very end
         _log.info("Finished server process [%d]", os.getpid())
 
     def _say_where(self) -> None:
@@ -184,6 +203,8 @@ class Server:
         old = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         if _SIGHUP is not None and self.config.ssl_certfile is not None:
             old[_SIGHUP] = signal.signal(_SIGHUP, self._on_hangup)
+        if _SIGUSR1 is not None and self._owns_process:
+            old[_SIGUSR1] = signal.signal(_SIGUSR1, self._on_rotation)
         try:
             yield
         finally:
@@ -196,6 +217,11 @@ class Server:
         """SIGHUP, where there are certificates: read them anew."""
         if self._loop is not None and self._reload is not None:
             self._loop.call_soon_threadsafe(self._reload)
+
+    def _on_rotation(self, number: int, frame: FrameType | None) -> None:
+        """SIGUSR1: log files have been moved away."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(reopen_log_files)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)

@@ -100,6 +100,8 @@ class Command:
     def wait_ready(self, workers: int = 1) -> None:
         """Wait until so many workers serve."""
         self.wait_for("running on")
+        if workers == 1:
+            return
         self.wait_for(r"Worker \d+ \[\d+\] is ready", count=workers)
         seen: set[int] = set()
 

@@ -65,6 +65,26 @@ def test_readiness_reloads_and_the_end_are_told(manager: Manager) -> None:
         assert command.wait() == 0
 
 
+def test_a_single_process_tells_the_same_and_keeps_its_pid_file(
+    manager: Manager, tmp_path: Path
+) -> None:
+    path = tmp_path / "pid"
+    environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "200000"}
+    command = Command("--port", "0", "--pid", str(path), environ=environ)
+    try:
+        assert f"MAINPID={command.pid}" in manager.wait_for("READY=1")
+        assert path.read_text() == f"{command.pid}\n"
+        manager.wait_for("WATCHDOG=1")
+        manager.wait_for("WATCHDOG=1")
+        assert pid_at(command.address) == command.pid
+        command.signal(signal.SIGTERM)
+        manager.wait_for("STOPPING=1")
+        assert command.wait() == -signal.SIGTERM, "as uvicorn: the shell sees the signal"
+        assert not path.exists()
+    finally:
+        command.close()
+
+
 def test_nobody_is_told_of_a_start_that_failed(manager: Manager, tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     fail.write_text("lifespan")

@@ -93,7 +93,8 @@ def test_one_more_and_one_less() -> None:
         assert pid_at(command.address) in command.workers
 
 
-def test_logs_are_opened_anew_everywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_logs_are_opened_anew_everywhere(count: int, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     config = tmp_path / "logging.json"
     config.write_text(
@@ -106,11 +107,11 @@ def test_logs_are_opened_anew_everywhere(tmp_path: Path) -> None:
             "LOG", str(log)
         )
     )
-    with running("--log-config", str(config)) as command:
+    with running("--log-config", str(config), workers=count) as command:
         log.rename(tmp_path / "server.log.1")
         command.signal(signal.SIGUSR1)
-        wait_until(log.exists, "the supervisor has a new file")
-        workers = command.workers
+        wait_until(log.exists, "the main process has a new file")
+        workers = command.workers or [command.pid]
 
         def all_write() -> bool:
             for _ in workers:
