@@ -1,0 +1,141 @@
+"""Hundreds of slow peers beside honest clients, and how long the honest ones wait.
+
+$ATTACK_PEERS says how many of each kind there are; it is 2,000 in the long form.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.attacks.site import DEADLINE_S, handshake, read_exactly, read_head
+from tests.frames import BINARY, frame, text
+
+PEERS = int(os.environ.get("ATTACK_PEERS", "200"))
+HONEST = 20
+Address = tuple[str, int]
+
+# What each kind says at once, and then octet by octet for as long as it may.
+HEAD = b"GET / HTTP/1.1\r\nhost: a\r\nx: ", b"a"
+BODY = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n", b"a"
+CHUNKS = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"
+TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00"
+HALF_FRAME = handshake() + frame(BINARY, bytes(60000))[:100], b"a"
+FRAGMENTS = handshake() + frame(BINARY, b"a", fin=False), frame(0, b"a", fin=False)
+PROXY = b"PROXY TCP4 ", b"1"
+Kind = tuple[bytes, bytes]
+
+
+class Crowd:
+    """Slow peers; `drip` keeps them going. `ended` counts those that the server got rid of."""
+
+    def __init__(self, address: Address, kind: Kind, count: int) -> None:
+        self.ended = 0
+        self.received = b""  # by the last that got something
+        self._drop = kind[1]
+        self._peers: set[socket.socket] = set()
+        for _ in range(count):
+            peer = socket.create_connection(address, DEADLINE_S)
+            peer.sendall(kind[0])
+            peer.setblocking(False)
+            self._peers.add(peer)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.5):
+            self.drip()
+
+    def drip(self) -> None:
+        """One drop from each, and see who is still there."""
+        for peer in list(self._peers):
+            try:
+                peer.send(self._drop)
+                with contextlib.suppress(BlockingIOError):
+                    received = peer.recv(65536)
+                    if not received:
+                        raise ConnectionResetError
+                    self.received = received
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._peers.discard(peer)
+                peer.close()
+                self.ended += 1
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(DEADLINE_S)
+        for peer in self._peers:
+            peer.close()
+
+
+@contextlib.contextmanager
+def crowd(address: Address, kind: Kind, count: int = PEERS) -> Iterator[Crowd]:
+    """`count` slow peers meanwhile."""
+    made = Crowd(address, kind, count)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds that honest clients waited for their echoes."""
+
+    count: int
+    median_s: float
+    p99_s: float
+
+    def __str__(self) -> str:
+        median, p99 = self.median_s * 1e3, self.p99_s * 1e3
+        return f"{self.count} echoes, median {median:.2f} ms, p99 {p99:.2f} ms"
+
+
+def honest_echoes(address: Address, seconds: float, *, count: int = HONEST) -> Waits:
+    """`count` clients echo for `seconds`, each at its own pace; new ones come meanwhile. None may
+    fail.
+    """
+    waits: list[float] = []
+    message = text("hello")
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        sent_at: dict[socket.socket, float] = {}
+        for _ in range(count):
+            client = stack.enter_context(socket.create_connection(address, DEADLINE_S))
+            client.sendall(handshake())
+            assert read_head(client).startswith(b"HTTP/1.1 101 ")
+            selector.register(client, selectors.EVENT_READ)
+            sent_at[client] = time.monotonic()
+            client.sendall(message)
+        until = time.monotonic() + seconds
+        newcomer_at = 0.0
+        while time.monotonic() < until:
+            ready = selector.select(DEADLINE_S)
+            assert ready, "an honest client waits in vain"
+            for key, _ in ready:
+                client = key.fileobj  # type: ignore[assignment]  # what was registered
+                assert read_exactly(client, 7)[2:] == b"hello"
+                now = time.monotonic()
+                waits.append(now - sent_at[client])
+                sent_at[client] = now
+                client.sendall(message)
+            if time.monotonic() > newcomer_at:
+                newcomer_at = time.monotonic() + 0.1
+                _come_and_go(address)
+    waits.sort()
+    return Waits(len(waits), statistics.median(waits), waits[int(len(waits) * 0.99)])
+
+
+def _come_and_go(address: Address) -> None:
+    with socket.create_connection(address, DEADLINE_S) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert read_head(client).startswith(b"HTTP/1.1 200 ")
