@@ -33,10 +33,6 @@ class Backoff:
         self.count += 1
         self._failed_at = now
 
-    def succeeded(self) -> None:
-        """A worker has served for long: what was wrong is over."""
-        self.count = 0
-
     @property
     def delay_s(self) -> float:
         """Seconds to wait before the next start."""

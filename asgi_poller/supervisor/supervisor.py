@@ -102,8 +102,7 @@ class Supervisor:
                 await self._stop_by
         finally:
             minding.cancel()
-            unlink = self._upgrade is None or not self._upgrade.is_done
-            await self._end(site, pool, unlink=unlink)
+            await self._end(site, pool)
             obeying.cancel()
         _log.info("Finished supervisor [%d]", os.getpid())
         return 0
@@ -129,7 +128,7 @@ class Supervisor:
         self._duties.ready(f"{len(pool.members)} workers")
         return True
 
-    async def _end(self, site: Site, pool: WorkerPool, *, unlink: bool) -> None:
+    async def _end(self, site: Site, pool: WorkerPool) -> None:
         _log.info("Shutting down")
         is_quick = self._is_stopping and self._stop_by.result() == signal.SIGQUIT
         timeout_s = 0.0 if is_quick else self._config.timeout_graceful_shutdown
@@ -138,8 +137,10 @@ class Supervisor:
             self._restart_task.cancel()
         if self._upgrade is not None:
             self._upgrade.give_up()
-        site.stop(unlink=unlink)
-        await pool.stop(timeout_s)
+        is_succeeded = self._upgrade is not None and self._upgrade.is_done
+        site.stop(unlink=not is_succeeded)
+        # only where somebody takes clients in again it is worth while to send them there in turns
+        await pool.stop(timeout_s, self._config.drain_spread if is_succeeded else 0.0)
         pool.close()
         site.close()
 

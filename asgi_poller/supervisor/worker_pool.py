@@ -86,14 +86,16 @@ class WorkerPool:
             for task in done:
                 task.result()
 
-    async def stop(self, timeout_s: float) -> None:
-        """Drain all workers and wait for their end. Those that take too long are killed."""
+    async def stop(self, timeout_s: float, spread_s: float = 0.0) -> None:
+        """Drain all workers and wait for their end; seconds as for `Core.drain`. Those that take
+        too long are killed.
+        """
         self._is_stopping = True
         for task in (*self._filling, *self._tasks):
             task.cancel()
         await asyncio.sleep(0)  # those that they were starting are drained with the others
         for worker in self._living:
-            worker.drain(timeout_s, adopt=True)
+            worker.drain(timeout_s, spread_s, adopt=True)
         while self._living:
             await asyncio.wait([worker.ended for worker in self._living])
             await asyncio.sleep(0)  # their burials

@@ -65,6 +65,17 @@ def test_the_ends_are_spread_over_the_time_that_is_set() -> None:
         assert sum(end >= 0.4 for end in ends) >= 20
 
 
+def test_an_end_in_the_middle_of_a_spread_comes_at_once() -> None:
+    with running("--drain-spread", "600") as command, crowd(command.address) as visitors:
+        clients = visitors.open(40)
+        command.signal(signal.SIGHUP)
+        command.wait_for("Restart complete")
+        command.signal(signal.SIGTERM)
+        visitors.wait_closed(clients)
+        assert {client.code for client in clients} == {1012}
+        assert command.wait() == 0
+
+
 def test_a_replacement_that_fails_keeps_the_old_workers(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     with running(environ={"TEST_FAIL": str(fail)}) as command, crowd(command.address) as visitors:

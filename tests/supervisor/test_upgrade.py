@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from asgi_poller.errors import ListenError
 from asgi_poller.supervisor.upgrade import Predecessor
-from tests.supervisor.clients import SteadyVisitors
+from tests.supervisor.clients import SteadyVisitors, crowd
 from tests.supervisor.command import Command, is_alive, pid_at, running, wait_until
 
 _NEW = r"Started a new supervisor \[(\d+)\]"
@@ -69,6 +70,20 @@ def test_a_new_one_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> None
         with ended(new, command):
             assert command.wait(has_heir=True) == 0
             assert pid_at(command.address) not in old
+
+
+def test_clients_of_the_old_one_are_sent_over_in_turns() -> None:
+    with running("--drain-spread", "1") as command, crowd(command.address) as visitors:
+        clients = visitors.open(40)
+        command.signal(signal.SIGUSR2)
+        new = int(command.wait_for(_NEW)[1])
+        with ended(new, command):
+            command.wait_for("Shutting down")
+            started = time.monotonic()
+            visitors.wait_closed(clients)
+            assert {client.code for client in clients} == {1012}
+            assert max(client.ended for client in clients) - started >= 0.8
+            assert command.wait(has_heir=True) == 0
 
 
 def test_an_upgrade_can_follow_another() -> None:
