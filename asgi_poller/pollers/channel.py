@@ -16,11 +16,13 @@ numbers of connections whose descriptors did not fit into the worker.
 from __future__ import annotations
 
 import array
+import errno
 import marshal
 import socket
 import struct
 from typing import Any, NamedTuple
 
+from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
 
 #: SCM_MAX_FD, unix(7): descriptors that one message may carry.
@@ -35,6 +37,12 @@ _ANCILLARY_OCTETS = (
     else 0
 )
 _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+#: sendmsg(2), unix(7): full for now (ETOOMANYREFS: too many descriptors in flight).
+CHANNEL_FULL = frozenset(
+    (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMSGSIZE)
+)
+_SO_SNDBUFFORCE = 32  # socket(7): past the cap, with CAP_NET_ADMIN
 
 RING = b"r"
 _RETURNED = b"b"
@@ -68,6 +76,26 @@ def send_connections(
         return
     fds = array.array("i", [accepted.fd for accepted in batch])
     channel.sendmsg([octets], [(_SOL_SOCKET, _SCM_RIGHTS, fds)])
+
+
+def fitting(batch: list[Accepted], start: int, end: int) -> list[Accepted]:
+    """The connections from `start` on that fit into one message."""
+    part = batch[start : min(end, start + DESCRIPTORS_PER_MESSAGE)]
+    octets = 0
+    for index, accepted in enumerate(part):
+        octets += len(accepted.data)
+        if octets > DATA_OCTETS_PER_MESSAGE and index:
+            return part[:index]
+    return part
+
+
+def widen(end: socket.socket, octets: int) -> None:
+    """Give `end` a send buffer of `octets`, or as much as the system permits."""
+    for option in (socket.SO_SNDBUF, _SO_SNDBUFFORCE) if platform.LINUX else (socket.SO_SNDBUF,):
+        try:
+            end.setsockopt(socket.SOL_SOCKET, option, octets)
+        except OSError:
+            pass  # not permitted: the smaller buffer serves
 
 
 class Inbox:

@@ -27,6 +27,7 @@ from asgi_poller.pollers.accepting import (
     accept_call,
 )
 from asgi_poller.pollers.lanes import EndTicket, drop
+from asgi_poller.pollers.line import Line, Parking
 from asgi_poller.pollers.reception import Reception
 from asgi_poller.pollers.shortage import Episodes, Refuser
 from asgi_poller.pollers.waiting import Waiter, make_waiter
@@ -53,10 +54,6 @@ QUEUE_COUNT = 1024
 #: delay is what a connection pays for it at most.
 GATHER_S = 0.0005
 
-#: Seconds between attempts to hand over what waits in the queue: doubles from the first to the
-#: last.
-_RETRY_FIRST_S = 0.001
-_RETRY_LAST_S = 0.032
 #: Seconds of rest where accept() fails for a reason that only time mends.
 _REST_S = 0.05
 
@@ -68,7 +65,8 @@ class PollerSettings:
     `nice` is the nice value of the threads (None or 0: leave it), best effort. `batch_count` bounds
     one round on one listener, `queue_count` what waits because no lane takes it; both in
     connections. `gather_s` is how long, in seconds, connections are gathered under load; 0 takes
-    each at once. `wakes_one`: a connection wakes one poller and not all, where the system can do
+    each at once. `parks`: what no lane takes is kept without descriptors here, where the system can
+    do that. `wakes_one`: a connection wakes one poller and not all, where the system can do
     that; not for pollers that take turns with those of other processes. `make_accept` gives the
     call that takes connections from a listener: a seam for such turns and for injected faults.
     """
@@ -76,6 +74,7 @@ class PollerSettings:
     nice: int | None = None
     batch_count: int = BATCH_COUNT
     queue_count: int = QUEUE_COUNT
+    parks: bool = False
     gather_s: float = GATHER_S
     wakes_one: bool = True
     make_accept: Callable[[socket.socket], AcceptCall] = accept_call
@@ -126,7 +125,6 @@ class MasterPoller:
     ) -> None:
         self.counts = PollerCounts()
         self.nice: int | None = None  # what the thread really has, once it runs
-        self._hand_over = hand_over
         self._stop = stop
         self._episodes = episodes
         self._admit = admit
@@ -146,8 +144,11 @@ class MasterPoller:
             fd = door.socket.fileno()
             self._doors[fd] = (door, self._settings.make_accept(door.socket))
             self._waiter.watch(fd, shared=self._settings.wakes_one)
-        self._waiting: list[Accepted] = []
-        self._retry_s = _RETRY_FIRST_S
+        self._line = Line(
+            hand_over,
+            room=self._settings.queue_count,
+            parking=Parking() if self._settings.parks else None,
+        )
         self._rest_s = rest_s
         self._rested_at = 0.0
         self._logged: set[int | None] = set()
@@ -158,7 +159,7 @@ class MasterPoller:
     @property
     def waiting(self) -> int:
         """Connections that this poller holds because no lane takes them."""
-        return len(self._waiting)
+        return self._line.count
 
     def receive(self, batch: list[Accepted]) -> None:
         """Take connections that were accepted before. Any thread; only with a reception."""
@@ -196,13 +197,14 @@ class MasterPoller:
 
     def _round(self) -> None:
         timeout_s: float | None = 1.0 if self._episodes else None
-        if self._waiting:
-            self._deliver(self._waiting)
-            if len(self._waiting) >= self._settings.queue_count:
-                self._stop.wait(self._retry_s)
+        line = self._line
+        if line.count:
+            line.retry()
+            if line.is_full:
+                self._stop.wait(line.retry_s)
                 return
-            if self._waiting:
-                timeout_s = self._retry_s
+            if line.count:
+                timeout_s = line.retry_s
         reception = self.reception
         if reception is not None:
             next_s = reception.next_s()
@@ -232,7 +234,7 @@ class MasterPoller:
         if self._inbox:
             ready += reception.take([self._inbox.popleft() for _ in range(len(self._inbox))])
         if ready:
-            self._deliver(self._waiting + ready if self._waiting else ready)
+            self._line.deliver(ready)
         reception.tend()
 
     def _gather(self) -> None:
@@ -264,7 +266,7 @@ class MasterPoller:
             if self.reception is not None:
                 batch = self.reception.take(batch)
             if batch:
-                self._deliver(self._waiting + batch if self._waiting else batch)
+                self._line.deliver(batch)
         if failure is not None:  # last, because it may rest
             self._accept_failed(failure, door, accept)
         return accepted < self._settings.batch_count
@@ -327,21 +329,10 @@ class MasterPoller:
         else:
             self._stop.wait(_REST_S)
 
-    def _deliver(self, batch: list[Accepted]) -> None:
-        """Hand over; what no lane takes waits, and the time to the next attempt doubles."""
-        self._waiting = self._hand_over(batch)
-        if self._waiting:
-            self._retry_s = min(self._retry_s * 2, _RETRY_LAST_S)
-        else:
-            self._retry_s = _RETRY_FIRST_S
-
     def _finish(self) -> None:
         """The front end stops: one last attempt, then what waits is closed."""
         if self.reception is not None:
-            self._waiting += [*self.reception.finish(), *self._inbox]
-        if self._waiting:
-            self._deliver(self._waiting)
-        left, self._waiting = self._waiting, []
-        for accepted in left:
+            self._line.deliver([*self.reception.finish(), *self._inbox])
+        for accepted in self._line.finish():
             self.counts.dropped += 1
             drop(accepted, self._end_ticket)

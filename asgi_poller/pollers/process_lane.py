@@ -30,13 +30,14 @@ from dataclasses import dataclass
 from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.channel import (
-    DATA_OCTETS_PER_MESSAGE,
-    DESCRIPTORS_PER_MESSAGE,
+    CHANNEL_FULL,
     MESSAGE_OCTETS,
     RING,
+    fitting,
     parse_returned,
     send_connections,
     take_number,
+    widen,
 )
 from asgi_poller.pollers.counters import (
     CLAIMED,
@@ -58,10 +59,7 @@ STALL_S = 2.0
 _FULL_S = 0.1
 #: Octets asked for as the socket's send buffer; the kernel caps it (net.core.wmem_max).
 _SEND_BUFFER_OCTETS = 4 * 1024 * 1024
-_SO_SNDBUFFORCE = 32  # socket(7): past the cap, with CAP_NET_ADMIN
 
-#: sendmsg(2) and unix(7): the lane is full for now (ETOOMANYREFS: too many descriptors in flight).
-_FULL = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMSGSIZE))
 #: The lane is at its end.
 _GONE = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF))
 
@@ -145,7 +143,7 @@ class ProcessLane:
         self.channel, self.worker_end = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
         for end in (self.channel, self.worker_end):
             end.setblocking(False)
-            _widen(end)
+            widen(end, _SEND_BUFFER_OCTETS)
         self._lock = threading.Lock()
         self._state = State.OPEN
         self._sent: deque[_Sent] = deque()
@@ -175,7 +173,7 @@ class ProcessLane:
             if self._budget is not None:
                 room = min(room, self._budget.room())
             while taken < room:
-                part = _fitting(batch, taken, room)
+                part = fitting(batch, taken, room)
                 if not self._send(part):
                     break
                 taken += len(part)
@@ -298,7 +296,7 @@ class ProcessLane:
         try:
             send_connections(self.channel, sent.number, sent.first, part)
         except OSError as error:
-            if error.errno in _FULL or error.errno in _GONE:
+            if error.errno in CHANNEL_FULL or error.errno in _GONE:
                 return False
             raise
         self._next_number += 1
@@ -369,23 +367,3 @@ class ProcessLane:
         self._sent = kept
         self._held -= len(taken)
         return taken
-
-
-def _fitting(batch: list[Accepted], start: int, end: int) -> list[Accepted]:
-    """The connections from `start` on that fit into one message."""
-    part = batch[start : min(end, start + DESCRIPTORS_PER_MESSAGE)]
-    octets = 0
-    for index, accepted in enumerate(part):
-        octets += len(accepted.data)
-        if octets > DATA_OCTETS_PER_MESSAGE and index:
-            return part[:index]
-    return part
-
-
-def _widen(end: socket.socket) -> None:
-    """As much room as the system permits: what does not fit waits in the pollers' queues."""
-    for option in (socket.SO_SNDBUF, _SO_SNDBUFFORCE) if platform.LINUX else (socket.SO_SNDBUF,):
-        try:
-            end.setsockopt(socket.SOL_SOCKET, option, _SEND_BUFFER_OCTETS)
-        except OSError:
-            pass  # not permitted: the smaller buffer serves

@@ -47,7 +47,7 @@ class Site:
             listeners,
             pollers=config.pollers,
             balance=config.balance,
-            settings=PollerSettings(nice=config.poller_nice),
+            settings=PollerSettings(nice=config.poller_nice, parks=platform.HAS_FD_PASSING),
             admit=gate.admit,
             end_ticket=gate.end_ticket,
             reception=gate.reception,
