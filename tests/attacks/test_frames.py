@@ -1,0 +1,228 @@
+"""WebSocket frames that are meant to hurt: bombs, floods, games with Close, bad masking."""
+
+from __future__ import annotations
+
+import socket
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.site import (
+    DEADLINE_S,
+    Site,
+    close_code,
+    handshake,
+    read_frame,
+    read_to_end,
+    send_all,
+    serving,
+    wait_until,
+)
+from tests.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    deflated,
+    frame,
+    header,
+    text,
+)
+
+MIB = 1024 * 1024
+DEFLATE = b"sec-websocket-extensions: permessage-deflate\r\n"
+RSV1 = 4
+
+
+def peak_octets() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def bomb(octets: int) -> bytes:
+    """A message of so many zeros, at 1,000 : 1."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    pieces = [compressor.compress(bytes(MIB)) for _ in range(octets // MIB)]
+    return b"".join(pieces) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
+
+
+@pytest.mark.parametrize("mode", ["on", "takeover"])
+def test_deflate_bombs(mode: str) -> None:
+    """A gibibyte in a mebibyte; the limit is 16 MiB, and memory never holds much more."""
+    payload = bomb(1024 * MIB)
+    assert len(payload) < 1.1 * MIB
+    octets = frame(BINARY, payload, rsv=RSV1)
+    with serving(ws_per_message_deflate=mode) as site:
+        with site.open(fields=DEFLATE) as client:
+            forget_peak()
+            before = peak_octets()
+            started = time.process_time()
+            send_all(client, octets)
+            assert close_code(client) == 1009
+            assert peak_octets() - before < 64 * MIB
+            assert time.process_time() - started < 10.0  # of CPU: inflating stopped at the limit
+        site.is_well()
+
+
+def test_a_bomb_in_fragments() -> None:
+    payload = bomb(1024 * MIB)
+    size = len(payload) // 64
+    pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
+    with serving() as site, site.open(fields=DEFLATE) as client:
+        forget_peak()
+        before = peak_octets()
+        send_all(client, frame(BINARY, pieces[0], fin=False, rsv=RSV1))
+        for piece in pieces[1:]:
+            send_all(client, frame(CONTINUATION, piece, fin=False))
+        assert close_code(client) == 1009
+        assert peak_octets() - before < 64 * MIB
+
+
+def test_what_just_fits_is_no_bomb() -> None:
+    with serving(ws_max_size=MIB) as site, site.open(fields=DEFLATE) as client:
+        client.sendall(frame(BINARY, deflated(bytes(MIB)), rsv=RSV1))
+        echoed = read_frame(client)[1]
+        inflated = zlib.decompressobj(-15).decompress(echoed + b"\0\0\xff\xff")
+        assert inflated == bytes(MIB)
+        client.sendall(frame(BINARY, deflated(bytes(MIB + 1)), rsv=RSV1))
+        assert close_code(client) == 1009
+
+
+FLOODS = {
+    "pings": frame(PING, bytes(125)) * 500,
+    "empty pings": frame(PING) * 5000,
+    "pongs": frame(PONG, bytes(125)) * 500,
+    "empty messages": frame(TEXT) * 5000,
+    "empty fragments": frame(TEXT, fin=False)
+    + frame(CONTINUATION, fin=False) * 5000
+    + frame(CONTINUATION),
+    "fragments of one octet": frame(TEXT, b"a", fin=False)
+    + frame(CONTINUATION, b"a", fin=False) * 5000
+    + frame(CONTINUATION, b"a"),
+    "fragments with pings between": (
+        frame(TEXT, b"a", fin=False) + frame(PING) * 2 + frame(CONTINUATION, b"a")
+    )
+    * 2000,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+def test_floods(flood: bytes) -> None:
+    """From ten clients that read nothing; an honest one beside them echoes all the while."""
+    with serving() as site, site.open() as honest:
+        flooders = [site.open("/deaf") for _ in range(10)]
+        forget_peak()
+        before = peak_octets()
+        for client in flooders:
+            client.setblocking(False)
+        for _ in range(20):
+            for client in flooders:
+                try:
+                    client.send(flood)
+                except (BlockingIOError, ConnectionError):
+                    pass  # it is not read any more, as it should be, or was closed
+            site.echo(honest)
+        assert peak_octets() - before < 96 * MIB
+        for client in flooders:
+            client.close()
+
+
+def test_endless_empty_fragments_are_bounded() -> None:
+    """They add nothing to the message's size: they must add nothing to memory either."""
+    with serving() as site, site.open() as client:
+        forget_peak()
+        before = peak_octets()
+        send_all(client, frame(TEXT, fin=False))
+        piece = frame(CONTINUATION, fin=False) * 10_000
+        for _ in range(50):
+            send_all(client, piece)
+        assert peak_octets() - before < 32 * MIB
+        site.is_well()
+
+
+CLOSES = {
+    "of one octet": (frame(CLOSE, b"\x03"), 1002),
+    "with a code that may not be sent": (frame(CLOSE, (1005).to_bytes(2, "big")), 1002),
+    "with code 0": (frame(CLOSE, b"\0\0"), 1002),
+    "with code 5000": (frame(CLOSE, (5000).to_bytes(2, "big")), 1002),
+    "with a reason that is not UTF-8": (frame(CLOSE, b"\x03\xe8\xff\xfe"), 1007),
+    "too long": (frame(CLOSE, b"\x03\xe8" + bytes(124)), 1002),
+    "in fragments": (frame(CLOSE, b"\x03\xe8", fin=False), 1002),
+    "in the middle of a message": (frame(TEXT, b"a", fin=False) + frame(CLOSE, b"\x03\xe8"), 1000),
+    "twice": (frame(CLOSE, b"\x03\xe8") * 2, 1000),
+    "and a message after it": (frame(CLOSE, b"\x03\xe8") + text("more"), 1000),
+    "and no end": (frame(CLOSE, b"\x03\xe8") + bytes(100_000), 1000),
+}
+VIOLATIONS = {
+    "unmasked": (frame(TEXT, b"hello", mask=None), 1002),
+    "an unmasked ping": (frame(PING, b"x", mask=None), 1002),
+    "RSV2": (frame(TEXT, b"a", rsv=2), 1002),
+    "RSV1 without an extension": (frame(TEXT, b"a", rsv=RSV1), 1002),
+    "opcode 3": (frame(3, b"a"), 1002),
+    "opcode 11": (frame(11, b"a"), 1002),
+    "a continuation of nothing": (frame(CONTINUATION, b"a"), 1002),
+    "a message inside a message": (frame(TEXT, b"a", fin=False) + text("b"), 1002),
+    "a long ping": (frame(PING, bytes(126)), 1002),
+    "a ping in fragments": (frame(PING, b"a", fin=False), 1002),
+    "bad UTF-8": (frame(TEXT, b"\xc3\x28"), 1007),
+    "UTF-8 cut short": (frame(TEXT, b"\xc3"), 1007),
+    "a surrogate": (frame(TEXT, b"\xed\xa0\x80"), 1007),
+    "too large, announced": (header(0x82, 2**40) + bytes(4), 1009),
+    "a length with the highest bit": (b"\x82\xff" + b"\xff" * 8 + bytes(4), 1002),
+    "a length in more octets than needed": (b"\x82\xfe\x00\x05" + bytes(9), 1002),
+}
+
+
+@pytest.mark.parametrize(
+    ("octets", "code"), [*CLOSES.values(), *VIOLATIONS.values()], ids=[*CLOSES, *VIOLATIONS]
+)
+@pytest.mark.parametrize("ws", ["auto", "wsproto"])
+def test_close_frame_games_and_violations(octets: bytes, code: int, ws: str) -> None:
+    """The close code that RFC 6455 names, then the end; the application gets a disconnect."""
+    with serving(ws=ws, ws_close_timeout=0.5) as site:
+        with site.open() as client:
+            send_all(client, octets)
+            assert close_code(client) == code
+            client.settimeout(DEADLINE_S)
+            read_to_end(client)
+        wait_until(lambda: len(site.record.ends) == 1, "the application is told")
+
+
+def test_closing_over_and_over_does_not_hold_anything() -> None:
+    with serving() as site:
+        for number in range(300):
+            client = open_and_leave(site, number)
+            client.close()
+        wait_until(lambda: connections(site) == 0, "nothing is kept for them")
+
+
+def open_and_leave(site: Site, number: int) -> socket.socket:
+    """One of the ways in which browsers and broken networks go."""
+    client = site.connect()
+    client.sendall(handshake())
+    match number % 4:
+        case 0:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        case 1:
+            send_all(client, frame(CLOSE, b"\x03\xe8"))
+        case 2:
+            client.shutdown(socket.SHUT_WR)
+        case _:
+            send_all(client, frame(TEXT, b"half")[:3])
+    return client
+
+
+def connections(site: Site) -> int:
+    serving_ = site.server._serving
+    assert serving_ is not None
+    return sum(len(core._connections) for core in serving_.cores)
