@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 import time
 from dataclasses import dataclass
@@ -65,12 +66,56 @@ def accept_queue(addresses: dict[str, set[bytes]]) -> Queue | None:
     """
     found = Queue(0, 0)
     for file, wanted in addresses.items():
-        for line in _listening_lines(PROC / file):
-            fields = line.split()
-            if fields[1] in wanted:
-                found.depth += int(fields[4].split(b":")[1], 16)
+        for name, depth in _listening(file):
+            if name in wanted:
+                found.depth += depth
                 found.sockets += 1
     return found if found.sockets else None
+
+
+def _listening(file: str) -> list[tuple[bytes, int]]:
+    """Listening sockets as (address as /proc writes it, connections in the accept queue)."""
+    try:
+        return _ask_kernel(socket.AF_INET6 if file.endswith("6") else socket.AF_INET)
+    except OSError:  # no netlink here: the table, which the kernel walks through to the end
+        lines = (line.split() for line in _listening_lines(PROC / file))
+        return [(fields[1], int(fields[4].split(b":")[1], 16)) for fields in lines]
+
+
+# sock_diag(7): only listening sockets are asked for, so that the kernel does not walk through the
+# table of a million connections, as it does for /proc/net/tcp.
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST_DUMP = 0x301
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_TCP_LISTEN = 10
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr
+_REQUEST = struct.Struct("=BBBBI48x")  # inet_diag_req_v2, any socket
+_ANSWER = struct.Struct("=4x2s2x16s16x4x8xII")  # inet_diag_msg: port, address, expires, rqueue
+
+
+def _ask_kernel(family: int) -> list[tuple[bytes, int]]:
+    """What sock_diag(7) says about TCP sockets of `family` that listen. Raises OSError."""
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_LISTEN)
+    size = _HEADER.size + len(request)
+    found: list[tuple[bytes, int]] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(1.0)
+        kernel.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0) + request)
+        while True:
+            answer = kernel.recv(65536)
+            at = 0
+            while at + _HEADER.size <= len(answer):
+                length, kind, *_ = _HEADER.unpack_from(answer, at)
+                if kind == _NLMSG_DONE:
+                    return found
+                if kind == _NLMSG_ERROR or length < _HEADER.size:
+                    raise OSError("sock_diag(7) refused")
+                port, packed, _, depth = _ANSWER.unpack_from(answer, at + _HEADER.size)
+                packed = packed if family == socket.AF_INET6 else packed[:4]
+                host = _hex_address(family, socket.inet_ntop(family, packed))
+                found.append((f"{host}:{int.from_bytes(port, 'big'):04X}".encode(), depth))
+                at += (length + 3) & ~3
 
 
 def _listening_lines(path: Path) -> list[bytes]:
