@@ -198,7 +198,7 @@ class Admission:
     def identify(self, ticket: int, peer: Any) -> Refusal | None:
         """The connection is really `peer`'s: a PROXY header said so. The ticket stays valid.
 
-        Idempotent. Returns a Refusal if `peer` has its share already: answer, close, and `end(ticket)`.
+        Idempotent. Returns a Refusal if `peer` has its share already: answer, close, `end(ticket)`.
         """
         if self._limits.limit_connections_per_ip is None:
             return None

@@ -165,67 +165,72 @@ class WebSocketWire:
         return self._read(buffer)
 
     def _read(self, data: bytes | bytearray) -> list[Event]:
-        """Positions in `data`: a frame starts `at`, its payload at `start`, its end is `stop`."""
         events: list[Event] = []
         if self.has_ended:
             return events  # nothing after a Close or a fault counts
-        end = len(data)
-        need = inflated = 0
-        is_cut = False
         try:
-            at = self._read_carefully(data, 0, events) if self._careful_octets else 0
-            for _ in _HELPING_FRAMES:
-                if end - at < 2:
-                    break
-                first = data[at]
-                length = data[at + 1] - 128  # MASK is the high bit: negative without it
-                if length < 0 or first not in self._fast:
-                    taken = self._read_carefully(data, at, events)
-                    if not taken:
-                        break
-                    at += taken
-                    if self._deflate is not None and events:
-                        inflated += _message_octets(events[-1])
-                        if inflated >= _HELPING_OCTETS:
-                            is_cut = True
-                            break
-                    continue
-                start = at + 6
-                if length > 125:
-                    start, length = _extended_length(data, at)
-                    if not start:
-                        break
-                if length > self._max_octets and (
-                    not first & RSV1 or length > max_compressed_octets(self._max_octets)
-                ):
-                    raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
-                stop = start + length
-                if stop > end:
-                    need = stop - at
-                    break
-                view = data if length < _VIEW_OCTETS else memoryview(data)
-                payload = apply_mask(view[start:stop], data[start - 4 : start])
-                at = stop
-                if first == FIN_BINARY:
-                    events.append(payload)
-                elif first == FIN_TEXT:
-                    events.append(payload.decode())
-                else:
-                    inflated += self._inflate(first, payload, events)
-                    if inflated >= _HELPING_OCTETS:
-                        is_cut = True
-                        break
-            else:
-                is_cut = True
+            at, need, is_cut = self._read_frames(data, events)
         except UnicodeDecodeError:
             return self._end(events, WebSocketFault(CLOSE_INVALID_DATA, "text is not UTF-8"))
         except WebSocketFault as fault:
             return self._end(events, fault)
-        self.is_holding = is_cut and at < end
-        if at < end:
+        self.is_holding = is_cut and at < len(data)
+        if at < len(data):
             self._buffer = bytearray(memoryview(data)[at:])
             self._need = need
         return events
+
+    def _read_frames(self, data: bytes | bytearray, events: list[Event]) -> tuple[int, int, bool]:
+        """A helping of frames. Positions in `data`: a frame starts `at`, its payload at `start`,
+        its end is `stop`.
+
+        Returns where it stopped, how long the frame there is where that is known, and whether it
+        stopped because that is enough for once.
+        """
+        end = len(data)
+        inflated = 0
+        at = self._read_carefully(data, 0, events) if self._careful_octets else 0
+        for _ in _HELPING_FRAMES:
+            if end - at < 2:
+                break
+            first = data[at]
+            length = data[at + 1] - 128  # MASK is the high bit: negative without it
+            if length < 0 or first not in self._fast:
+                taken = self._read_carefully(data, at, events)
+                if not taken:
+                    break
+                at += taken
+                if self._deflate is not None and events:
+                    inflated += _message_octets(events[-1])
+                    if inflated >= _HELPING_OCTETS:
+                        return at, 0, True
+                continue
+            start = at + 6
+            if length > 125:
+                start, length = _extended_length(data, at)
+                if not start:
+                    break
+            if length > self._max_octets and (
+                not first & RSV1 or length > max_compressed_octets(self._max_octets)
+            ):
+                raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
+            stop = start + length
+            if stop > end:
+                return at, stop - at, False
+            view = data if length < _VIEW_OCTETS else memoryview(data)
+            payload = apply_mask(view[start:stop], data[start - 4 : start])
+            at = stop
+            if first == FIN_BINARY:
+                events.append(payload)
+            elif first == FIN_TEXT:
+                events.append(payload.decode())
+            else:
+                inflated += self._inflate(first, payload, events)
+                if inflated >= _HELPING_OCTETS:
+                    return at, 0, True
+        else:
+            return at, 0, True
+        return at, 0, False
 
     def _inflate(self, first: int, payload: bytes, events: list[Event]) -> int:
         """A compressed message; how many octets it came to."""
