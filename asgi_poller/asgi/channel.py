@@ -290,7 +290,9 @@ class Channel(Inbox):
             # them (RFC 6455, 5.5.3)
             self._late_pong = payload
         else:
-            self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
+            pong = self._wire.pong(payload)  # type: ignore[union-attr]  # OPEN has a wire
+            if pong:
+                self._write(pong)
 
     def _on_peer_close(self, code: int, reason: str) -> None:
         if self.state is OPEN:

@@ -183,6 +183,9 @@ class WsprotoLane:
         return self._connection.send(wsproto_events.Ping(payload=payload))
 
     def send_pong(self, payload: bytes) -> bytes:
+        """A Pong; nothing if a Close has come with the Ping (RFC 6455, 5.5.2)."""
+        if self._connection.state is not ConnectionState.OPEN:
+            return b""
         return self._connection.send(wsproto_events.Pong(payload=payload))
 
     def send_close(self, code: int | None, reason: str) -> bytes:

@@ -18,6 +18,7 @@ from tests.fakes import raised_by, run, turns
 from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, ServerFrame, frame
 from tests.frames import binary as binary_frame
 from tests.frames import close as close_frame
+from tests.frames import close as close_frame
 from tests.frames import text as text_frame
 
 CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "careful"])
@@ -178,6 +179,19 @@ def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None
             ServerFrame(PONG, b"two"),
             ServerFrame(PONG, b"three"),
         ]
+
+    run(main())
+
+
+@CAREFUL
+def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        channel.feed(frame(PING, b"one") + close_frame(1000))
+        *pongs, closed = peer.frames()
+        assert closed.close_code == 1000
+        assert pongs in ([], [ServerFrame(PONG, b"one")])  # RFC 6455, 5.5.2: either will do
 
     run(main())
 
