@@ -1,0 +1,16 @@
+"""Both event loops."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.serving import LOOPS
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    """`--loop` asyncio and uvloop."""
+    name: str = request.param
+    if name == "uvloop":
+        pytest.importorskip("uvloop")
+    return name
