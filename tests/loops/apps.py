@@ -69,6 +69,7 @@ class Site:
         for _ in range(int(argument)):
             await send({"type": "http.response.body", "body": bytes(1024), "more_body": True})
             self.messages.append({"type": "sent"})
+            await asyncio.sleep(0)  # to a reader that keeps up, send() never waits
         await send({"type": "http.response.body", "body": b""})
 
     async def background(self, argument: str, receive: Receive, send: Send) -> None:
