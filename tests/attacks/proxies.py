@@ -30,7 +30,7 @@ class Front:
     def ask(self, octets: bytes, source: str = "127.0.0.1") -> bytes:
         """All that is answered to `octets` until the connection ends or nothing more comes."""
         with self.connect(source) as client:
-            client.settimeout(2.0)  # a proxy may keep the connection
+            client.settimeout(0.5)  # a proxy may keep the connection
             send_all(client, octets)
             received = b""
             try:

@@ -1,0 +1,53 @@
+"""Where fuzzing begins: one good or nearly good example of everything."""
+
+from __future__ import annotations
+
+from tests.attacks.site import handshake
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, deflated, frame
+from tests.wire.smuggling import BROKEN, UNSUPPORTED
+
+V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(range(12))
+
+SEEDS: dict[str, list[bytes]] = {
+    "http1": [
+        b"\x03" + octets
+        for octets in (
+            *BROKEN.values(),
+            *(octets for octets, _ in UNSUPPORTED.values()),
+            handshake() + b"\x81\x80abcd",
+            b"GET /a?b#c HTTP/1.1\r\nHost: a\r\n\r\n" * 2,
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"3;x=y\r\nabc\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.0\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+            b"Content-Length: 2\r\n\r\nxyGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        )
+    ],
+    "websocket": [
+        b"\x02" + frame(TEXT, b"hello") + frame(BINARY, bytes(300)) + frame(PING, b"x"),
+        b"\x02" + frame(TEXT, b"a", fin=False) + frame(PING) + frame(CONTINUATION, b"b"),
+        b"\x82" + frame(BINARY, deflated(b"hello" * 100), rsv=4) + frame(CLOSE, b"\x03\xe8bye"),
+        b"\x82" + frame(TEXT, deflated(b"a" * 5000), rsv=4),
+        b"\x82"
+        + frame(TEXT, deflated(b"abc")[:3], fin=False, rsv=4)
+        + frame(CONTINUATION, deflated(b"abc")[3:]),
+        b"\x01" + frame(TEXT, b"\xc3") + frame(CLOSE, b"\x03"),
+        b"\x01" + frame(BINARY, bytes(70000)),
+    ],
+    "deflate": [
+        deflated(b"hello"),
+        deflated(bytes(10000)),
+        b"permessage-deflate; client_max_window_bits=15; server_no_context_takeover",
+        b'permessage-deflate; server_max_window_bits="10", permessage-deflate',
+    ],
+    "frames": [b"\x03\xe8bye", b"\x03", b"\x03\xed", b""],
+    "proxy_protocol": [
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nGET",
+        b"PROXY TCP6 ::1 ::ffff:1.2.3.4 1 2\r\n",
+        b"PROXY UNKNOWN x\r\n",
+        V2,
+        V2[:13] + b"\x21\x00\x24" + bytes(36),
+        V2[:14] + b"\x00\x13" + bytes(12) + b"\x03\x00\x04abcd",
+    ],
+    "origin": [b"https://a.example.org\nexample.com:80", b"null\n[::1]", b"http://x:1\nx:1"],
+    "fields": [b"x-y: z", b"content-length:5", b"X: a\r\nb: c"],
+}

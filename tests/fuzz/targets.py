@@ -1,0 +1,184 @@
+"""What is fuzzed: every module of `wire/`, each behind one function that takes any octets.
+
+A target returns, or lets out what is a bug: any exception but a peer fault, a result beyond its
+limits, or two ways to the same result that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, WebSocketFault
+from asgi_poller.wire import proxy_protocol
+from asgi_poller.wire.deflate import Deflate, negotiate
+from asgi_poller.wire.fields import encode_fields
+from asgi_poller.wire.frames import decode_control
+from asgi_poller.wire.handshake import check_handshake
+from asgi_poller.wire.http1 import HeadLimits, RequestEvent, RequestHead, RequestParser
+from asgi_poller.wire.origin import HostMatcher, OriginMatcher
+from asgi_poller.wire.websocket import CarefulWebSocketWire, WebSocketWire
+
+MAX_OCTETS = 4096
+LIMITS = HeadLimits(line_octets=256, field_count=20, field_octets=256, head_octets=1024)
+HOSTS = HostMatcher(["example.com", "*.example.org", "[::1]"])
+ORIGINS = OriginMatcher(["https://example.com", "https://*.example.org", "same", "null"])
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """`data` cut into reads: its first octet says into how many, at most."""
+    count = data[0] % 8 + 1 if data else 1
+    data = data[1:]
+    size = max(1, len(data) // count)
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def http1(data: bytes) -> None:
+    """Requests, cut anywhere: the same events as in one read, or the same fault."""
+    cut, whole = _requests(list(pieces(data))), _requests([data[1:]])
+    assert cut == whole, (cut, whole)
+
+
+def _requests(reads: list[bytes]) -> tuple[list[object], int]:
+    """What was understood, pieces of bodies joined, and the status of the fault, or 0."""
+    parser = RequestParser(LIMITS)
+    found: list[object] = []
+    try:
+        for read in reads:
+            if parser.leftover is not None:
+                parser.leftover += read
+                continue
+            _note(parser.receive(read), found)
+        while parser.leftover is not None:
+            head = parser._head_of_upgrade()
+            _shake_hands(head)
+            _note(parser.resume(), found)
+    except HttpFault as fault:
+        _note(parser.events, found)
+        # how far a head may grow before it is too large depends on how it is read
+        return found, 400 if fault.status in (414, 431) else fault.status
+    return found, 0
+
+
+def _note(events: list[RequestEvent], found: list[object]) -> None:
+    for event in events:
+        if isinstance(event, bytes):
+            if found and isinstance(found[-1], bytes):
+                found[-1] += event
+            else:
+                found.append(event)
+        elif isinstance(event, RequestHead):
+            found.append((event.method, event.target, event.http_version, event.headers))
+            assert len(event.headers) <= LIMITS.field_count
+            HOSTS.allows(event.header(b"host"))
+            ORIGINS.allows(event.header(b"origin"), event.header(b"host"))
+        else:
+            found.append(event)
+
+
+def _shake_hands(head: RequestHead) -> None:
+    try:
+        handshake = check_handshake(head)
+    except HttpFault:
+        return
+    answer, _ = handshake.accept(
+        subprotocol=handshake.subprotocols[0] if handshake.subprotocols else None,
+        headers=(),
+        default_fields=b"",
+        deflate="on",
+    )
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.count(b"\r\n\r\n") == 1
+
+
+def websocket(data: bytes) -> None:
+    """Frames, cut anywhere, in both lanes: the same events."""
+    compressed = bool(data) and data[0] & 0x80 != 0
+    reads = list(pieces(data))
+    whole = [data[1:]]
+    fast = _events(WebSocketWire, reads, compressed)
+    assert fast == _events(WebSocketWire, whole, compressed), "cut differently, read differently"
+    careful = _events(CarefulWebSocketWire, whole, compressed)
+    # of a compressed frame that is not whole yet, wsproto may know already that it is broken
+    is_early = careful[:-1] == fast and isinstance((careful or [None])[-1], int)
+    assert fast == careful or is_early, (fast, careful)
+
+
+def _events(wire: type[WebSocketWire], reads: list[bytes], compressed: bool) -> list[object]:
+    found: list[object] = []
+    reader = wire(MAX_OCTETS, Deflate() if compressed else None)
+    for read in reads:
+        events = list(reader.receive(read))
+        while reader.is_holding:
+            events += reader.receive(b"")
+        for event in events:
+            if isinstance(event, str | bytes):
+                assert len(event if isinstance(event, bytes) else event.encode()) <= MAX_OCTETS
+            found.append(event if not isinstance(event, WebSocketFault) else event.code)
+        if reader.has_ended:
+            break
+    return found
+
+
+def deflate(data: bytes) -> None:
+    """Messages of permessage-deflate: inflated within the limit, or a fault."""
+    for each in (Deflate(), negotiated_takeover()):
+        try:
+            inflated = each.decompress(data, MAX_OCTETS)
+        except WebSocketFault:
+            continue
+        assert len(inflated) <= MAX_OCTETS
+    negotiate(data.decode("latin-1"), takeover=True)
+    negotiate(data.decode("latin-1"), takeover=False)
+
+
+def negotiated_takeover() -> Deflate:
+    agreed = negotiate("permessage-deflate", takeover=True)
+    assert agreed is not None
+    return agreed[1]
+
+
+def frames(data: bytes) -> None:
+    """Payloads of control frames."""
+    for first in (0x88, 0x89, 0x8A):
+        decode_control(first, data[:125])
+
+
+def proxy(data: bytes) -> None:
+    """PROXY headers: more octets never change what was understood."""
+    try:
+        parsed = proxy_protocol.parse(data)
+    except ProxyProtocolFault:
+        return
+    if parsed is not None:
+        assert 0 < parsed.consumed_octets <= len(data)
+        assert proxy_protocol.parse(data[: parsed.consumed_octets]) == parsed
+
+
+def origin(data: bytes) -> None:
+    """Host and Origin."""
+    value, _, host = data.partition(b"\n")
+    HOSTS.allows(value)
+    ORIGINS.allows(value, host)
+
+
+def fields(data: bytes) -> None:
+    """Header fields of applications: one line each, or a fault."""
+    name, _, value = data.partition(b":")
+    lines: list[bytes] = []
+    try:
+        encode_fields([(name, value)], lines)
+    except ApplicationFault:
+        return
+    assert b"".join(lines).count(b"\n") == 1
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "http1": http1,
+    "websocket": websocket,
+    "deflate": deflate,
+    "frames": frames,
+    "proxy_protocol": proxy,
+    "origin": origin,
+    "fields": fields,
+}
