@@ -141,7 +141,7 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
     # Imported late: --help and a mistyped option need not wait for it.
     from asgi_poller.supervisor.main import serve
 
-    ctx.exit(serve(config))
+    ctx.exit(serve(config, owns_process=True))
 
 
 def _parameters() -> list[click.Parameter]:

@@ -30,8 +30,9 @@ class Served:
         self.exit_code = SUCCESS
         self.fault: Exception | None = None
 
-    def serve(self, config: Config) -> int:
+    def serve(self, config: Config, *, owns_process: bool) -> int:
         """What the command calls."""
+        assert owns_process
         self.configs.append(config)
         if self.fault is not None:
             raise self.fault

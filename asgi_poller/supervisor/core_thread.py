@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from asgi_poller.loops.core import Core
 from asgi_poller.loops.loop_factory import LoopFactory
+from asgi_poller.supervisor.running import run_loop
 
 T = TypeVar("T")
 
@@ -51,8 +52,7 @@ class CoreThread:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=self._make_loop) as runner:
-                runner.run(self._main())
+            run_loop(self._main(), self._make_loop)
         except Exception as error:
             if not self._started.done():
                 self._started.set_exception(error)

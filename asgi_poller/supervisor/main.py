@@ -7,13 +7,14 @@ import contextlib
 from asgi_poller.config import Config
 from asgi_poller.logs import configure_logging, log_notices
 from asgi_poller.supervisor.reloader import Reloader
+from asgi_poller.supervisor.running import end_process_soon
 from asgi_poller.supervisor.server import Server
 from asgi_poller.supervisor.supervisor import Supervisor
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, *, owns_process: bool = False) -> int:
     """Serve until the end; the process's exit code. Raises OperatorFault for what the operator must
-    change.
+    change. `owns_process`: nothing is to come after this, the process ends within seconds.
 
     Start-up failures end with 3 and everything else that is orderly with 0, as uvicorn does it. A
     signal that ended the server in one process is raised again once it has, so that the shell sees
@@ -28,4 +29,6 @@ def serve(config: Config) -> int:
     server = Server(config)
     with contextlib.suppress(KeyboardInterrupt):  # SIGINT, raised again after an orderly end
         server.run()
+    if owns_process:
+        end_process_soon(0)
     return 0

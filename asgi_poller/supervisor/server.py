@@ -20,6 +20,7 @@ from asgi_poller.pollers.listeners import Listener, backlog_warning, close_liste
 from asgi_poller.supervisor.dropping import become, own_socket_files, prepare_user
 from asgi_poller.supervisor.duties import Duties
 from asgi_poller.supervisor.garbage import settle_garbage
+from asgi_poller.supervisor.running import run_loop
 from asgi_poller.supervisor.serving import Serving, tls_settings
 from asgi_poller.tls import TlsContext
 
@@ -69,8 +70,7 @@ class Server:
             self._duties = Duties(self.config)
             self._duties.begin()
         try:
-            with asyncio.Runner(loop_factory=make_loop) as runner:
-                runner.run(self.serve())
+            run_loop(self.serve(), make_loop)
         finally:
             if self._duties is not None:
                 self._duties.end()

@@ -1,0 +1,74 @@
+"""Running a loop to its end, and a process: neither waits for ever for what an application left.
+
+`asyncio.run` waits until every task has heeded its cancellation and every thread of the default
+executor has come back, and Python until all threads have ended. An application's blocking call may
+take hours; what stops a server has been told how long it may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from asgi_poller.loops.loop_factory import LoopFactory
+
+T = TypeVar("T")
+_log = logging.getLogger("asgi_poller.error")
+
+_TASKS_S = 1.0  # for tasks to heed their cancellation
+_THREADS_S = 3.0  # for threads, and for what runs at exit (Sentry: 2 s)
+
+
+def run_loop(main: Coroutine[Any, Any, T], make_loop: LoopFactory) -> T:
+    """Run `main` on a new loop, as asyncio.run() does. Tasks that ignore their cancellation are
+    left behind, and so are threads of the loop's executor.
+    """
+    loop = make_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        try:
+            loop.run_until_complete(_end_tasks())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, stubborn = await asyncio.wait(tasks, timeout=_TASKS_S)
+        if stubborn:
+            _log.warning("%d tasks ignore their cancellation and are left behind.", len(stubborn))
+    try:
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_asyncgens(), _TASKS_S)
+    except TimeoutError:
+        _log.warning("An asynchronous generator of the application does not end.")
+
+
+def end_process_soon(exit_code: int) -> None:
+    """From now on Python has a few seconds to end this process; then it ends without threads."""
+    watch = threading.Thread(target=_end_process, args=(exit_code,), name="Departure", daemon=True)
+    watch.start()
+
+
+def _end_process(exit_code: int) -> None:
+    threading.Event().wait(_THREADS_S)
+    names = [
+        thread.name
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread()
+    ]
+    _log.warning("Threads of the application have not ended: %s. Leaving without them.", names)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
