@@ -77,6 +77,15 @@ def test_a_server_may_end_itself() -> None:
         assert not site.server._thread.is_alive()
 
 
+async def started(server: Server) -> asyncio.Task[None]:
+    """The server's task, once it serves."""
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not task.done()
+        await asyncio.sleep(0.005)  # nobody is told of it
+    return task
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_on_a_running_loop(loop: str) -> None:
     """A program with a loop of its own serves beside whatever else it does."""
@@ -84,10 +93,7 @@ def test_on_a_running_loop(loop: str) -> None:
 
     async def main() -> None:
         server = Server(Config(describe, port=0))
-        task = asyncio.ensure_future(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.005)
-            assert not task.done()
+        task = await started(server)
         async with httpx.AsyncClient() as client:
             response = await client.get(server.urls[0])
         assert "MainThread" in response.text
@@ -101,9 +107,7 @@ def test_on_a_running_loop(loop: str) -> None:
 def test_cancelling_serve_ends_it() -> None:
     async def main() -> None:
         server = Server(Config(describe, port=0))
-        task = asyncio.ensure_future(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.005)
+        task = await started(server)
         port = server.listeners[0].socket.getsockname()[1]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
