@@ -13,14 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.seeds import SEEDS
-
 
 def main() -> None:
     import atheris  # type: ignore[import-untyped]  # it comes without types
 
     name, *arguments = sys.argv[1:]
     with atheris.instrument_imports(include=["asgi_poller.wire", "wsproto"]):
+        from tests.fuzz.seeds import SEEDS
         from tests.fuzz.targets import TARGETS
     with tempfile.TemporaryDirectory() as directory:
         for number, seed in enumerate(SEEDS[name]):
