@@ -139,7 +139,9 @@ class Pollers:
         None,
         optional(flag()),
         "Let pollers read request heads: event loops see only complete, admissible requests.",
-        note="None: decided by the process model, see the page on performance.",
+        note="None: off, but on where workers could not count exactly without it: for "
+        "--limit-channels, and for --limit-connections-per-ip with --proxy-protocol. It costs about "
+        "a tenth more CPU for each connection, see the threat model.",
     )
 
 
@@ -160,7 +162,10 @@ class Admission:
         "are.",
     )
     limit_channels: int | None = option(
-        None, optional(integer(1)), "WebSockets at once, HTTP aside. Further ones get 503."
+        None,
+        optional(integer(1)),
+        "WebSockets at once, HTTP aside. Further ones get 503.",
+        note="With workers and --no-direct-handshake, each event loop has an equal share.",
     )
     limit_accept_rate: float | None = option(
         None,
