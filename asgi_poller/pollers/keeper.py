@@ -212,6 +212,9 @@ class LaneKeeper:
             else:
                 del self._troubled[name]
                 self._front_end.refuse(accepted)
+        # They hold their descriptors already: while they look for a lane, a budget that counts them
+        # must not count them twice, or those that are many would never find one.
+        self._homeless = []
         self._homeless = self._front_end.hand_over(patient)
 
     def _forget_old_trouble(self, now: float) -> None:

@@ -13,7 +13,7 @@ from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.counters import Counters
 from asgi_poller.pollers.front_end import FrontEnd
 from asgi_poller.pollers.keeper import LaneKeeper
-from asgi_poller.pollers.process_lane import ProcessLane
+from asgi_poller.pollers.process_lane import Budget, ProcessLane
 from tests.pollers.fakes import DEADLINE_S, make_listener, open_descriptors, wait_until
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
@@ -116,3 +116,22 @@ def test_a_descriptor_that_is_used_again_is_not_held_to_an_old_deadline() -> Non
     assert keeper.stop()
     os.close(write)
     listener.close()
+
+
+def test_more_connections_without_a_lane_than_the_budget_still_find_one() -> None:
+    counters = Counters.create(1)
+    front_end = FrontEnd([])
+    keeper = LaneKeeper(front_end)
+    lane = ProcessLane(counters, budget=Budget(5, lambda: keeper.homeless))
+    front_end.add_lane(lane)
+    ends = [os.pipe() for _ in range(8)]
+    keeper._homeless = [Accepted(read, 0) for read, _ in ends]
+    keeper._find_homes()
+    assert (lane.waiting, keeper.homeless) == (5, 3)
+    for accepted in [*lane.reclaim(), *keeper._homeless]:
+        os.close(accepted.fd)
+    keeper._homeless = []
+    for _, write in ends:
+        os.close(write)
+    assert keeper.stop()
+    counters.close()
