@@ -1,7 +1,17 @@
-"""The application of `site.py` for a server in a process of its own."""
+"""The application of `site.py` for a server in a process of its own, which remembers nothing."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.attacks.site import Record, application
 
-app = application(Record())
+
+class Forgetful(list[Any]):
+    """Grows no longer, however much is appended."""
+
+    def append(self, item: Any) -> None:
+        """Nobody asks for it."""
+
+
+app = application(Record(Forgetful(), Forgetful(), Forgetful()))
