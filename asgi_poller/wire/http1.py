@@ -185,7 +185,8 @@ class RequestParser:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.leftover = data[upgrade.args[0] :]
+            if not self._is_over:  # else it is one that nobody asked to be read
+                self.leftover = data[upgrade.args[0] :]
             return events
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
