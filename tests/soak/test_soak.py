@@ -84,7 +84,7 @@ def soak(command: Command, pid: int, capsys: pytest.CaptureFixture[str], *, kill
     address = listening_address(pid)
     load = Load(address)
     rest_of_warm_up = min(10.0, MINUTES * 60 / 4)
-    wait_until(lambda: children_of(pid) != [] or not kill, "the workers have been started")
+    wait_until(lambda: len(children_of(pid)) > 1 or not kill, "the workers have been started")
     fresh = weigh(pid)
     load.start()
     try:
