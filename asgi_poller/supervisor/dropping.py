@@ -54,7 +54,8 @@ def check_files(config: Config, identity: Identity | None) -> None:
 def become(config: Config, identity: Identity | None) -> None:
     """Become somebody else for good: after binding, before application code. Raises ConfigError.
 
-    Poller threads start later, and may still take their nice value then.
+    Poller threads start later, and may still take their nice value then, where root may raise
+    RLIMIT_NICE (CAP_SYS_RESOURCE).
     """
     if identity is None:
         return
