@@ -26,8 +26,9 @@ from asgi_poller.loops.default_fields import DefaultFields
 from asgi_poller.loops.request_rules import request_rules
 from asgi_poller.loops.settings import channel_settings, connection_settings
 from asgi_poller.loops.timers import TimerWheel
+from asgi_poller.wire.careful import CarefulWebSocketWire
 from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.websocket import CarefulWebSocketWire, FrameCache, WebSocketWire
+from asgi_poller.wire.websocket import FrameCache, WebSocketWire
 
 
 class Connection(Protocol):

@@ -1,4 +1,4 @@
-"""WebSocket frames as a server sends them, and the names of RFC 6455: opcodes, close codes, events.
+"""WebSocket frames: the names of RFC 6455 for opcodes, close codes and events; headers, both ways.
 
 Everything here is a pure function or a value. What arrives is read in `websocket.py`.
 """
@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from asgi_poller.errors import WebSocketFault
 
-# RFC 6455, 5.2: the first octet of an unfragmented frame (FIN set) by opcode
+# RFC 6455, 5.2
+OPCODE_CONTINUATION = 0x0
+OPCODE_TEXT = 0x1
+OPCODE_BINARY = 0x2
+# the first octet of an unfragmented frame (FIN set) by opcode
 FIN_TEXT = 0x81
 FIN_BINARY = 0x82
 FIN_CLOSE = 0x88
@@ -36,6 +40,7 @@ CLOSE_TRY_AGAIN_LATER = 1013
 CLOSE_BAD_GATEWAY = 1014
 CLOSE_TLS_HANDSHAKE = 1015  # never on the wire
 
+_KNOWN_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
 MAX_CONTROL_OCTETS = 125  # RFC 6455, 5.5
 _SENDABLE_BELOW_3000 = frozenset(range(1000, 1015)) - {1004, 1005, 1006}
 
@@ -134,6 +139,62 @@ def decode_control(first: int, payload: bytes) -> Ping | Pong | Close | None:
         return None
 
 
+def max_compressed_octets(max_octets: int) -> int:
+    """How large a message of `max_octets` may get by being compressed: deflate's worst case, fixed
+    codes for random octets, adds an eighth (RFC 1951, 3.2.6).
+    """
+    return max_octets + (max_octets >> 3) + 64
+
+
 def is_sendable_close_code(code: int) -> bool:
     """Whether an endpoint may put `code` into a Close frame (RFC 6455, 7.4)."""
     return code in _SENDABLE_BELOW_3000 or 3000 <= code <= 4999
+
+
+def extended_length(data: bytes | bytearray, at: int) -> tuple[int, int]:
+    """Where the payload starts and its length, of a frame that says 126 or 127; (0, 0) if more
+    octets are needed.
+
+    Raises WebSocketFault for a length that is not in its shortest form (RFC 6455, 5.2).
+    """
+    left = len(data) - at
+    if data[at + 1] & 127 == 126:
+        if left < 4:
+            return 0, 0
+        length = (data[at + 2] << 8) | data[at + 3]
+        if length < 126:
+            raise _bad_length()
+        return at + 8, length
+    if left < 10:
+        return 0, 0
+    length = int.from_bytes(data[at + 2 : at + 10], "big")
+    if length < 65536 or length >> 63:
+        raise _bad_length()
+    return at + 14, length
+
+
+def _bad_length() -> WebSocketFault:
+    return WebSocketFault(CLOSE_PROTOCOL_ERROR, "payload length is not in its shortest form")
+
+
+def frame_octets(data: bytes | bytearray, at: int) -> int:
+    """How long the frame at `at` is in all; 0 if its header, mask included, is not complete.
+
+    A header that is wrong whatever follows gives the rest of `data`: wsproto will say what is wrong
+    with it.
+    """
+    left = len(data) - at
+    first, second = data[at], data[at + 1]
+    opcode, length = first & 0x0F, second & 127
+    if opcode not in _KNOWN_OPCODES or (opcode & 0x08 and (length > 125 or not first & 0x80)):
+        return left
+    header = 2
+    if length == 126:
+        header = 4
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+    elif length == 127:
+        header = 10
+        length = int.from_bytes(data[at + 2 : at + 10], "big")
+    header += 4 * (second >> 7)
+    # wsproto would look at half a header twice, and its extension would count the frame twice
+    return header + length if left >= header else 0

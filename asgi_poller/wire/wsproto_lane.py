@@ -26,6 +26,7 @@ from asgi_poller.wire.frames import (
     Ping,
     Pong,
     is_sendable_close_code,
+    max_compressed_octets,
 )
 
 _NO_BITS = RsvBits(False, False, False)
@@ -36,13 +37,6 @@ _GUARD_REASONS = {
     CLOSE_MESSAGE_TOO_BIG: "message too big",
     CLOSE_INVALID_DATA: "invalid compressed data",
 }
-
-
-def max_compressed_octets(max_octets: int) -> int:
-    """How large a message of `max_octets` may get by being compressed: deflate's worst case, fixed
-    codes for random octets, adds an eighth (RFC 1951, 3.2.6).
-    """
-    return max_octets + (max_octets >> 3) + 64
 
 
 class MessageGuard(Extension):

@@ -9,9 +9,10 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.channel_context import ChannelContext, State
 from asgi_poller.asgi.types import Message
+from asgi_poller.wire.careful import CarefulWebSocketWire
 from asgi_poller.wire.handshake import check_handshake
 from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.websocket import CarefulWebSocketWire, FrameCache, WebSocketWire
+from asgi_poller.wire.websocket import FrameCache, WebSocketWire
 from tests.fakes import Clock, Wire, default_fields
 from tests.frames import ServerFrame, server_frames
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 
 from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, WebSocketFault
 from asgi_poller.wire import proxy_protocol
+from asgi_poller.wire.careful import CarefulWebSocketWire
 from asgi_poller.wire.deflate import Deflate, negotiate
 from asgi_poller.wire.fields import encode_fields
 from asgi_poller.wire.frames import decode_control
 from asgi_poller.wire.handshake import check_handshake
 from asgi_poller.wire.http1 import HeadLimits, RequestEvent, RequestHead, RequestParser
 from asgi_poller.wire.origin import HostMatcher, OriginMatcher
-from asgi_poller.wire.websocket import CarefulWebSocketWire, WebSocketWire
+from asgi_poller.wire.websocket import WebSocketWire
 
 MAX_OCTETS = 4096
 _FAULT = "a fault"

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asgi_poller.errors import WebSocketFault
+from asgi_poller.wire.careful import CarefulWebSocketWire
 from asgi_poller.wire.deflate import Deflate
 from asgi_poller.wire.frames import Close, Ping, Pong
-from asgi_poller.wire.websocket import CarefulWebSocketWire, WebSocketWire
+from asgi_poller.wire.websocket import WebSocketWire
 from tests.cuts import cut_at, places
 from tests.frames import (
     BINARY,

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import pytest
 
 from asgi_poller.errors import WebSocketFault
+from asgi_poller.wire.careful import CarefulWebSocketWire
 from asgi_poller.wire.deflate import Deflate
 from asgi_poller.wire.frames import Close, Event, Ping, Pong
-from asgi_poller.wire.websocket import CarefulWebSocketWire, WebSocketWire
+from asgi_poller.wire.websocket import WebSocketWire
 from tests.cuts import cuts
 from tests.frames import (
     BINARY,

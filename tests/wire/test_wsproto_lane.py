@@ -8,10 +8,11 @@ from __future__ import annotations
 import pytest
 
 from asgi_poller.errors import WebSocketFault
+from asgi_poller.wire.careful import CarefulWebSocketWire
 from asgi_poller.wire.deflate import Deflate
-from asgi_poller.wire.frames import Close, Event, Ping, encode_close
-from asgi_poller.wire.websocket import CarefulWebSocketWire, FrameCache, WebSocketWire
-from asgi_poller.wire.wsproto_lane import WsprotoLane, max_compressed_octets
+from asgi_poller.wire.frames import Close, Event, Ping, encode_close, max_compressed_octets
+from asgi_poller.wire.websocket import FrameCache, WebSocketWire
+from asgi_poller.wire.wsproto_lane import WsprotoLane
 from tests.frames import BINARY, PING, TEXT, close, frame, inflated, server_frames
 
 
