@@ -18,7 +18,6 @@ from tests.fakes import raised_by, run, turns
 from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, ServerFrame, frame
 from tests.frames import binary as binary_frame
 from tests.frames import close as close_frame
-from tests.frames import close as close_frame
 from tests.frames import text as text_frame
 
 CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "careful"])
