@@ -1,6 +1,6 @@
 """A soak: everything at once, for long, and nothing grows.
 
-$SOAK_MINUTES says how long: 30 in the long form, 2 in CI, a quarter of one without `-m slow`.
+$SOAK_MINUTES says how long: 30 in the long form. Run it with `-m slow`.
 """
 
 from __future__ import annotations
