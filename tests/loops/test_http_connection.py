@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.loops.apps import Site as Application
-from tests.serving import LOOPS, Site, get, post, serving
+from tests.serving import LOOPS, Site, get, post, serving, settled, wait_for
 from tests.wire.smuggling import BROKEN, CHUNKED, UNSUPPORTED
 
 NEXT = get("/next", "Connection: close")
@@ -355,23 +354,3 @@ def test_requests_behind_a_large_body_wait_in_the_network(site: Site, app: Appli
         app.go_on.set()
         assert client.response().body == b"a"
         assert client.response().body == b"b"
-
-
-def wait_for(condition: object, deadline_s: float = 10.0) -> None:
-    """Wait until another thread has made `condition` true."""
-    assert callable(condition)
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.002)  # the server's thread sets it, and tells nobody
-
-
-def settled(count: object, turns: int = 15) -> None:
-    """Wait until another thread does nothing more to `count`."""
-    assert callable(count)
-    before, quiet = count(), 0
-    while quiet < turns:
-        time.sleep(0.01)
-        now = count()
-        quiet = quiet + 1 if now == before else 0
-        before = now

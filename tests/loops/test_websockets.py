@@ -27,8 +27,7 @@ from tests.frames import (
     text,
 )
 from tests.loops.apps import Site as Application
-from tests.loops.test_http_connection import settled, wait_for
-from tests.serving import Raw, Site, get, handshake, serving
+from tests.serving import Raw, Site, get, handshake, serving, settled, wait_for
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
