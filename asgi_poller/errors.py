@@ -17,6 +17,9 @@
 
 from __future__ import annotations
 
+EXIT_NOTE = "sys.exit() ends what the application was called for, not the server."
+"""Put on a SystemExit that an application raised, by those who have taken note of it."""
+
 
 class AsgiPollerError(Exception):
     """The root of the tree."""

@@ -73,8 +73,10 @@ class Lifespan:
             await self._application(scope, self._inbox.get, self._send)
         except Exception as error:
             self._failed(error)
-        except BaseException as error:  # whoever waits for an answer must not wait forever
-            self._settle(f"the application's lifespan ended with {type(error).__name__}")
+        except SystemExit as error:  # it ends the lifespan, not the loop
+            self._settle(f"the application called sys.exit({error.code!r}) in its lifespan")
+        except asyncio.CancelledError:  # whoever waits for an answer must not wait for ever
+            self._settle("the application's lifespan was cancelled")
             raise
         else:
             if self._phase is _Phase.STARTING and self._mode == "on":

@@ -21,7 +21,7 @@ from asgi_poller.asgi.scope import ScopeMaker
 from asgi_poller.asgi.tls_extension import tls_extension
 from asgi_poller.asgi.types import Application, Message
 from asgi_poller.config import Config
-from asgi_poller.errors import HttpFault
+from asgi_poller.errors import EXIT_NOTE, HttpFault
 from asgi_poller.loops.default_fields import DefaultFields
 from asgi_poller.loops.request_rules import request_rules
 from asgi_poller.loops.settings import channel_settings, connection_settings
@@ -236,7 +236,10 @@ class Services:
         elif task.cancelled():
             conversation.application_ended(asyncio.CancelledError("the application was cancelled"))
         else:
-            conversation.application_ended(task.exception())
+            error = task.exception()
+            if isinstance(error, SystemExit):
+                error.add_note(EXIT_NOTE)
+            conversation.application_ended(error)
         if self._changed is not None:
             self._changed.set()
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from asgi_poller.errors import EXIT_NOTE
 from asgi_poller.loops.loop_factory import LoopFactory
 
 T = TypeVar("T")
@@ -27,17 +28,39 @@ _THREADS_S = 3.0  # for threads, and for what runs at exit (Sentry: 2 s)
 def run_loop(main: Coroutine[Any, Any, T], make_loop: LoopFactory) -> T:
     """Run `main` on a new loop, as asyncio.run() does. Tasks that ignore their cancellation are
     left behind, and so are threads of the loop's executor.
+
+    A SystemExit out of an application's task stops a loop; here it goes on, as it does in uvicorn.
     """
     loop = make_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(main)
+        task = loop.create_task(main)
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except SystemExit as error:
+                _tolerate(error, loop)
     finally:
         try:
             loop.run_until_complete(_end_tasks())
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+
+def _tolerate(error: SystemExit, loop: asyncio.AbstractEventLoop) -> None:
+    """Raises it again, unless it came out of an application's task."""
+    errors = [error]
+    while True:
+        try:
+            # who waits for the task is told in the loop's next turn, and then leaves a note
+            loop.run_until_complete(asyncio.sleep(0))
+            break
+        except SystemExit as another:
+            errors.append(another)
+    for each in errors:
+        if EXIT_NOTE not in getattr(each, "__notes__", ()):
+            raise each
 
 
 async def _end_tasks() -> None:

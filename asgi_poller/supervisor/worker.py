@@ -39,6 +39,7 @@ from asgi_poller.supervisor.gate import BoardDoor
 from asgi_poller.supervisor.heartbeat import Heartbeat, beat_interval_s
 from asgi_poller.supervisor.orphan_guard import OrphanGuard
 from asgi_poller.supervisor.parcel import WorkerSpec
+from asgi_poller.supervisor.running import run_loop
 from asgi_poller.supervisor.serving import tls_settings
 from asgi_poller.supervisor.stacks import write_stacks_to
 from asgi_poller.tls import TlsContext
@@ -118,8 +119,7 @@ class Worker:
         platform.raise_descriptor_limit()
         limit_s = config.timeout_graceful_shutdown + config.drain_spread + _ORPHAN_MARGIN_S
         OrphanGuard(self._socket, limit_s).start()
-        with asyncio.Runner(loop_factory=loop_factory(config.loop)) as runner:
-            return runner.run(self._live())
+        return run_loop(self._live(), loop_factory(config.loop))
 
     # A life
 
