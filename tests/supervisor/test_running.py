@@ -154,5 +154,5 @@ def test_a_lifespan_that_exits_cannot_start() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         sys.exit(9)
 
-    with pytest.raises(StartupError, match="sys.exit"), serving(application, lifespan="on"):
+    with pytest.raises(StartupError, match=r"sys\.exit"), serving(application, lifespan="on"):
         pass
