@@ -29,7 +29,7 @@ from asgi_poller.pollers.accepting import (
 from asgi_poller.pollers.lanes import EndTicket, drop
 from asgi_poller.pollers.line import Line, Parking
 from asgi_poller.pollers.reception import Reception
-from asgi_poller.pollers.shortage import Episodes, Refuser
+from asgi_poller.pollers.shortage import PATIENT_REST_S, Episodes, Patience, Refuser
 from asgi_poller.pollers.waiting import Waiter, make_waiter
 
 logger = logging.getLogger("asgi_poller.error")
@@ -130,6 +130,7 @@ class MasterPoller:
         self._admit = admit
         self._end_ticket = end_ticket
         self._settings = settings or PollerSettings()
+        self._patience = Patience()
         self._refuser = Refuser()
         self._waiter = make_waiter()
         self._waiter.watch(stop.fd, shared=False)
@@ -317,8 +318,13 @@ class MasterPoller:
                 self._waiter.forget(fd)
 
     def _refuse(self, number: int, door: Door, accept: AcceptCall) -> None:
-        """No descriptor: turn one connection away. The next round tries a normal accept first."""
+        """No descriptor: turn one connection away if there will be none soon. The next round tries
+        a normal accept first.
+        """
         self.counts.shortages += 1
+        if self._patience.lasts(self.counts.accepted):
+            self._stop.wait(PATIENT_REST_S)
+            return
         try:
             refused = self._refuser.refuse_one(accept, tls=door.tls)
         except BlockingIOError:

@@ -4,6 +4,10 @@ The kernel's queue keeps such a connection, and a level-triggered wait reports i
 that merely tried again would spin, and the client would wait in vain. So each poller keeps one
 descriptor in reserve, takes the connection in with it, says 503 and closes. Where even that fails,
 it rests for a bounded time.
+
+Most shortages are over in a moment: connections are on their way to workers, each with a descriptor
+here meanwhile, or a burst of short ones is about to end. So nobody is refused before `Patience` is
+at its end; the kernel's queue holds them.
 """
 
 from __future__ import annotations
@@ -39,6 +43,14 @@ _DISCARD_OCTETS = 65536
 
 #: An episode of shortage ends when there was none for so long.
 EPISODE_QUIET_S = 5.0
+
+#: Seconds for which a shortage is waited out before connections are refused: short beside what
+#: clients put up with, long beside a hand-over.
+PATIENCE_S = 0.5
+#: Connections which, accepted within that time, show that descriptors come free.
+_PASSING_COUNT = 64
+#: Seconds between attempts meanwhile.
+PATIENT_REST_S = 0.005
 
 
 class Episodes:
@@ -95,6 +107,30 @@ def _explain(number: int) -> str:
     if number == errno.ENFILE:
         return "the system has no descriptors left (ENFILE); raise the sysctl fs.file-max"
     return f"the system has no memory for sockets ({errno.errorcode.get(number, number)})"
+
+
+class Patience:
+    """Whether a shortage may still pass by itself. Owned by one poller's thread.
+
+    It lasts `PATIENCE_S` from a shortage's start, and starts again whenever enough connections
+    could be accepted meanwhile: then descriptors do come free. `clock` gives monotonic seconds.
+    """
+
+    __slots__ = ("_accepted", "_clock", "_last", "_since")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = self._last = float("-inf")
+        self._accepted = 0
+
+    def lasts(self, accepted: int) -> bool:
+        """Whether to wait rather than to refuse. `accepted`: connections accepted so far."""
+        now = self._clock()
+        ended = now - self._last >= EPISODE_QUIET_S
+        self._last = now
+        if ended or accepted - self._accepted >= _PASSING_COUNT:
+            self._since, self._accepted = now, accepted
+        return now - self._since < PATIENCE_S
 
 
 class Refuser:

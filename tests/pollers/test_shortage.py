@@ -15,10 +15,46 @@ from contextlib import contextmanager
 import pytest
 
 from asgi_poller.pollers.accepting import accept_call
-from asgi_poller.pollers.shortage import EPISODE_QUIET_S, SERVICE_UNAVAILABLE, Episodes, Refuser
+from asgi_poller.pollers.shortage import (
+    EPISODE_QUIET_S,
+    PATIENCE_S,
+    SERVICE_UNAVAILABLE,
+    Episodes,
+    Patience,
+    Refuser,
+)
 from tests.pollers.fakes import connect, make_listener, wait_until
 
 pytest.importorskip("resource")
+
+
+class TestPatience:
+    def test_lasts_once_for_a_shortage(self) -> None:
+        now = 0.0
+        patience = Patience(lambda: now)
+        assert patience.lasts(1000)
+        now = PATIENCE_S * 0.9
+        assert patience.lasts(1000)
+        now = PATIENCE_S
+        assert not patience.lasts(1001)
+        now = PATIENCE_S * 2  # still the same shortage
+        assert not patience.lasts(1002)
+
+    def test_starts_again_while_descriptors_come_free(self) -> None:
+        now = 0.0
+        patience = Patience(lambda: now)
+        for accepted in range(0, 10_000, 100):
+            assert patience.lasts(accepted)
+            now += PATIENCE_S * 0.9
+
+    def test_starts_again_at_the_next_shortage(self) -> None:
+        now = 0.0
+        patience = Patience(lambda: now)
+        assert patience.lasts(0)
+        now = PATIENCE_S
+        assert not patience.lasts(0)
+        now += EPISODE_QUIET_S
+        assert patience.lasts(0)
 
 
 class TestRefuser:
