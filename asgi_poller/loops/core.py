@@ -134,7 +134,7 @@ class Core(Services):
         self, sock: socket.socket, connection: HttpConnection, tls: TlsContext
     ) -> None:
         try:
-            async with asyncio.timeout(self._tls_timeout_s):
+            async with asyncio.timeout(self.connection_settings.first_octet_timeout_s):
                 first = await peek(self.loop, sock, 1)
             if is_plaintext(first):
                 ticket = self._tickets.pop(connection, -1)
@@ -160,6 +160,9 @@ class Core(Services):
         ticket = accepted.ticket
         try:
             peer = _peer(sock, accepted, info)
+            if not accepted.data:
+                async with asyncio.timeout(self.connection_settings.first_octet_timeout_s):
+                    await peek(self.loop, sock, 1)
             async with asyncio.timeout(self.connection_settings.header_timeout_s):
                 header, early = await read_proxy_header(
                     self.loop,

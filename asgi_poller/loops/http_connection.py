@@ -29,6 +29,7 @@ _CORK_OCTETS = 65536  # joined responses above this are written without waiting 
 class Phase(Enum):
     """What a connection waits for. Each has its deadline."""
 
+    SILENT = "the first octet of its first request"  # --timeout-first-octet
     HEAD = "the rest of a request's head"  # --timeout-request-header
     BUSY = "the application's response"  # none: that is the application's business
     IDLE = "another request"  # --timeout-keep-alive
@@ -37,6 +38,7 @@ class Phase(Enum):
 
 
 # Asking an Enum class for its member is a function call in Python 3.11; these are not.
+_SILENT: Final = Phase.SILENT
 _HEAD: Final = Phase.HEAD
 _BUSY: Final = Phase.BUSY
 _IDLE: Final = Phase.IDLE
@@ -92,14 +94,14 @@ class HttpConnection(asyncio.Protocol):
         self._is_choked = False  # the peer does not read what is written for it
         self._is_draining = False  # the server stops: no further request
         self._is_cork_growing = False
-        self._phase = _HEAD
+        self._phase = _SILENT
         self.timer_tick = NEVER
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # asyncio types it as its base class
-        self._await(self._core.connection_settings.header_timeout_s)
+        self._await(self._core.connection_settings.first_octet_timeout_s)
         self._core.connection_made(self)
         tls = transport.get_extra_info("ssl_object") if self._peer.scheme == "https" else None
         if tls is not None:
@@ -122,7 +124,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if events:
             self._take(events)
-        elif self._phase is _IDLE and parser.is_mid_head:
+        elif parser.is_mid_head and self._phase in (_IDLE, _SILENT):
             self._phase = _HEAD
             self._await(self._core.connection_settings.header_timeout_s)
 
@@ -397,7 +399,7 @@ class HttpConnection(asyncio.Protocol):
             return self._check_writing()
         if self._phase is _HEAD and self._parser.is_mid_head:
             self._refuse(HttpFault(408, "the request head did not come in time"))
-        elif self._phase in (_HEAD, _IDLE):
+        elif self._phase in (_SILENT, _HEAD, _IDLE):
             # not a word of a request: a browser's spare connection, which would take a 408 for an
             # answer
             self._end(linger=False)
@@ -412,7 +414,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_draining = True
         if self._exchange is not None:
             self._exchange.end_connection()
-        elif self._phase is _HEAD:
+        elif self._phase in (_SILENT, _HEAD):
             limit_s = self._core.connection_settings.header_timeout_s
             self._await(min(limit_s, _LAST_REQUEST_S))
         elif self._phase is not _UPGRADING:

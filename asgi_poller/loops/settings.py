@@ -15,6 +15,7 @@ class ConnectionSettings:
     """HTTP connections. Seconds; a limit of None is no limit."""
 
     head_limits: HeadLimits
+    first_octet_timeout_s: float
     header_timeout_s: float
     keep_alive_s: float
     concurrency_limit: int | None
@@ -44,6 +45,7 @@ def connection_settings(config: Config) -> ConnectionSettings:
             field_octets=config.limit_request_field_size,
             head_octets=config.limit_request_head,
         ),
+        first_octet_timeout_s=config.timeout_first_octet,
         header_timeout_s=config.timeout_request_header,
         keep_alive_s=config.timeout_keep_alive,
         concurrency_limit=config.limit_concurrency,

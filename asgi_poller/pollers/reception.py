@@ -1,8 +1,8 @@
 """Direct handshake: a poller reads request heads itself, so that a core sees complete ones only.
 
 Each poller has a reception of its own, for connections whose head is not complete yet: its guests.
-They hang on the poller's own waiter and have one deadline, `--timeout-request-header` from accept
-on, PROXY header included. What happens to a guest:
+They hang on the poller's own waiter and have two deadlines: `--timeout-first-octet` from accept on,
+then `--timeout-request-header`, PROXY header included. What happens to a guest:
 
     its head is complete    handed over, with every octet that was read: the core parses it again,
                             so that there is one parser's view of the stream and not two
@@ -54,11 +54,13 @@ _DISCARD_LIMIT_OCTETS = 1024 * 1024
 class ReceptionRules:
     """What is asked of a guest. Immutable: any thread.
 
-    `proxies` send PROXY headers (None: that is off). `timeout_s` is in seconds. `ws_enabled`:
-    upgrades to WebSocket are counted as channels.
+    `proxies` send PROXY headers (None: that is off). `first_octet_s` and `timeout_s` are in
+    seconds: for the first octet, and from it on for the head. `ws_enabled`: upgrades to WebSocket
+    are counted as channels.
     """
 
     limits: HeadLimits
+    first_octet_s: float
     timeout_s: float
     rules: RequestRules
     ws_enabled: bool = True
@@ -113,17 +115,19 @@ class Reception:
         self._waiter = waiter
         self._end_ticket = end_ticket
         self._clock = clock
-        self._guests: OrderedDict[int, _Guest] = OrderedDict()  # the earliest deadline first
+        # each with the earliest deadline first
+        self._silent: OrderedDict[int, _Guest] = OrderedDict()
+        self._guests: OrderedDict[int, _Guest] = OrderedDict()  # not silent any more
         self._leaving: OrderedDict[int, _Leaving] = OrderedDict()
 
     def __len__(self) -> int:
         """Guests that are waited for."""
-        return len(self._guests)
+        return len(self._silent) + len(self._guests)
 
     def take(self, batch: list[Accepted]) -> list[Accepted]:
         """Receive new connections; returns those that may go on at once."""
         ready = []
-        deadline = self._clock() + self._rules.timeout_s
+        deadline = self._clock() + self._rules.first_octet_s
         for accepted in batch:
             if self._listeners[accepted.listener].tls:
                 ready.append(accepted)
@@ -138,7 +142,7 @@ class Reception:
 
     def on_readable(self, fd: int) -> Accepted | None:
         """Read from a guest; returns it if it may go on."""
-        guest = self._guests.get(fd)
+        guest = self._silent.get(fd) or self._guests.get(fd)
         if guest is not None:
             return self._read(guest)
         if fd in self._leaving:
@@ -147,9 +151,11 @@ class Reception:
 
     def next_s(self) -> float | None:
         """Seconds until a deadline; None: there is none."""
-        deadlines = []
-        if self._guests:
-            deadlines.append(next(iter(self._guests.values())).deadline)
+        deadlines = [
+            next(iter(guests.values())).deadline
+            for guests in (self._silent, self._guests)
+            if guests
+        ]
         if self._leaving:
             deadlines.append(next(iter(self._leaving.values())).deadline)
         return max(0.0, min(deadlines) - self._clock()) if deadlines else None
@@ -157,6 +163,11 @@ class Reception:
     def tend(self) -> None:
         """Do what deadlines ask for."""
         now = self._clock()
+        while self._silent:
+            guest = next(iter(self._silent.values()))
+            if guest.deadline > now:
+                break
+            self._close(guest, "silent")
         while self._guests:
             guest = next(iter(self._guests.values()))
             if guest.deadline > now:
@@ -174,9 +185,11 @@ class Reception:
 
     def finish(self) -> list[Accepted]:
         """The poller ends: returns the guests as they are, for their cores to wait for."""
-        guests = [guest.accepted._replace(data=guest.data) for guest in self._guests.values()]
-        for fd in self._guests:
-            self._waiter.forget(fd)
+        waiting = [*self._silent.values(), *self._guests.values()]
+        guests = [guest.accepted._replace(data=guest.data) for guest in waiting]
+        for guest in waiting:
+            self._waiter.forget(guest.accepted.fd)
+        self._silent.clear()
         self._guests.clear()
         for fd, leaving in list(self._leaving.items()):
             self._let_go(fd, leaving)
@@ -189,9 +202,7 @@ class Reception:
         try:
             piece = os.read(fd, min(_READ_OCTETS, _GUEST_LIMIT_OCTETS - len(guest.data)))
         except BlockingIOError:
-            if fd not in self._guests:
-                self._guests[fd] = guest
-                self._waiter.watch(fd, shared=False)
+            self._wait_for(guest)
             return None
         except OSError:
             piece = b""  # reset
@@ -207,13 +218,28 @@ class Reception:
             self._close(guest, "proxy_protocol")
             return None
         if not is_ready:
-            if fd not in self._guests:
-                self._guests[fd] = guest
-                self._waiter.watch(fd, shared=False)
+            self._wait_for(guest)
             return None
-        if self._guests.pop(fd, None) is not None:
+        if self._remove(fd):
             self._waiter.forget(fd)
         return guest.accepted._replace(data=guest.data)
+
+    def _wait_for(self, guest: _Guest) -> None:
+        """Keep a guest until more arrives, or its time is over."""
+        fd = guest.accepted.fd
+        if fd in self._guests:
+            return
+        if fd not in self._silent:
+            self._waiter.watch(fd, shared=False)
+            self._silent[fd] = guest
+        if guest.data:
+            del self._silent[fd]
+            guest.deadline = self._clock() + self._rules.timeout_s
+            self._guests[fd] = guest
+
+    def _remove(self, fd: int) -> bool:
+        """Keep a guest no longer; whether it was kept, and is watched."""
+        return (self._silent.pop(fd, None) or self._guests.pop(fd, None)) is not None
 
     def _take_in(self, guest: _Guest, piece: bytes) -> bool:
         """Whether the guest may go on. Raises _Refused, ProxyProtocolFault."""
@@ -276,7 +302,7 @@ class Reception:
     def _close(self, guest: _Guest, reason: str) -> None:
         """Close without a word."""
         self._count(reason)
-        if self._guests.pop(guest.accepted.fd, None) is not None:
+        if self._remove(guest.accepted.fd):
             self._waiter.forget(guest.accepted.fd)
         drop(guest.accepted, self._end_ticket)
 
@@ -285,7 +311,7 @@ class Reception:
         self._count(refused.reason)
         accepted = guest.accepted
         fd = accepted.fd
-        if self._guests.pop(fd, None) is None:
+        if not self._remove(fd):
             self._waiter.watch(fd, shared=False)
         if accepted.ticket >= 0 and self._end_ticket is not None:
             self._end_ticket(accepted.ticket)

@@ -120,12 +120,19 @@ class Http:
         "Close a connection that has been idle for so many seconds after a response.",
         uvicorn="same",
     )
+    timeout_first_octet: float = option(
+        60.0,
+        seconds(0.001),
+        "Seconds in which something must have arrived on a new connection; else it is closed.",
+        note="Long, because after an overflow of the kernel's queue it is TCP that sends the first "
+        "octets again, at growing intervals. nginx's client_header_timeout has the same default.",
+    )
     timeout_request_header: float = option(
         10.0,
         seconds(0.001),
         "Seconds in which a request's head must have arrived; else 408.",
-        note="Counted from the connection's start, or from the head's first octet on a kept one. "
-        "Ends slow-header attacks (slowloris), so it cannot be switched off.",
+        note="Counted from its first octet. Ends slow-header attacks (slowloris), so it cannot be "
+        "switched off.",
     )
     limit_concurrency: int | None = option(
         None,

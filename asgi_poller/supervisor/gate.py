@@ -76,6 +76,7 @@ class Gate:
             settings = connection_settings(config)
             self.reception = ReceptionRules(
                 limits=settings.head_limits,
+                first_octet_s=settings.first_octet_timeout_s,
                 timeout_s=settings.header_timeout_s,
                 rules=request_rules(config),
                 ws_enabled=settings.ws_enabled,

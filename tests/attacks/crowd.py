@@ -26,6 +26,7 @@ Address = tuple[str, int]
 HEAD = b"GET / HTTP/1.1\r\nhost: a\r\nx: ", b"a"
 BODY = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n", b"a"
 CHUNKS = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"
+SILENT = b"", b""
 TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00"
 HALF_FRAME = handshake() + frame(BINARY, bytes(60000))[:100], b"a"
 FRAGMENTS = handshake() + frame(BINARY, b"a", fin=False), frame(0, b"a", fin=False)

@@ -75,7 +75,10 @@ def test_a_malformed_or_missing_header_is_closed_without_a_word(
 @DIRECT
 def test_headers_that_never_end_have_a_deadline(direct_handshake: bool) -> None:
     with serving(
-        proxy_protocol=True, direct_handshake=direct_handshake, timeout_request_header=0.3
+        proxy_protocol=True,
+        direct_handshake=direct_handshake,
+        timeout_first_octet=0.6,
+        timeout_request_header=0.3,
     ) as site:
         for beginning in (b"", V1[:10], V2[:20], V1 + ASK[:10]):
             assert site.ask(beginning, PROXY).startswith((b"", b"HTTP/1.1 408 "))

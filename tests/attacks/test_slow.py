@@ -20,6 +20,7 @@ from tests.attacks.crowd import (
     HEAD,
     PEERS,
     PROXY,
+    SILENT,
     TLS,
     Kind,
     crowd,
@@ -57,6 +58,17 @@ def test_slow_heads(direct: bool) -> None:
         honest_echoes(command.address, 1.0)
         wait_until(lambda: slow.ended == PEERS, "all of them are got rid of")
         assert slow.received.startswith(b"HTTP/1.1 408 ")
+
+
+@DIRECT
+def test_silent_connections(direct: bool) -> None:
+    with (
+        server("--timeout-first-octet", "2", direct=direct) as command,
+        crowd(command.address, SILENT) as slow,
+    ):
+        honest_echoes(command.address, 1.0)
+        wait_until(lambda: slow.ended == PEERS, "all of them are got rid of")
+        assert slow.received == b""
 
 
 @pytest.mark.parametrize("kind", [BODY, CHUNKS], ids=["by length", "chunked"])

@@ -234,7 +234,7 @@ def test_a_refusal_reaches_a_peer_that_is_still_sending(
 
 
 def test_half_a_head_is_408(loop: str, app: Application) -> None:
-    with serving(app, loop=loop, timeout_request_header=0.3) as site:
+    with serving(app, loop=loop, timeout_first_octet=0.6, timeout_request_header=0.3) as site:
         clients = [site.connect() for _ in range(3)]
         clients[0].send(b"GET / HT")
         clients[1].send(get("/")[:-2])
@@ -243,6 +243,19 @@ def test_half_a_head_is_408(loop: str, app: Application) -> None:
         for client in clients:
             client.close()
         assert app.started == []
+
+
+def test_a_head_that_begins_late_has_its_whole_time(loop: str, app: Application) -> None:
+    """After an overflow of the kernel's queue it is TCP's retransmission that brings it."""
+    with serving(app, loop=loop, timeout_request_header=0.3) as site, site.connect() as client:
+        assert client.is_silent(0.6)
+        head = get("/echo/a")
+        client.send(head[:5])
+        assert client.is_silent(0.1)
+        client.send(head[5:])
+        assert client.response().body == b"a"
+        client.send(b"GET ")
+        assert client.response().status == 408
 
 
 def test_a_head_that_dribbles_is_408(loop: str, app: Application) -> None:

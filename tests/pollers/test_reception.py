@@ -29,7 +29,9 @@ from tests.pollers.fakes import DEADLINE_S, connect, make_listener, serving
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n"
-RULES = ReceptionRules(limits=HeadLimits(), timeout_s=DEADLINE_S, rules=RequestRules())
+RULES = ReceptionRules(
+    limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestRules()
+)
 
 
 class Shelf:
@@ -161,7 +163,7 @@ def test_what_is_broken_or_not_for_us_is_answered_and_closed(
 
 
 def test_who_is_late_gets_408_and_who_is_silent_nothing() -> None:
-    rules = dataclasses.replace(RULES, timeout_s=0.2)
+    rules = dataclasses.replace(RULES, first_octet_s=0.4, timeout_s=0.2)
     with house(rules) as at:
         with connect(at.listener) as late, connect(at.listener) as silent:
             late.sendall(GET[:10])
