@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from enum import Enum
-from typing import Final
 
 from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.exchange import Exchange
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.channel_connection import ChannelConnection
+from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRADING, Phase
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
@@ -24,26 +23,6 @@ from asgi_poller.wire.response import simple_response
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
 _STALL_S = 60.0  # in which something must go out, or we hang up; nginx's send_timeout
 _CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
-
-
-class Phase(Enum):
-    """What a connection waits for. Each has its deadline."""
-
-    SILENT = "the first octet of its first request"  # --timeout-first-octet
-    HEAD = "the rest of a request's head"  # --timeout-request-header
-    BUSY = "the application's response"  # none: that is the application's business
-    IDLE = "another request"  # --timeout-keep-alive
-    UPGRADING = "its turn to leave HTTP"  # what is read now belongs to the new protocol
-    ENDING = "its last octets to be written"
-
-
-# Asking an Enum class for its member is a function call in Python 3.11; these are not.
-_SILENT: Final = Phase.SILENT
-_HEAD: Final = Phase.HEAD
-_BUSY: Final = Phase.BUSY
-_IDLE: Final = Phase.IDLE
-_UPGRADING: Final = Phase.UPGRADING
-_ENDING: Final = Phase.ENDING
 
 
 class HttpConnection(asyncio.Protocol):
@@ -94,7 +73,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_choked = False  # the peer does not read what is written for it
         self._is_draining = False  # the server stops: no further request
         self._is_cork_growing = False
-        self._phase = _SILENT
+        self._phase: Phase = SILENT
         self.timer_tick = NEVER
 
     # asyncio.Protocol
@@ -112,9 +91,9 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
-        if parser is None or self._phase is _ENDING:
+        if parser is None or self._phase is ENDING:
             return
-        if self._phase is _UPGRADING:
+        if self._phase is UPGRADING:
             parser.leftover = (parser.leftover or b"") + data
             return
         try:
@@ -124,8 +103,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if events:
             self._take(events)
-        elif parser.is_mid_head and self._phase in (_IDLE, _SILENT):
-            self._phase = _HEAD
+        elif parser.is_mid_head and self._phase in (IDLE, SILENT):
+            self._phase = HEAD
             self._await(self._core.connection_settings.header_timeout_s)
 
     def eof_received(self) -> bool:
@@ -146,7 +125,7 @@ class HttpConnection(asyncio.Protocol):
             self._exchange.unblock_writing()
         elif self._backlog:  # the next request has waited for this
             self._core.loop.call_soon(self._next)
-        elif self._phase is _BUSY:
+        elif self._phase is BUSY:
             self._idle()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -176,7 +155,7 @@ class HttpConnection(asyncio.Protocol):
                     self._start_upgrade(event)
                     return
                 self._start(event)
-                if self._phase is _ENDING:
+                if self._phase is ENDING:
                     return
             elif event is END:
                 self._is_body_open = False
@@ -209,7 +188,7 @@ class HttpConnection(asyncio.Protocol):
         self._backlog = list(events)
         self._read(False)
         if self._parser is not None and self._parser.leftover is not None:
-            self._phase = _UPGRADING
+            self._phase = UPGRADING
 
     def _start_upgrade(self, head: RequestHead) -> None:
         if head.upgrade == b"websocket" and self._core.connection_settings.ws_enabled:
@@ -220,7 +199,7 @@ class HttpConnection(asyncio.Protocol):
     def _start(self, head: RequestHead) -> None:
         core = self._core
         self._deadline = NEVER
-        self._phase = _BUSY
+        self._phase = BUSY
         self._is_body_open = True
         if self._is_draining:
             head.keep_alive = False
@@ -244,7 +223,7 @@ class HttpConnection(asyncio.Protocol):
         assert parser is not None
         had_body = head.has_body
         self._start(head)
-        if self._phase is _ENDING:
+        if self._phase is ENDING:
             return
         if not had_body:
             self._is_body_open = False
@@ -338,7 +317,7 @@ class HttpConnection(asyncio.Protocol):
         if (
             self._exchange is not None
             or self._is_choked
-            or self._phase is _ENDING
+            or self._phase is ENDING
             or self._parser is None
         ):
             return
@@ -351,7 +330,7 @@ class HttpConnection(asyncio.Protocol):
         """Wait for the next request, or for the rest of one that was answered early."""
         if not self._is_reading:
             self._read(True)
-        self._phase = _IDLE
+        self._phase = IDLE
         core = self._core
         hangs_at = self.timer_tick
         if hangs_at:  # then the wheel turns, and its tick is now
@@ -395,11 +374,11 @@ class HttpConnection(asyncio.Protocol):
             return NEVER
         if tick < self._deadline:
             return self._deadline
-        if self._is_choked or self._phase is _ENDING:
+        if self._is_choked or self._phase is ENDING:
             return self._check_writing()
-        if self._phase is _HEAD and self._parser.is_mid_head:
+        if self._phase is HEAD and self._parser.is_mid_head:
             self._refuse(HttpFault(408, "the request head did not come in time"))
-        elif self._phase in (_SILENT, _HEAD, _IDLE):
+        elif self._phase in (SILENT, HEAD, IDLE):
             # not a word of a request: a browser's spare connection, which would take a 408 for an
             # answer
             self._end(linger=False)
@@ -414,17 +393,17 @@ class HttpConnection(asyncio.Protocol):
         self._is_draining = True
         if self._exchange is not None:
             self._exchange.end_connection()
-        elif self._phase in (_SILENT, _HEAD):
+        elif self._phase in (SILENT, HEAD):
             limit_s = self._core.connection_settings.header_timeout_s
             self._await(min(limit_s, _LAST_REQUEST_S))
-        elif self._phase is not _UPGRADING:
+        elif self._phase is not UPGRADING:
             self._end(linger=False)
 
     def _end(self, *, linger: bool) -> None:
         """Nothing more will be read as a request; close once all is written."""
-        if self._phase is _ENDING or self._transport is None:
+        if self._phase is ENDING or self._transport is None:
             return
-        self._phase = _ENDING
+        self._phase = ENDING
         self._flush()
         if linger and not self._transport.is_closing():
             self._core.wheel.drop(self)

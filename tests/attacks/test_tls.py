@@ -81,7 +81,10 @@ def test_broken_handshakes_harm_nobody(files: Files, authority: trustme.CA) -> N
 @pytest.mark.parametrize("beginning", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"])
 def test_handshakes_that_never_end(files: Files, authority: trustme.CA, beginning: bytes) -> None:
     with serving(
-        ssl_certfile=files.certificate, ssl_keyfile=files.key, ssl_handshake_timeout=0.3
+        ssl_certfile=files.certificate,
+        ssl_keyfile=files.key,
+        ssl_handshake_timeout=0.3,
+        timeout_first_octet=0.3,
     ) as site:
         with site.connect() as client:
             client.sendall(beginning)
