@@ -42,7 +42,9 @@ GIVE_UP_S = 60.0
 class LaneKeeper:
     """Looks after lanes in a thread named `LaneKeeper`. Methods are for any thread.
 
-    What they ask for is done on the keeper's thread, in order, soon after they return.
+    What they ask for is done on the keeper's thread, in order, soon after they return. `nice` is
+    the thread's nice value (None or 0: leave it), best effort: the pollers', or they would wait for
+    the GIL while the system runs somebody else in place of the keeper that has it.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class LaneKeeper:
         front_end: FrontEnd,
         *,
         admission: Admission | None = None,
+        nice: int | None = None,
         give_up_s: float = GIVE_UP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._front_end = front_end
+        self._nice = nice
         self._admission = admission
         self._give_up_s = give_up_s
         self._clock = clock
@@ -116,6 +120,8 @@ class LaneKeeper:
         self._wakeup.set()
 
     def _run(self) -> None:
+        if self._nice:
+            platform.set_thread_nice(self._nice)
         try:
             while not self._stopping:
                 try:

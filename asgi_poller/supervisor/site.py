@@ -52,7 +52,9 @@ class Site:
             end_ticket=gate.end_ticket,
             reception=gate.reception,
         )
-        self._keeper = LaneKeeper(self._front_end, admission=gate.admission)
+        self._keeper = LaneKeeper(
+            self._front_end, admission=gate.admission, nice=config.poller_nice
+        )
         self._keeper.start()
         self._nice = worker_nice(config)
         limit = platform.descriptor_limit()
