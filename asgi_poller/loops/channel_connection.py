@@ -21,6 +21,10 @@ _log = logging.getLogger("asgi_poller.error")
 _DEFAULT_SEND_LIMIT = 65536  # octets: the high-water mark that event loops set by themselves
 
 
+def _nobody_listens(data: bytes) -> None:
+    """For what a transport may still read while it closes."""
+
+
 class ChannelConnection(asyncio.Protocol):
     """Takes a transport over from its HttpConnection at the upgrade. Owned by the core's thread.
 
@@ -102,7 +106,10 @@ class ChannelConnection(asyncio.Protocol):
         self._core.wheel.drop(self)
         if self.channel is not None:
             self.channel.connection_lost()
+            # the channel has this connection for its port: as a circle they, the transport and the
+            # scope would stay until the garbage collector finds them
             self.channel = None
+            self.data_received = _nobody_listens
         self._core.connection_lost(self)
 
     # ChannelPort

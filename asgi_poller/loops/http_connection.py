@@ -134,7 +134,9 @@ class HttpConnection(asyncio.Protocol):
             self._exchange.disconnect()
             self._exchange = None
         self._backlog = []
-        self._parser = None
+        if self._parser is not None:
+            self._parser.close()
+            self._parser = None
         self._core.connection_lost(self)
 
     # Requests
@@ -249,6 +251,7 @@ class HttpConnection(asyncio.Protocol):
         assert transport is not None
         assert parser is not None
         leftover = parser.leftover
+        parser.close()
         self._flush()  # responses to requests before this one
         self._read(True)
         scope = core.scopes.websocket(head, self._peer, handshake.subprotocols)

@@ -189,6 +189,7 @@ class Reception:
         guests = [guest.accepted._replace(data=guest.data) for guest in waiting]
         for guest in waiting:
             self._waiter.forget(guest.accepted.fd)
+            guest.parser.close()
         self._silent.clear()
         self._guests.clear()
         for fd, leaving in list(self._leaving.items()):
@@ -222,6 +223,7 @@ class Reception:
             return None
         if self._remove(fd):
             self._waiter.forget(fd)
+        guest.parser.close()
         return guest.accepted._replace(data=guest.data)
 
     def _wait_for(self, guest: _Guest) -> None:
@@ -302,6 +304,7 @@ class Reception:
     def _close(self, guest: _Guest, reason: str) -> None:
         """Close without a word."""
         self._count(reason)
+        guest.parser.close()
         if self._remove(guest.accepted.fd):
             self._waiter.forget(guest.accepted.fd)
         drop(guest.accepted, self._end_ticket)
@@ -309,6 +312,7 @@ class Reception:
     def _refuse(self, guest: _Guest, refused: _Refused) -> None:
         """Answer, and close once the peer has had the time to read that."""
         self._count(refused.reason)
+        guest.parser.close()
         accepted = guest.accepted
         fd = accepted.fd
         if not self._remove(fd):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
@@ -138,7 +138,7 @@ class RequestParser:
     Owned by the connection's core. Raises HttpFault; what was parsed before the fault is in
     `events` then, and nothing more may be fed. After a head with `upgrade` set, `leftover` holds
     the octets behind it and the caller decides: `resume()` goes on as if the Upgrade had not been
-    there, anything else drops the parser.
+    there, anything else drops the parser. Whoever is done with it calls `close`.
     """
 
     __slots__ = (
@@ -159,7 +159,7 @@ class RequestParser:
         self._limits = limits
         # a read this small cannot hold a line or field beyond the limits
         self._small_octets = min(limits.line_octets, limits.field_octets, limits.head_octets)
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._head: RequestHead | None = None  # complete; its body is being read
         # read since a head began, or since the last piece of a body: what the parser may hold
         self._head_octets = 0
@@ -225,6 +225,12 @@ class RequestParser:
             self._headers = []
             return self.receive(leftover)
         return self.receive(leftover) if leftover else []
+
+    def close(self) -> None:
+        """Nothing more will be fed. This and httptools' parser hold each other: left alone, both
+        would stay, with the last head and all it holds, until the garbage collector finds them.
+        """
+        self._parser = None
 
     def _head_of_upgrade(self) -> RequestHead:
         for event in self.events:

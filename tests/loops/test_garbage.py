@@ -1,0 +1,151 @@
+"""Nothing that a connection was made of waits for the garbage collector: what ends is gone."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from asgi_poller.asgi.channel import Channel
+from asgi_poller.asgi.exchange import Exchange
+from asgi_poller.loops.channel_connection import ChannelConnection
+from asgi_poller.loops.http_connection import HttpConnection
+from asgi_poller.wire.http1 import RequestHead, RequestParser
+from asgi_poller.wire.websocket import WebSocketWire
+from tests.frames import close, frame, text
+from tests.serving import Raw, Site, get, post, serving, wait_for
+
+PARTS = (
+    Channel,
+    ChannelConnection,
+    Exchange,
+    HttpConnection,
+    RequestHead,
+    RequestParser,
+    WebSocketWire,
+)
+
+
+async def app(scope: object, receive: object, send: object) -> None:
+    """As little as there can be, so that what stays is the server's."""
+    assert isinstance(scope, dict)
+    assert callable(receive)
+    assert callable(send)
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+    elif scope["type"] == "websocket" and scope["path"] != "/denied":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+
+
+def _requests(site: Site) -> None:
+    with site.connect() as client:
+        for request in (get(), post(b"body"), get("/again")):
+            client.send(request)
+            assert client.response().status == 200
+
+
+def _pipelined(site: Site) -> None:
+    with site.connect() as client:
+        client.send(get() * 5 + get("/", "Connection: close"))
+        assert client.rest().count(b"HTTP/1.1 200 ") == 6
+
+
+def _nothing_said(site: Site) -> None:
+    site.connect().close()
+
+
+def _half_a_head(site: Site) -> None:
+    with site.connect() as client:
+        client.send(get()[:-2])
+
+
+def _broken(site: Site) -> None:
+    with site.connect() as client:
+        client.send(b"no request at all\r\n\r\n")
+        assert client.response().status == 400
+
+
+def _unknown_upgrade(site: Site) -> None:
+    with site.connect() as client:
+        client.send(get("/", "Connection: upgrade", "Upgrade: h2c"))
+        assert client.response().status == 200
+
+
+def _talked(site: Site) -> Raw:
+    client = site.websocket()
+    client.send(text("hello"))
+    assert client.frame().payload == b"hello"
+    return client
+
+
+def _closed_by_peer(site: Site) -> None:
+    with _talked(site) as client:
+        client.send(close(1000))
+        assert client.frame().close_code == 1000
+        assert client.rest() == b""
+
+
+def _vanished(site: Site) -> None:
+    _talked(site).close()
+
+
+def _reset(site: Site) -> None:
+    _talked(site).reset()
+
+
+def _at_fault(site: Site) -> None:
+    with _talked(site) as client:
+        client.send(frame(3, b""))  # a reserved opcode: wsproto finds the words
+        assert client.frame().close_code == 1002
+
+
+def _denied(site: Site) -> None:
+    with site.connect() as client:
+        client.send(get("/denied", "Upgrade: websocket", "Connection: Upgrade"))
+        assert client.response().status == 400
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage collector until the test is over."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize(
+    "visit",
+    [
+        _requests,
+        _pipelined,
+        _nothing_said,
+        _half_a_head,
+        _broken,
+        _unknown_upgrade,
+        _closed_by_peer,
+        _vanished,
+        _reset,
+        _at_fault,
+        _denied,
+    ],
+)
+@pytest.mark.parametrize("direct", [False, True])
+def test_what_ends_is_gone(
+    loop: str, visit: Callable[[Site], None], direct: bool, uncollected: None
+) -> None:
+    with serving(app, loop=loop, direct_handshake=direct) as site:
+        others = _living()  # what other tests have kept
+        for _ in range(3):
+            visit(site)
+        wait_for(lambda: _living() <= others)
+
+
+def _living() -> set[int]:
+    """The parts of connections that there are, by identity."""
+    return {id(found) for found in gc.get_objects() if type(found) in PARTS}
