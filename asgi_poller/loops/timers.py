@@ -9,6 +9,7 @@ where it is, comes due, and is told when to come again.
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Protocol
 
 TICK_S = 0.1  # how coarse: deadlines are met up to one tick late
@@ -49,6 +50,7 @@ class TimerWheel:
         self.tick = 1  # now; never NEVER
 
     @staticmethod
+    @functools.lru_cache(maxsize=64)  # settings: the same few, several times for each connection
     def ticks(seconds: float) -> int:
         """How many ticks `seconds` are, at least one."""
         return max(1, round(seconds / TICK_S))

@@ -142,6 +142,7 @@ class RequestParser:
     """
 
     __slots__ = (
+        "_field_count",
         "_head",
         "_head_octets",
         "_headers",
@@ -157,6 +158,7 @@ class RequestParser:
 
     def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
+        self._field_count = limits.field_count
         # a read this small cannot hold a line or field beyond the limits
         self._small_octets = min(limits.line_octets, limits.field_octets, limits.head_octets)
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -256,7 +258,7 @@ class RequestParser:
         headers = self._headers
         # llhttp leaves blanks at the end, which are not part of the value (RFC 9112, 5.1)
         headers.append((_NAMES.get(name) or name.lower(), _VALUES.get(value) or value.rstrip()))
-        if len(headers) > self._limits.field_count:
+        if len(headers) > self._field_count:
             raise HttpFault(431, "too many header fields")
 
     def on_headers_complete(self) -> None:
@@ -338,7 +340,7 @@ def _read_framing(head: RequestHead) -> None:
             if value not in _KNOWN_HOSTS:
                 _learn_host(value)
         elif name == b"connection":
-            connection += b"," + value.lower()
+            connection = connection + b"," + value.lower() if connection else value.lower()
         elif name == b"content-length":
             head.has_body = head.has_body or value.strip(b" \t0") != b""
         elif name == b"transfer-encoding":
@@ -362,5 +364,8 @@ def _read_framing(head: RequestHead) -> None:
         raise HttpFault(400, "exactly one Host header is needed")
     if head.method == "CONNECT":
         raise HttpFault(501, "CONNECT is not supported")
-    if upgrade and b"upgrade" in (token.strip() for token in connection.split(b",")):
+    # a list of tokens (RFC 9110, 7.6.1); most clients give just this one
+    if upgrade and (
+        connection == b"upgrade" or b"upgrade" in map(bytes.strip, connection.split(b","))
+    ):
         head.upgrade = upgrade
