@@ -29,11 +29,13 @@ class Record:
     requests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     ends: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of WebSockets
     errors: list[BaseException] = dataclasses.field(default_factory=list)  # that send() raised
+    audience: set[Send] = dataclasses.field(default_factory=set)  # of `/all`
 
 
 def application(record: Record) -> Any:
-    """HTTP: `/client` gives the client's address, others the octets of the body that came.
-    WebSocket: `/flood` sends for ever, `/deaf` receives nothing, others echo.
+    """HTTP: `/client` gives the client's address, `/tasks` how many tasks there are, others the
+    octets of the body that came. WebSocket: `/flood` sends for ever, `/deaf` receives nothing,
+    `/all` sends what comes to everyone there, others echo.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +57,8 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
         count += len(message["body"])
         more = message["more_body"]
     body = str(count) if scope["path"] != "/client" else f"{scope['client'][0]} {scope['scheme']}"
+    if scope["path"] == "/tasks":
+        body = str(len(asyncio.all_tasks()))
     if scope["path"] == "/large":
         body = "x" * (32 * 1024 * 1024)
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -68,6 +72,9 @@ async def _talk(record: Record, scope: Scope, receive: Receive, send: Send) -> N
         if scope["path"] == "/flood":
             while True:
                 await send({"type": "websocket.send", "bytes": bytes(65536)})
+        if scope["path"] == "/all":
+            await _tell_all(record.audience, receive, send)
+            return
         while scope["path"] != "/deaf":
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -137,6 +144,17 @@ class Site:
         with self.open() as client:
             self.echo(client)
         assert self.ask(LAST_GET).startswith(b"HTTP/1.1 200 ")
+
+
+async def _tell_all(audience: set[Send], receive: Receive, send: Send) -> None:
+    audience.add(send)
+    try:
+        while (message := await receive())["type"] == "websocket.receive":
+            for to in tuple(audience):
+                with contextlib.suppress(OSError):  # one that has gone meanwhile
+                    await to({**message, "type": "websocket.send"})
+    finally:
+        audience.discard(send)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.attacks.site import handshake, read_exactly, read_frame, read_head
-from tests.frames import BINARY, CLOSE, PING, PONG, frame, text
+from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, frame, text
 
 DEADLINE_S = 30.0
 Address = tuple[str, int]
@@ -40,6 +40,7 @@ class Load:
             (self._request, 2),
             (self._echo, 4),
             (self._long_channel, 4),
+            (self._broadcast, 4),
             (self._abort, 2),
             (self._slow_reader, 2),
             (self._slow_head, 1),
@@ -126,6 +127,15 @@ class Load:
                     return
                 assert payload == b"still here"
                 self._over.wait(0.1)
+
+    def _broadcast(self) -> None:
+        """One of an audience, of those who leave without a word too."""
+        with self._open("/all") as client:
+            for number in range(10):
+                news = b"%d of %d" % (number, id(client))
+                client.sendall(frame(TEXT, news))
+                while read_frame(client)[1] != news:
+                    pass  # another one's
 
     def _abort(self) -> None:
         client = self._open()

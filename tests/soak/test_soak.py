@@ -1,6 +1,7 @@
 """A soak: everything at once, for long, and nothing grows.
 
-$SOAK_MINUTES says how long: 30 in the long form. Run it with `-m slow`.
+$SOAK_MINUTES says how long each takes: 1 unless told otherwise, 30 in the long form. `-m ""` runs
+the variants too.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.attacks.site import wait_until
-from tests.soak.load import Load
+from tests.attacks.site import read_to_end, wait_until
+from tests.soak.load import DEADLINE_S, Address, Load
 from tests.supervisor.command import Command
 
-MINUTES = float(os.environ.get("SOAK_MINUTES", "2"))
+MINUTES = float(os.environ.get("SOAK_MINUTES", "1"))
 OPTIONS = (
     *("--port", "0", "--lifespan", "off", "--no-access-log", "--log-level", "warning"),
     *("--timeout-request-header", "2", "--ws-ping-interval", "5", "--ws-close-timeout", "2"),
@@ -28,28 +30,37 @@ OPTIONS = (
 # Where it may end after the load: what is not given back yet, and what the interpreter keeps.
 MORE_DESCRIPTORS = 8
 MORE_THREADS = 1
+MORE_TASKS = 2
 MORE_OCTETS = 24 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What a process holds."""
+    """What a process holds, and how many tasks there are on the loop that answers for it."""
 
     descriptors: int
     threads: int
     octets: int
+    tasks: int
 
     def __str__(self) -> str:
         mib = self.octets / 1024 / 1024
-        return f"{self.descriptors} descriptors, {self.threads} threads, {mib:.1f} MiB"
+        return (
+            f"{self.descriptors} descriptors, {self.threads} threads, {self.tasks} tasks, "
+            f"{mib:.1f} MiB"
+        )
 
 
-def weigh(pid: int) -> Weight:
+def weigh(pid: int, address: Address) -> Weight:
+    with socket.create_connection(address, DEADLINE_S) as client:
+        client.sendall(b"GET /tasks HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        tasks = int(read_to_end(client).rpartition(b"\r\n\r\n")[2])
     process = Path(f"/proc/{pid}")
     return Weight(
         len(list((process / "fd").iterdir())),
         len(list((process / "task").iterdir())),
         int((process / "statm").read_text().split()[1]) * 4096,
+        tasks,
     )
 
 
@@ -57,20 +68,30 @@ def is_no_heavier(now: Weight, before: Weight) -> bool:
     return (
         now.descriptors <= before.descriptors + MORE_DESCRIPTORS
         and now.threads <= before.threads + MORE_THREADS
+        and now.tasks <= before.tasks + MORE_TASKS
     )
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(MINUTES * 60 + 240)
-@pytest.mark.parametrize("direct", ["--no-direct-handshake", "--direct-handshake"])
+@pytest.mark.parametrize(
+    "direct",
+    ["--no-direct-handshake", pytest.param("--direct-handshake", marks=pytest.mark.slow)],
+)
 def test_one_process(direct: str, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.closing(Command(*OPTIONS, direct, app="tests.attacks.echo:app")) as command:
         soak(command, command.pid, capsys, kill=False)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(MINUTES * 60 + 240)
-@pytest.mark.parametrize("limits", [(), ("--limit-connections", "5000", "--limit-channels", "900")])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        (),
+        pytest.param(
+            ("--limit-connections", "5000", "--limit-channels", "900"), marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_workers_that_are_killed_and_restarted(
     limits: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,18 +106,21 @@ def soak(command: Command, pid: int, capsys: pytest.CaptureFixture[str], *, kill
     load = Load(address)
     rest_of_warm_up = min(10.0, MINUTES * 60 / 4)
     wait_until(lambda: len(children_of(pid)) > 1 or not kill, "the workers have been started")
-    fresh = weigh(pid)
+    fresh = weigh(pid, address)
     load.start()
     try:
         wait_until(lambda: load.done["request"] > 20 and load.done["echo"] > 20, "it serves")
         disturbed(load, command, pid, rest_of_warm_up, kill=kill)
-        loaded = weigh(pid)
+        loaded = weigh(pid, address)
         disturbed(load, command, pid, MINUTES * 60 - rest_of_warm_up, kill=kill)
     finally:
         load.stop()
     assert load.failures == [], load.failures[:10]
-    wait_until(lambda: is_no_heavier(weigh(pid), fresh), f"{weigh(pid)}, and {fresh} when fresh")
-    after = weigh(pid)
+    wait_until(
+        lambda: is_no_heavier(weigh(pid, address), fresh),
+        f"{weigh(pid, address)}, and {fresh} when fresh",
+    )
+    after = weigh(pid, address)
     with capsys.disabled():
         print(f"\n{MINUTES:g} min: {sum(load.done.values())} clients {dict(load.done)}")
         print(f"fresh: {fresh}; after {rest_of_warm_up:g} s: {loaded}; at the end, idle: {after}")
