@@ -1,25 +1,30 @@
 """Hundreds of slow peers beside honest clients, and how long the honest ones wait.
 
-$ATTACK_PEERS says how many of each kind there are; it is 2,000 in the long form.
+$ATTACK_PEERS says how many of each kind there are; it is 500 and 2,000 in the long forms.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import multiprocessing
 import os
 import selectors
 import socket
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 
 from tests.attacks.site import DEADLINE_S, handshake, read_exactly, read_head
 from tests.frames import BINARY, frame, text
 
 PEERS = int(os.environ.get("ATTACK_PEERS", "200"))
 HONEST = 20
+DROP_S = 0.5  # from one octet of a slow peer to its next
+SLICES = 20  # not all at once: what a crowd costs is spread over that time, as its members are
 Address = tuple[str, int]
 
 # What each kind says at once, and then octet by octet for as long as it may.
@@ -41,23 +46,25 @@ class Crowd:
         self.ended = 0
         self.received = b""  # by the last that got something
         self._drop = kind[1]
-        self._peers: set[socket.socket] = set()
-        for _ in range(count):
+        self._peers: list[set[socket.socket]] = [set() for _ in range(SLICES)]
+        for number in range(count):
             peer = socket.create_connection(address, DEADLINE_S)
             peer.sendall(kind[0])
             peer.setblocking(False)
-            self._peers.add(peer)
+            self._peers[number % SLICES].add(peer)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(0.5):
-            self.drip()
+        for peers in itertools.cycle(self._peers):
+            if self._over.wait(DROP_S / SLICES):
+                break
+            self._drip(peers)
 
-    def drip(self) -> None:
+    def _drip(self, peers: set[socket.socket]) -> None:
         """One drop from each, and see who is still there."""
-        for peer in list(self._peers):
+        for peer in list(peers):
             try:
                 peer.send(self._drop)
                 with contextlib.suppress(BlockingIOError):
@@ -68,14 +75,14 @@ class Crowd:
             except BlockingIOError:
                 continue
             except OSError:
-                self._peers.discard(peer)
+                peers.discard(peer)
                 peer.close()
                 self.ended += 1
 
     def close(self) -> None:
         self._over.set()
         self._thread.join(DEADLINE_S)
-        for peer in self._peers:
+        for peer in itertools.chain(*self._peers):
             peer.close()
 
 
@@ -87,6 +94,36 @@ def crowd(address: Address, kind: Kind, count: int = PEERS) -> Iterator[Crowd]:
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def crowds_apart(address: Address, kinds: Iterable[Kind], count: int = PEERS) -> Iterator[None]:
+    """`count` slow peers of each kind, in a process of their own: what they do takes no time from
+    the clients here.
+    """
+    context = multiprocessing.get_context("spawn")
+    ready, over = context.Event(), context.Event()
+    process = context.Process(
+        target=_hold_crowds, args=(address, tuple(kinds), count, ready, over), daemon=True
+    )
+    process.start()
+    try:
+        assert ready.wait(DEADLINE_S), "the slow peers did not get in"
+        yield
+        assert process.is_alive()
+    finally:
+        over.set()
+        process.join(DEADLINE_S)
+
+
+def _hold_crowds(
+    address: Address, kinds: tuple[Kind, ...], count: int, ready: Event, over: Event
+) -> None:
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(crowd(address, kind, count))
+        ready.set()
+        over.wait()
 
 
 @dataclass(frozen=True, slots=True)

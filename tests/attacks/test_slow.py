@@ -24,6 +24,7 @@ from tests.attacks.crowd import (
     TLS,
     Kind,
     crowd,
+    crowds_apart,
     honest_echoes,
 )
 from tests.attacks.site import handshake, read_head, read_to_end, wait_until
@@ -134,11 +135,10 @@ def test_slow_proxy_headers(direct: bool) -> None:
 @DIRECT
 def test_honest_clients_among_slow_ones(direct: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """All kinds at once. What it costs the honest ones is reported; that none fails is asserted."""
-    with server(direct=direct) as command, contextlib.ExitStack() as stack:
-        before = honest_echoes(command.address, 2.0)
-        for kind in (HEAD, BODY, HALF_FRAME, FRAGMENTS):
-            stack.enter_context(crowd(command.address, kind))
-        during = honest_echoes(command.address, 4.0)
+    with server(direct=direct) as command:
+        before = honest_echoes(command.address, 3.0, count=50)
+        with crowds_apart(command.address, (HEAD, BODY, HALF_FRAME, FRAGMENTS)):
+            during = honest_echoes(command.address, 3.0, count=50)
         with capsys.disabled():
             where = "pollers" if direct else "cores"
             print(f"\nheads read by {where}, alone: {before}")
