@@ -113,7 +113,6 @@ _VALUES = {
 _FORWARDING_NAMES = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
 _NOTED_NAMES = _FORWARDING_NAMES | {
     b"host",
-    b"connection",
     b"upgrade",
     b"expect",
     b"transfer-encoding",
@@ -127,6 +126,7 @@ _METHODS = {
 # RFC 3986, 3.2.2 and 3.2.3: an address in brackets or a registered name, and perhaps a port
 _HOST = re.compile(rb"(\[[0-9A-Za-z.:%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 _BAD_VERSION = "Invalid HTTP version"  # llhttp's words for digits that are no version it knows
+_NO_PROTOCOL = b"-"  # what an Upgrade without a value asks for
 _KNOWN_HOSTS: set[bytes] = set()  # that were found valid: there are few, and each comes often
 _KNOWN_HOSTS_LIMIT = 1024  # a client that makes hosts up must not fill the memory
 
@@ -272,7 +272,7 @@ class RequestParser:
         name = _METHODS.get(method) or method.decode()
         head = RequestHead(name, self._target, version, self._headers)
         head.keep_alive = parser.should_keep_alive()
-        _read_framing(head)
+        _read_framing(head, wants_upgrade=parser.should_upgrade())
         if not self._is_small:
             self._check_sizes(head)
         self._head = head
@@ -327,11 +327,13 @@ def _learn_host(value: bytes) -> None:
         _KNOWN_HOSTS.add(value)
 
 
-def _read_framing(head: RequestHead) -> None:
-    """Take what decides the connection's fate from the header fields."""
+def _read_framing(head: RequestHead, *, wants_upgrade: bool) -> None:
+    """Take what decides the connection's fate from the header fields.
+
+    `wants_upgrade` is llhttp's own reading of Upgrade and Connection: it stops behind such a head.
+    """
     hosts = 0
-    upgrade = b""
-    connection = b""
+    upgrade: list[bytes] = []
     for name, value in head.headers:
         if name not in _NOTED_NAMES:
             continue
@@ -339,8 +341,6 @@ def _read_framing(head: RequestHead) -> None:
             hosts += 1
             if value not in _KNOWN_HOSTS:
                 _learn_host(value)
-        elif name == b"connection":
-            connection = connection + b"," + value.lower() if connection else value.lower()
         elif name == b"content-length":
             head.has_body = head.has_body or value.strip(b" \t0") != b""
         elif name == b"transfer-encoding":
@@ -354,7 +354,7 @@ def _read_framing(head: RequestHead) -> None:
             if head.http_version == "1.1" and value.lower() == b"100-continue":
                 head.expects_continue = True
         elif name == b"upgrade":
-            upgrade = value.lower()
+            upgrade.append(value.lower())
         else:
             head.is_forwarded = True
     if not head.has_body:
@@ -364,8 +364,5 @@ def _read_framing(head: RequestHead) -> None:
         raise HttpFault(400, "exactly one Host header is needed")
     if head.method == "CONNECT":
         raise HttpFault(501, "CONNECT is not supported")
-    # a list of tokens (RFC 9110, 7.6.1); most clients give just this one
-    if upgrade and (
-        connection == b"upgrade" or b"upgrade" in map(bytes.strip, connection.split(b","))
-    ):
-        head.upgrade = upgrade
+    if wants_upgrade:
+        head.upgrade = b", ".join(upgrade) or _NO_PROTOCOL

@@ -15,6 +15,9 @@ SEEDS: dict[str, list[bytes]] = {
             *BROKEN.values(),
             *(octets for octets, _ in UNSUPPORTED.values()),
             handshake() + b"\x81\x80abcd",
+            # llhttp takes it for an upgrade, and stops behind it
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\nUpgrade:\r\n\r\n"
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET /a?b#c HTTP/1.1\r\nHost: a\r\n\r\n" * 2,
             b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"3;x=y\r\nabc\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.0\r\n\r\n",

@@ -128,6 +128,8 @@ def test_a_response_before_the_end_of_the_request(shared: Site) -> None:
     [
         ("Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk"),
         ("Upgrade: foo/2", "Connection: upgrade"),
+        ("Upgrade:", "Connection: upgrade"),
+        ("Upgrade: websocket", "Upgrade:", "Connection: upgrade"),
     ],
 )
 def test_upgrades_that_nobody_here_knows_are_requests(

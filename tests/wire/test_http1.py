@@ -99,6 +99,28 @@ REQUESTS: dict[str, tuple[bytes, list[Any]]] = {
         GET + b"Upgrade: h2c\r\nConnection: upgrade\r\n\r\n",
         [head(b"/", "GET", (b"upgrade", b"h2c"), (b"connection", b"upgrade")), END],
     ),
+    "an upgrade to nothing, and a request behind it": (
+        GET + b"Upgrade:\r\nConnection: upgrade\r\n\r\n" + GET + b"\r\n",
+        [
+            head(b"/", "GET", (b"upgrade", b""), (b"connection", b"upgrade")),
+            END,
+            head(b"/", "GET"),
+            END,
+        ],
+    ),
+    "two upgrades, the last to nothing": (
+        GET + b"Upgrade: websocket\r\nUpgrade:\r\nConnection: a, upgrade\r\n\r\n",
+        [
+            head(
+                b"/",
+                "GET",
+                (b"upgrade", b"websocket"),
+                (b"upgrade", b""),
+                (b"connection", b"a, upgrade"),
+            ),
+            END,
+        ],
+    ),
     "such an upgrade with a body": (
         POST + b"Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nabc",
         [
