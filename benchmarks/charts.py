@@ -54,3 +54,10 @@ def bar_chart(title: str, subtitle: str, bars: Sequence[Bar]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{escape(title, quote=True)}"><style>{STYLE}</style>{"".join(parts)}</svg>\n'
     )
+
+
+def standing_alone(drawn: str) -> str:
+    """An SVG made for a page that gives it its colour, as a file: readable on light and dark."""
+    style = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+    head, _, rest = drawn.partition(">")
+    return f"{head}>{style}{rest}\n"

@@ -19,7 +19,7 @@ from asgi_poller.storm.plan import Plan, StormError
 from asgi_poller.storm.report import page
 from asgi_poller.storm.summary import document, rows
 from benchmarks import environments, machine, peers
-from benchmarks.curves import connection_curve, drawings, poller_curve
+from benchmarks.curves import connection_curve, poller_curve
 from benchmarks.holding import Holding, hold
 from benchmarks.measures import plan_for
 from benchmarks.peers import OURS, Peer
@@ -216,8 +216,6 @@ def curves(
     except (ServerFailed, StormError) as problem:
         raise click.ClickException(str(problem)) from problem
     keep("curves", found)
-    for name, drawn in drawings(found):
-        (RESULTS / f"headline-{name}.svg").write_text(drawn)
     click.echo(json.dumps({key: found[key] for key in ("pollers", "connections")}, indent=1))
 
 

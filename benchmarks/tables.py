@@ -3,7 +3,8 @@
 With `--into FILE` the text between `<!-- benchmarks:begin NAME -->` and `<!-- benchmarks:end -->`
 is replaced, NAME being a scenario, `all`, `machine`, or, of headline results, `headline-burst`,
 `headline-hold`, `headline-pollers`, `headline-connections`. With `--charts FOLDER` each scenario
-becomes FOLDER/NAME.svg. Of several results the later ones win, scenario by scenario.
+becomes FOLDER/NAME.svg, and the curves FOLDER/curve-NAME.svg. Of several results the later ones
+win, scenario by scenario.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 import click
 
 from benchmarks import headline_tables
-from benchmarks.charts import Bar, bar_chart
+from benchmarks.charts import Bar, bar_chart, standing_alone
+from benchmarks.curves import drawings
 from benchmarks.peers import OURS
 
 MARKED = re.compile(
@@ -178,6 +180,10 @@ def main(results: tuple[Path, ...], into: tuple[Path, ...], folder: Path | None)
             raise click.ClickException(f"{path}: no result given has {error.args[0]!r}") from None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        curves = [one for one in documents if "pollers" in one]
+        drawn_curves = drawings(curves[-1]) if curves else ()
+        for name, drawn in drawn_curves:
+            (folder / f"curve-{name}.svg").write_text(standing_alone(drawn))
         for name, drawn in charts(found):
             (folder / f"{name}.svg").write_text(drawn)
     if not into and folder is None:

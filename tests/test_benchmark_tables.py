@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from asgi_poller.storm.stats import CAUSES
 from benchmarks import machine, runner, tables
+from benchmarks.charts import standing_alone
 from benchmarks.curves import drawings
 from benchmarks.peers import OURS
 from benchmarks.runner import condensed
@@ -139,4 +140,6 @@ def test_curves_are_drawn() -> None:
     }
     for name, drawn in drawings(found):
         assert ElementTree.fromstring(drawn).tag.endswith("svg"), name
+        alone = ElementTree.fromstring(standing_alone(drawn))
+        assert alone[0].tag.endswith("style"), name
     assert runner.RESULTS.name == "results"
