@@ -13,6 +13,7 @@ written once, at the latest by a `call_soon`. A lone message is written at once.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -27,7 +28,7 @@ from asgi_poller.asgi.channel_context import (
     State,
 )
 from asgi_poller.asgi.denial import Denial
-from asgi_poller.asgi.flow import WriteGate
+from asgi_poller.asgi.flow import TURN_MASK, WriteGate
 from asgi_poller.asgi.inbox import Inbox
 from asgi_poller.asgi.types import Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected, WebSocketFault
@@ -198,6 +199,8 @@ class Channel(Inbox):
             self._write(frame)
         if self._gate is not None and not self._gate.is_open:
             await self._gate.passed()
+        elif not self._sent_count & TURN_MASK:
+            await asyncio.sleep(0)
 
     async def _send_other(self, message: Message) -> None:
         """Everything but a message on an open channel."""

@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.flow import WriteGate
+from asgi_poller.asgi.flow import TURN_MASK, WriteGate
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault
 from asgi_poller.wire.http1 import RequestHead
@@ -109,6 +109,7 @@ class Exchange:
         "_is_paused",
         "_port",
         "_read_octets",
+        "_sent_count",
         "_start",
         "_waiters",
         "head",
@@ -125,6 +126,7 @@ class Exchange:
         self._context = context
         self._body: list[bytes] = []
         self._body_octets = 0  # waiting for the application
+        self._sent_count = 0
         self._read_octets = 0  # in all; counted only where there is a limit
         self._body_complete = False
         self._is_body_given = False  # its last piece has been
@@ -241,8 +243,14 @@ class Exchange:
         if handler is None:
             raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
         handler(self, message)
-        if self._gate is not None and not self._gate.is_open and self.state is _STREAMING:
-            await self._gate.passed()  # after the last message nobody would open it for us
+        if self.state is _STREAMING:  # after the last message nobody would open the gate for us
+            self._sent_count += 1
+            if self._gate is not None and not self._gate.is_open:
+                await self._gate.passed()
+            elif not self._sent_count & TURN_MASK:
+                await asyncio.sleep(0)
+        elif self.state is _GONE:
+            await asyncio.sleep(0)  # one that goes on for ever must not keep the loop
 
     def _on_start(self, message: Message) -> None:
         status_line(message["status"])  # raises now, and not only with the body

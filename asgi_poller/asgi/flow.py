@@ -6,6 +6,11 @@ import asyncio
 
 from asgi_poller.asgi.types import Loop
 
+#: After so many sends (less one: a mask) that had nothing to wait for, the loop gets its turn. A
+#: transport that fails while it writes tells the loop, and nobody else: an application that only
+#: sends would never hear of it, and all others on its core would wait for ever.
+TURN_MASK = 255
+
 
 class WriteGate:
     """Open while the transport's buffer is below its high-water mark. Owned by the core's thread.

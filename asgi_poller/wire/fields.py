@@ -37,8 +37,10 @@ def encode_fields(
                 shared = {name: value}
                 lines.append(b"content-length: " + value + b"\r\n")
                 continue
-            line = _LINES.get((name, value))
-            if line is None:
+            field = name, value
+            if field in _LINES:  # not dict.get(): without the GIL it takes a lock
+                line = _LINES[field]
+            else:
                 lower = _checked_name(name).lower()
                 value = _checked_value(name, value)
                 if lower in _SHARED_NAMES:

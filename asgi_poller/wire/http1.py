@@ -256,8 +256,13 @@ class RequestParser:
         if self._head is not None:
             return  # a trailer field (RFC 9112, 7.1.2): ASGI has no place for it in a request
         headers = self._headers
+        # not dict.get(): without the GIL it takes a lock, which pollers and cores would wait for
+        try:
+            name = _NAMES[name]
+        except KeyError:
+            name = name.lower()
         # llhttp leaves blanks at the end, which are not part of the value (RFC 9112, 5.1)
-        headers.append((_NAMES.get(name) or name.lower(), _VALUES.get(value) or value.rstrip()))
+        headers.append((name, _VALUES[value] if value in _VALUES else value.rstrip()))
         if len(headers) > self._field_count:
             raise HttpFault(431, "too many header fields")
 
@@ -269,7 +274,7 @@ class RequestParser:
         if version not in _VERSIONS:
             raise HttpFault(505, "HTTP/1.1 is spoken here")
         method = parser.get_method()
-        name = _METHODS.get(method) or method.decode()
+        name = _METHODS[method] if method in _METHODS else method.decode()
         head = RequestHead(name, self._target, version, self._headers)
         head.keep_alive = parser.should_keep_alive()
         _read_framing(head, wants_upgrade=parser.should_upgrade())

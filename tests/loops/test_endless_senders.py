@@ -1,0 +1,79 @@
+"""Applications that send and send: the peer has been reset, and only the loop could say so."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.serving import get, handshake, serving
+
+ENOUGH = 200_000  # sends, which none that the loop gets its turn between comes to
+
+
+class Talker:
+    """Says one thing, blocks its loop until its peer has been reset, then talks on."""
+
+    def __init__(self) -> None:
+        self.said = threading.Event()
+        self.reset = threading.Event()
+        self.stop = threading.Event()
+        self.over = threading.Event()
+        self.count = 0
+        self.told: BaseException | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/other":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"%d" % self.count})
+            return
+        message: dict[str, Any]
+        if scope["type"] == "http":
+            message = {"type": "http.response.body", "body": b"x", "more_body": True}
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        else:
+            message = {"type": "websocket.send", "bytes": b"x"}
+            await receive()
+            await send({"type": "websocket.accept"})
+        await send(message)
+        self.said.set()
+        self.reset.wait(20)
+        try:
+            while self.count < ENOUGH and not self.stop.is_set():
+                await send(message)
+                self.count += 1
+        except OSError as error:
+            self.told = error
+        self.over.set()
+
+
+def test_a_websocket_is_told_soon(loop: str) -> None:
+    app = Talker()
+    with serving(app, loop=loop, lifespan="off") as site:
+        client = site.connect()
+        client.send(handshake())
+        assert app.said.wait(20)
+        client.reset()
+        app.reset.set()
+        assert app.over.wait(20)
+        assert isinstance(app.told, OSError)
+        assert app.count < 1000
+
+
+def test_a_response_leaves_the_loop_to_others(loop: str) -> None:
+    """What is sent to a peer that has gone is ignored (ASGI: HTTP, spec version 2.3); it must not
+    be all that happens.
+    """
+    app = Talker()
+    with serving(app, loop=loop, lifespan="off") as site:
+        client = site.connect()
+        client.send(get())
+        assert app.said.wait(20)
+        client.reset()
+        with site.connect() as other:
+            other.send(get("/other"))
+            app.reset.set()
+            assert int(other.response().body) < ENOUGH
+        app.stop.set()
+        assert app.over.wait(20)
+        assert app.count < ENOUGH
