@@ -224,7 +224,7 @@ class Wakeup:
 
 
 class ReserveDescriptor:
-    """One descriptor kept for the moment when there are none left. Owned by one thread.
+    """One descriptor kept for the moment when there are none left. Not for two threads at once.
 
     At the limit the kernel's queue cannot be emptied, and a level-triggered wait would spin: so the
     reserve is given up (`spend`), the connection accepted in its place and refused, and the reserve
@@ -236,6 +236,11 @@ class ReserveDescriptor:
     def __init__(self) -> None:
         self._fd = -1
         self.restore()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is in reserve. Any thread."""
+        return self._fd >= 0
 
     def spend(self) -> bool:
         """Free one descriptor; False if there was none in reserve."""

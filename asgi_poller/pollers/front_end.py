@@ -17,7 +17,7 @@ from asgi_poller.pollers.lanes import EndTicket, Lane
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
 from asgi_poller.pollers.reception import Reception, ReceptionRules
-from asgi_poller.pollers.shortage import Episodes, answer_and_close
+from asgi_poller.pollers.shortage import Episodes, Refuser, answer_and_close
 from asgi_poller.pollers.waiting import Waiter
 
 #: Seconds that a poller rests at most to gather connections, however many pollers there are.
@@ -89,6 +89,7 @@ class FrontEnd:
         self._reception = reception
         self._balancer = Balancer(tuple(lanes), balance)
         self._episodes = Episodes()
+        self._refuser: Refuser | None = None
         self._wakeup: platform.Wakeup | None = None
         self._pollers: list[MasterPoller] = []
         self._switch_interval_s = switch_interval_s
@@ -103,6 +104,7 @@ class FrontEnd:
                 raise RuntimeError("a front end starts once")
             try:
                 self._wakeup = platform.Wakeup()
+                self._refuser = Refuser()
                 for number in range(self._count):
                     poller = MasterPoller(
                         number,
@@ -110,6 +112,7 @@ class FrontEnd:
                         self.hand_over,
                         stop=self._wakeup,
                         episodes=self._episodes,
+                        refuser=self._refuser,
                         admit=self._admit,
                         end_ticket=self.end_ticket,
                         make_reception=self._make_reception if self._reception else None,
@@ -148,6 +151,8 @@ class FrontEnd:
         if not all(ended):
             return False
         wakeup.close()
+        if self._refuser is not None:
+            self._refuser.close()
         return True
 
     def add_lane(self, lane: Lane) -> None:

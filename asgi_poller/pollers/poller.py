@@ -8,6 +8,7 @@ rest. Nothing that happens to one connection, lane or accept() ends the thread.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -117,6 +118,7 @@ class MasterPoller:
         *,
         stop: platform.Wakeup,
         episodes: Episodes,
+        refuser: Refuser,
         admit: Admit | None = None,
         end_ticket: EndTicket | None = None,
         make_reception: MakeReception | None = None,
@@ -131,7 +133,7 @@ class MasterPoller:
         self._end_ticket = end_ticket
         self._settings = settings or PollerSettings()
         self._patience = Patience()
-        self._refuser = Refuser()
+        self._refuser = refuser
         self._waiter = make_waiter()
         self._waiter.watch(stop.fd, shared=False)
         self.reception = None if make_reception is None else make_reception(self._waiter)
@@ -192,7 +194,6 @@ class MasterPoller:
             self._finish()
         finally:
             self._waiter.close()
-            self._refuser.close()
             if self._bell is not None:
                 self._bell.close()
 
@@ -260,8 +261,10 @@ class MasterPoller:
         except OSError as error:
             failure = error
         accepted = len(batch)
+        if batch and not self._refuser.is_whole:
+            self._mend(batch, tls=door.tls)
         if batch:
-            self.counts.accepted += accepted
+            self.counts.accepted += len(batch)
             if self._admit is not None:
                 batch = self._admit_each(batch, self._admit)
             if self.reception is not None:
@@ -271,6 +274,13 @@ class MasterPoller:
         if failure is not None:  # last, because it may rest
             self._accept_failed(failure, door, accept)
         return accepted < self._settings.batch_count
+
+    def _mend(self, batch: list[Accepted], *, tls: bool) -> None:
+        """The last of these may have been accepted with the reserve: then it is refused."""
+        if self._refuser.mend(batch[-1].fd, tls=tls):
+            batch.pop()
+            self.counts.refused += 1
+            self._episodes.note(errno.EMFILE, refused=True)
 
     def _admit_each(self, batch: list[Accepted], admit: Admit) -> list[Accepted]:
         admitted = []

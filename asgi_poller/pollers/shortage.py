@@ -134,12 +134,24 @@ class Patience:
 
 
 class Refuser:
-    """Turns connections away by means of a reserve descriptor. Owned by one poller's thread."""
+    """Turns connections away by means of a reserve descriptor. Shared by the pollers of a front
+    end; any thread.
 
-    __slots__ = ("_reserve",)
+    Between giving the reserve up and accepting in its place, another poller may accept a connection
+    with it. Then nobody could be refused any more, until a client leaves, and those that wait would
+    wait in vain: so whoever has accepted something while the reserve is out calls `mend`.
+    """
+
+    __slots__ = ("_lock", "_reserve")
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._reserve = platform.ReserveDescriptor()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the reserve is there; not while another thread uses it."""
+        return self._reserve.is_there
 
     def refuse_one(self, accept: AcceptCall, *, tls: bool) -> bool:
         """Accept one connection with the reserve, answer 503 and close it.
@@ -148,24 +160,35 @@ class Refuser:
         expects a handshake, and plain octets would only confuse it: it is just closed. Raises
         BlockingIOError if there was no connection any more.
         """
-        if not self._reserve.spend():
-            self._reserve.restore()
-            return False
-        try:
-            fd, _ = accept()
-        except BlockingIOError:
-            raise
-        except OSError:
-            return False  # another thread took the descriptor first, or the system has none
-        else:
+        with self._lock:
+            if not self._reserve.spend():
+                self._reserve.restore()
+                return False
+            try:
+                fd, _ = accept()
+            except BlockingIOError:
+                raise
+            except OSError:
+                return False  # another thread took the descriptor first, or the system has none
+            else:
+                answer_and_close(fd, tls=tls)
+                return True
+            finally:
+                self._reserve.restore()
+
+    def mend(self, fd: int, *, tls: bool) -> bool:
+        """See that the reserve is there; whether accepted connection `fd` was refused for that."""
+        with self._lock:
+            if self._reserve.restore():
+                return False
             answer_and_close(fd, tls=tls)
-            return True
-        finally:
             self._reserve.restore()
+            return True
 
     def close(self) -> None:
         """Give the reserve up."""
-        self._reserve.close()
+        with self._lock:
+            self._reserve.close()
 
 
 def answer_and_close(fd: int, *, tls: bool) -> None:

@@ -101,6 +101,48 @@ class TestRefuser:
         refuser.close()
 
 
+STOLEN = textwrap.dedent("""
+    import errno, os, resource, socket
+    from asgi_poller.pollers.accepting import accept_call
+    from asgi_poller.pollers.shortage import SERVICE_UNAVAILABLE, Refuser
+    from tests.pollers.fakes import connect, make_listener
+
+    refuser = Refuser()
+    listener = make_listener()
+    unlucky, other = connect(listener), connect(listener)
+    accept = accept_call(listener.socket)
+    used = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
+    taken = []
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+
+    def accept_too_late():
+        # another poller was faster
+        taken.append(accept()[0])
+        return accept()
+
+    assert refuser.is_whole
+    assert not refuser.refuse_one(accept_too_late, tls=False)
+    assert not refuser.is_whole
+    assert not refuser.refuse_one(accept, tls=False)
+    assert refuser.mend(taken.pop(), tls=False)
+    assert unlucky.recv(4096) == SERVICE_UNAVAILABLE
+    assert refuser.is_whole
+    assert refuser.refuse_one(accept, tls=False)
+    assert other.recv(4096) == SERVICE_UNAVAILABLE
+    os.close(taken.pop())
+    assert not refuser.mend(-1, tls=False)
+""")
+
+
+def test_a_reserve_that_another_poller_took_is_taken_back() -> None:
+    subprocess.run([sys.executable, "-c", STOLEN], check=True, timeout=60)
+
+
 class TestEpisodes:
     def test_two_log_entries_for_thousands_of_failures(
         self, caplog: pytest.LogCaptureFixture
