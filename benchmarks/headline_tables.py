@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from asgi_poller.storm.stats import CAUSES
+from benchmarks.holding import CALM_S
 
 Document = dict[str, Any]
 
@@ -65,8 +66,8 @@ def hold_table(documents: list[Document]) -> str:
                 f"{held.get('seconds_to_open', storm['seconds']):,.1f}",
                 "" if each is None else f"{each:,}",
                 f"{held.get('octets_each_in_all', 0):,}",
-                _seconds(held.get("echo_from_each_s")),
-                _seconds(held.get("message_to_each_s")),
+                _seconds(held, "echo_from_each_s", holding["limit_s"] / 4 + CALM_S),
+                _seconds(held, "message_to_each_s", holding["limit_s"]),
             ]
         )
     heads = ["open at once", "workers", "failed", "s to open", "server octets each"]
@@ -74,8 +75,11 @@ def hold_table(documents: list[Document]) -> str:
     return _markdown(heads, rows)
 
 
-def _seconds(value: float | None) -> str:
-    return "not all" if value is None else f"{value:,.1f}"
+def _seconds(held: Document, name: str, limit_s: float) -> str:
+    """How long it took; or that it took longer than anybody looked, or did not happen."""
+    if name in held:
+        return f"{held[name]:,.1f}"
+    return f"over {limit_s:,.0f}" if held.get("all_had_both") else "not all"
 
 
 POLLER_COLUMNS = {

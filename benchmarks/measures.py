@@ -243,8 +243,11 @@ def spread(asked: Asked) -> Metrics:
     held: dict[int, int] = {}
 
     def look(outcome: Outcome) -> None:
-        if outcome.phase == "holding":
-            held.update((pid, probe.connections_of(pid) - had) for pid, had in before.items())
+        if outcome.phase != "holding":
+            return
+        now = {pid: probe.connections_of(pid) - had for pid, had in before.items()}
+        if sum(now.values()) >= sum(held.values()):  # else they are being closed already
+            held.update(now)
 
     plan = plan_for(
         asked.server.port, "/", mode="hold", connections=count, burst=100, interval_s=0.01,

@@ -1,10 +1,10 @@
 """`python -m benchmarks.tables RESULT.json ...`: results to Markdown tables and SVG charts.
 
 With `--into FILE` the text between `<!-- benchmarks:begin NAME -->` and `<!-- benchmarks:end -->`
-is replaced, NAME being a scenario, `all`, `machine`, or, of headline results, `headline-burst`,
-`headline-hold`, `headline-pollers`, `headline-connections`. With `--charts FOLDER` each scenario
-becomes FOLDER/NAME.svg, and the curves FOLDER/curve-NAME.svg. Of several results the later ones
-win, scenario by scenario.
+is replaced, NAME being a scenario, `all`, `machine`, `goals`, or, of headline results,
+`headline-burst`, `headline-hold`, `headline-pollers`, `headline-connections`. With `--charts DIR`
+each scenario becomes DIR/NAME.svg, and the curves DIR/curve-NAME.svg. Of several results the later
+ones win, scenario by scenario.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import click
 from benchmarks import headline_tables
 from benchmarks.charts import Bar, bar_chart, standing_alone
 from benchmarks.curves import drawings
+from benchmarks.goals import goals_table
 from benchmarks.peers import OURS
 
 MARKED = re.compile(
@@ -144,6 +145,8 @@ def filled(text: str, found: dict[str, Any], headlines: dict[str, str]) -> str:
             body = markdown(found).rstrip()
         elif name == "machine":
             body = about(found)
+        elif name == "goals":
+            body = goals_table(found["scenarios"])
         else:
             body = table(found["scenarios"][name])
         return f"{match[1]}{body}\n{match[3]}"

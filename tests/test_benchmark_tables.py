@@ -13,6 +13,7 @@ from asgi_poller.storm.stats import CAUSES
 from benchmarks import machine, runner, tables
 from benchmarks.charts import standing_alone
 from benchmarks.curves import drawings
+from benchmarks.goals import goals_table
 from benchmarks.peers import OURS
 from benchmarks.runner import condensed
 
@@ -99,7 +100,11 @@ def test_headline_tables(tmp_path: Path) -> None:
     documents: list[dict[str, Any]] = [
         {"peer": "bad", "workers": 2, "storm": storm(timeout=7, reset=1)},
         {"peer": OURS, "workers": 2, "storm": storm()},
-        {"holding": {"connections": 9, "workers": 1}, "held": {}, "storm": storm()},
+        {
+            "holding": {"connections": 9, "workers": 1, "limit_s": 120.0},
+            "held": {"message_to_each_s": 7.0, "all_had_both": True},
+            "storm": storm(),
+        },
         {"pollers": [{"pollers": 1, "burst_per_s": 1234.5}], "connections": [{"idle": 0}]},
     ]
     paths = []
@@ -110,6 +115,7 @@ def test_headline_tables(tmp_path: Path) -> None:
     printed = CliRunner().invoke(tables.main, words).output
     lines = printed.splitlines()
     assert lines[2] == f"| {OURS} | 2 | 0 of 100 | none | 5 | 10 / 20 | 3 |"
+    assert "| 100 | 1 | 0 | 2.0 |  | 0 | over 32 | 7.0 |" in lines
     assert lines[3] == "| bad | 2 | 8 of 100 | 1 reset, 7 timeout | 5 | 10 / 20 | 3 |"
     assert "| 1 |  | 1,234.5 |" in printed
     page = tmp_path / "page.md"
@@ -120,6 +126,23 @@ def test_headline_tables(tmp_path: Path) -> None:
     missing = CliRunner().invoke(tables.main, [*words, "--into", str(page)])
     assert missing.exit_code == 1
     assert "no result given has 'echo'" in missing.output
+
+
+def test_goals() -> None:
+    """Beside the best peer of each figure, and beside the one that users come from."""
+    scenario = result()["scenarios"]["echo"]
+    scenario["peers"] = {
+        OURS: condensed([{"per_s": 10.0, "cpu_us": 2.0}]),
+        "frugal": condensed([{"per_s": 4.0, "cpu_us": 3.0}]),
+        "uvicorn": condensed([{"per_s": 5.0, "cpu_us": 6.0}]),
+    }
+    memory = {"title": "Memory", "columns": {"octets": "octets"}, "less_is_better": True}
+    memory["peers"] = {OURS: condensed([{"octets": 5.0}]), "uvicorn": condensed([{"octets": 15.0}])}
+    table = goals_table({"echo-32-binary-1": scenario, "idle-memory": memory})
+    assert table.splitlines()[2:] == [
+        "| Echo | 1.7 | 2.00 (uvicorn) | 1.50 (frugal) | 2.00 | 3.00 |",
+        "| Memory | 3 | 3.00 |  | 3.00 |  |",
+    ]
 
 
 def test_later_results_win() -> None:
