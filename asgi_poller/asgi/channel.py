@@ -70,6 +70,7 @@ class Channel(Inbox):
         "_opened_at",
         "_sent_count",
         "_sent_octets",
+        "_turn",
         "_write",
         "close_code",
         "closed_by",
@@ -97,6 +98,8 @@ class Channel(Inbox):
         self._opened_at = 0.0
         self._sent_count = 0
         self._sent_octets = 0
+        # any of 256, so that not a whole audience gives way in the same round of messages
+        self._turn = id(self) >> 4 & TURN_MASK
 
     # The connection's side
 
@@ -199,7 +202,7 @@ class Channel(Inbox):
             self._write(frame)
         if self._gate is not None and not self._gate.is_open:
             await self._gate.passed()
-        elif not self._sent_count & TURN_MASK:
+        elif self._sent_count & TURN_MASK == self._turn:
             await asyncio.sleep(0)
 
     async def _send_other(self, message: Message) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 from asgi_poller.asgi.types import Loop
 
-#: After so many sends (less one: a mask) that had nothing to wait for, the loop gets its turn. A
+#: Once in so many sends (less one: a mask) that had nothing to wait for the loop gets its turn. A
 #: transport that fails while it writes tells the loop, and nobody else: an application that only
 #: sends would never hear of it, and all others on its core would wait for ever.
 TURN_MASK = 255
