@@ -243,14 +243,15 @@ class Exchange:
         if handler is None:
             raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
         handler(self, message)
-        if self.state is _STREAMING:  # after the last message nobody would open the gate for us
+        state = self.state
+        if state is _STREAMING or state is _GONE:
             self._sent_count += 1
-            if self._gate is not None and not self._gate.is_open:
-                await self._gate.passed()
+            if self._gate is not None and not self._gate.is_open and state is _STREAMING:
+                await self._gate.passed()  # after the last message nobody would open it for us
             elif not self._sent_count & TURN_MASK:
+                # not each time, though nobody listens in GONE: frameworks cancel what waits, and an
+                # application's generator that is not the one to wait is closed much later
                 await asyncio.sleep(0)
-        elif self.state is _GONE:
-            await asyncio.sleep(0)  # one that goes on for ever must not keep the loop
 
     def _on_start(self, message: Message) -> None:
         status_line(message["status"])  # raises now, and not only with the body

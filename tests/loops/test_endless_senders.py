@@ -8,7 +8,7 @@ from typing import Any
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.serving import get, handshake, serving
 
-ENOUGH = 200_000  # sends, which none that the loop gets its turn between comes to
+ENOUGH = 10_000_000  # sends, seconds of them, which none that gives the loop its turn comes to
 
 
 class Talker:
