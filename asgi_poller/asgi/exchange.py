@@ -126,7 +126,7 @@ class Exchange:
         self._context = context
         self._body: list[bytes] = []
         self._body_octets = 0  # waiting for the application
-        self._sent_count = 0
+        self._sent_count = 0  # messages of the response's body
         self._read_octets = 0  # in all; counted only where there is a limit
         self._body_complete = False
         self._is_body_given = False  # its last piece has been

@@ -28,7 +28,11 @@ class Talker:
             await send({"type": "http.response.body", "body": b"%d" % self.count})
             return
         message: dict[str, Any]
-        if scope["type"] == "http":
+        if scope["path"] == "/denied":
+            message = {"type": "websocket.http.response.body", "body": b"x", "more_body": True}
+            await receive()
+            await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        elif scope["type"] == "http":
             message = {"type": "http.response.body", "body": b"x", "more_body": True}
             await send({"type": "http.response.start", "status": 200, "headers": []})
         else:
@@ -48,10 +52,18 @@ class Talker:
 
 
 def test_a_websocket_is_told_soon(loop: str) -> None:
+    _is_told_soon(loop, "/")
+
+
+def test_a_denial_is_told_soon(loop: str) -> None:
+    _is_told_soon(loop, "/denied")
+
+
+def _is_told_soon(loop: str, path: str) -> None:
     app = Talker()
     with serving(app, loop=loop, lifespan="off") as site:
         client = site.connect()
-        client.send(handshake())
+        client.send(handshake(path=path))
         assert app.said.wait(20)
         client.reset()
         app.reset.set()
