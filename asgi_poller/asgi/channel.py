@@ -219,8 +219,6 @@ class Channel(Inbox):
             await self._denial.send(message)
             if self._gate is not None and not self._gate.is_open:
                 await self._gate.passed()
-            else:
-                await asyncio.sleep(0)  # as in send(), and rare enough for each time
 
     def _on_accept(self, message: Message) -> None:
         assert self._handshake is not None
