@@ -154,7 +154,7 @@ class AccessFormatter(DefaultFormatter):
             line, outcome = f"{method} {path} HTTP/{version}", self._status(status)
         elif record.msg == ACCESS_WEBSOCKET and isinstance(arguments, tuple):
             client, path, told = arguments
-            line, outcome = f"WebSocket {path}", str(told)
+            line, outcome = f"WebSocket {path}", self._status(told)
         else:
             return f"{record.levelname}: {record.message}"
         record.client_addr = client

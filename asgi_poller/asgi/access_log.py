@@ -5,13 +5,32 @@ its end).
 from __future__ import annotations
 
 import logging
-from typing import Any
 from urllib.parse import quote
+
+from asgi_poller.asgi.types import Scope
+from asgi_poller.logs import ACCESS_HTTP, ACCESS_WEBSOCKET
+
+_log = logging.getLogger("asgi_poller.error")
+
+
+class Entry:
+    """What the log needs of a request. Taken when it begins: from then on the scope is the
+    application's, which may put anything into it.
+    """
+
+    __slots__ = ("client", "http_version", "method", "path", "query")
+
+    def __init__(self, scope: Scope) -> None:
+        self.client: tuple[str, int | None] | None = scope.get("client")
+        self.method: str = scope.get("method", "GET")  # an opening handshake is a GET
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.http_version: str = scope["http_version"]
 
 
 class AccessLog:
     """Writes to the logger `asgi_poller.access`. Made only where that logger is on, so that silence
-    costs nothing.
+    costs nothing. Raises nothing: what a handler or filter raises is logged.
     """
 
     __slots__ = ("_logger",)
@@ -19,32 +38,36 @@ class AccessLog:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def response(self, scope: dict[str, Any], status: int) -> None:
+    def entry(self, scope: Scope) -> Entry:
+        """A request has come, or an opening handshake: what its lines will say of it."""
+        return Entry(scope)
+
+    def response(self, entry: Entry, status: int) -> None:
         """An HTTP response has begun."""
-        self._logger.info(
-            '%s - "%s %s HTTP/%s" %d',
-            _client(scope),
-            scope["method"],
-            _path(scope),
-            scope["http_version"],
+        self._info(
+            ACCESS_HTTP,
+            _client(entry),
+            entry.method,
+            _path(entry),
+            entry.http_version,
             status,
         )
 
-    def channel_opened(self, scope: dict[str, Any]) -> None:
+    def channel_opened(self, entry: Entry) -> None:
         """A WebSocket was accepted."""
-        self._logger.info('%s - "WebSocket %s" [accepted]', _client(scope), _path(scope))
+        self._info(ACCESS_WEBSOCKET, _client(entry), _path(entry), "[accepted]")
 
-    def channel_denied(self, scope: dict[str, Any], status: int) -> None:
+    def channel_denied(self, entry: Entry, status: int) -> None:
         """A WebSocket handshake was answered with an HTTP status."""
-        self._logger.info('%s - "WebSocket %s" %d', _client(scope), _path(scope), status)
+        self._info(ACCESS_WEBSOCKET, _client(entry), _path(entry), status)
 
-    def for_denials(self) -> AccessLog:
-        """The same, for responses to WebSocket handshakes."""
-        return _DenialLog(self._logger)
+    def for_denials(self, entry: Entry) -> AccessLog:
+        """The same, for the response to the WebSocket handshake of `entry`."""
+        return _DenialLog(self, entry)
 
     def channel_closed(
         self,
-        scope: dict[str, Any],
+        entry: Entry,
         *,
         code: int,
         by: str,
@@ -55,32 +78,42 @@ class AccessLog:
         """A WebSocket has ended: `by` is who closed it, `received` and `sent` are (messages, octets
         on the wire).
         """
-        self._logger.info(
-            '%s - "WebSocket %s" [closed %d by %s] %.3fs in=%d/%dB out=%d/%dB',
-            _client(scope),
-            _path(scope),
-            code,
-            by,
-            seconds,
-            *received,
-            *sent,
+        self._info(
+            ACCESS_WEBSOCKET,
+            _client(entry),
+            _path(entry),
+            f"[closed {code} by {by}] {seconds:.3f}s "
+            f"in={received[0]}/{received[1]}B out={sent[0]}/{sent[1]}B",
         )
+
+    def _info(self, template: str, *arguments: object) -> None:
+        try:
+            self._logger.info(template, *arguments)
+        except Exception:  # a user's handler or filter: a connection must not pay for it
+            _log.exception("An access log line could not be written.")
 
 
 class _DenialLog(AccessLog):
-    __slots__ = ()
+    __slots__ = ("_entry", "_log")
 
-    def response(self, scope: dict[str, Any], status: int) -> None:
-        self.channel_denied(scope, status)
+    def __init__(self, log: AccessLog, entry: Entry) -> None:
+        super().__init__(log._logger)
+        self._log = log
+        self._entry = entry
+
+    def entry(self, scope: Scope) -> Entry:
+        return self._entry
+
+    def response(self, entry: Entry, status: int) -> None:
+        self._log.channel_denied(entry, status)
 
 
-def _client(scope: dict[str, Any]) -> str:
-    client = scope.get("client")
-    return f"{client[0]}:{client[1]}" if client else ""
+def _client(entry: Entry) -> str:
+    return f"{entry.client[0]}:{entry.client[1]}" if entry.client else ""
 
 
-def _path(scope: dict[str, Any]) -> str:
+def _path(entry: Entry) -> str:
     # quoted anew: a decoded path may hold line ends, which must not forge a log line
-    path = quote(scope["path"])
-    query: bytes = scope["query_string"]
+    path = quote(entry.path)
+    query = entry.query
     return f"{path}?{query.decode('ascii', 'backslashreplace')}" if query else path

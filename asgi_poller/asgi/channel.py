@@ -64,6 +64,7 @@ class Channel(Inbox):
         "_cork",
         "_cork_octets",
         "_denial",
+        "_entry",
         "_gate",
         "_handshake",
         "_late_pong",
@@ -86,6 +87,7 @@ class Channel(Inbox):
     ) -> None:
         super().__init__(port, context)
         self.scope = scope
+        self._entry = None if context.access_log is None else context.access_log.entry(scope)
         self.close_code = CLOSE_ABNORMAL
         self.closed_by = "peer"
         self._handshake: Handshake | None = handshake
@@ -107,6 +109,7 @@ class Channel(Inbox):
         """The transport has gone: without a Close frame from the peer that is a 1006 (RFC 6455,
         7.1.5).
         """
+        self._cork = None  # a flush that is on its way would write to a closed transport
         if self.state is CONNECTING or self.state is DENYING or self.state is OPEN:
             self._finish(CLOSE_ABNORMAL, "", by="peer")
         elif self.state is CLOSING:
@@ -234,8 +237,8 @@ class Channel(Inbox):
         self._wire = wire
         self._opened_at = context.clock()
         self._enter(OPEN)
-        if context.access_log is not None:
-            context.access_log.channel_opened(self.scope)
+        if context.access_log is not None and self._entry is not None:
+            context.access_log.channel_opened(self._entry)
         self._write(head)
         self._start_wire(wire)
 
@@ -252,15 +255,19 @@ class Channel(Inbox):
         self._deny(403)
 
     def _on_denial(self, message: Message) -> None:
-        self._denial = Denial(self.scope, self._port, self._context, self._denied)
+        context, entry = self._context, self._entry
+        log = context.access_log
+        if log is not None and entry is not None:
+            log = log.for_denials(entry)
+        self._denial = Denial(self.scope, self._port, context, access_log=log, done=self._denied)
         self._enter(DENYING)
 
     # What both sides come to
 
     def _deny(self, status: int) -> None:
         """Answer the handshake with an HTTP status and no body of the application's."""
-        if self._context.access_log is not None:
-            self._context.access_log.channel_denied(self.scope, status)
+        if self._context.access_log is not None and self._entry is not None:
+            self._context.access_log.channel_denied(self._entry, status)
         self._write(simple_response(status, phrase(status).decode()))
         self._denied()
 
@@ -323,9 +330,9 @@ class Channel(Inbox):
         self.closed_by = by
         self._put({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._enter(state)
-        if was_open and self._context.access_log is not None:
+        if was_open and self._context.access_log is not None and self._entry is not None:
             self._context.access_log.channel_closed(
-                self.scope,
+                self._entry,
                 code=code,
                 by=by,
                 seconds=self._context.clock() - self._opened_at,

@@ -26,9 +26,6 @@ class _Context(Protocol):
     @property
     def default_fields(self) -> DefaultFields: ...
 
-    @property
-    def access_log(self) -> AccessLog | None: ...
-
 
 class _Writer(Protocol):
     def write(self, data: bytes) -> None: ...
@@ -44,15 +41,20 @@ class Denial:
     __slots__ = ("_done", "_exchange", "_writer")
 
     def __init__(
-        self, scope: dict[str, Any], writer: _Writer, context: _Context, done: Callable[[], None]
+        self,
+        scope: dict[str, Any],
+        writer: _Writer,
+        context: _Context,
+        *,
+        access_log: AccessLog | None,
+        done: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._done = done
         head = RequestHead("GET", b"/", "1.1", [])
         head.keep_alive = False
-        log = None if context.access_log is None else context.access_log.for_denials()
         self._exchange = Exchange(
-            head, scope, self, ExchangeContext(context.loop, context.default_fields, log)
+            head, scope, self, ExchangeContext(context.loop, context.default_fields, access_log)
         )
 
     async def send(self, message: Message) -> None:

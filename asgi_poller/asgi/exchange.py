@@ -101,6 +101,7 @@ class Exchange:
         "_body_complete",
         "_body_octets",
         "_context",
+        "_entry",
         "_expected_octets",
         "_framing",
         "_gate",
@@ -124,6 +125,7 @@ class Exchange:
         self.scope = scope
         self._port = port
         self._context = context
+        self._entry = None if context.access_log is None else context.access_log.entry(scope)
         self._body: list[bytes] = []
         self._body_octets = 0  # waiting for the application
         self._sent_count = 0  # messages of the response's body
@@ -279,8 +281,7 @@ class Exchange:
         if self._framing is not WHOLE_KEPT:
             self._expected_octets = self._framing.expected_octets
             body = self._framed(body, more)  # if it raises, nothing is written: a clean 500
-        if context.access_log is not None:
-            context.access_log.response(self.scope, start["status"])
+        self._log_access(start["status"])
         self._enter(_STREAMING)
         self._port.write(head + body if body else head)
         if not more:
@@ -333,8 +334,9 @@ class Exchange:
                 waiter.set_result(None)
 
     def _log_access(self, status: int) -> None:
-        if self._context.access_log is not None:
-            self._context.access_log.response(self.scope, status)
+        access_log, entry = self._context.access_log, self._entry
+        if access_log is not None and entry is not None:
+            access_log.response(entry, status)
 
 
 def _as_bytes(body: object) -> bytes:

@@ -9,14 +9,17 @@ end, with octets and duration. For the latter the format's environ atoms know mo
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.access_log import AccessLog, Entry
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
+
+_log = logging.getLogger("asgi_poller.error")
 
 _SWITCHING_PROTOCOLS = 101  # RFC 9110, 15.2.2
 _ENVIRON_OF_FIELD = {
@@ -35,11 +38,24 @@ class Response:
     sent: int | None = None
 
 
+class _GunicornEntry(Entry):
+    """What gunicorn's log reads of a request. `key` finds its run."""
+
+    __slots__ = ("environ", "headers", "key")
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope)
+        self.key = id(scope)
+        self.environ = _environ(scope)
+        self.headers = _as_text(scope["headers"])
+
+
 @dataclass(slots=True)
 class _Run:
     """A request that the application is at. `started_s` is of the performance counter."""
 
     started_s: float
+    entry: _GunicornEntry | None = None  # with `status`
     status: int | None = None  # once the head is written
     headers: list[tuple[str, str]] = field(default_factory=list)
     octets: int = 0
@@ -67,7 +83,8 @@ class GunicornAccessLog(AccessLog):
             if scope["type"] != "http":
                 await application(scope, receive, send)
                 return
-            run = self._runs[id(scope)] = _Run(time.perf_counter())
+            key = id(scope)
+            run = self._runs[key] = _Run(time.perf_counter())
 
             async def send_measured(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -76,40 +93,45 @@ class GunicornAccessLog(AccessLog):
                     run.octets += len(message.get("body", b""))
                 await send(message)
                 if message["type"] == "http.response.body" and not message.get("more_body"):
-                    self._finish(scope, run)
+                    self._finish(key, run)
 
             try:
                 await application(scope, receive, send_measured)
             finally:
                 run.is_over = True
                 if run.status is not None:
-                    self._finish(scope, run)
+                    self._finish(key, run)
                 else:
                     # If the server answers for an application that did not, it does so in this very
                     # step, and the answer still finds its run.
-                    asyncio.get_running_loop().call_soon(self._forget, scope, run)
+                    asyncio.get_running_loop().call_soon(self._forget, key, run)
 
         return measured
 
-    def response(self, scope: Scope, status: int) -> None:
-        run = self._runs.get(id(scope))
+    def entry(self, scope: Scope) -> Entry:
+        return _GunicornEntry(scope)
+
+    def response(self, entry: Entry, status: int) -> None:
+        assert isinstance(entry, _GunicornEntry)  # made by `entry`
+        run = self._runs.get(entry.key)
         if run is None:
-            self._write(scope, Response(str(status)), 0.0)
+            self._write(entry, Response(str(status)), 0.0)
             return
         run.status = status
+        run.entry = entry
         if run.is_over:
             run.octets = 0  # what the application sent was not what the peer got
-            self._finish(scope, run)
+            self._finish(entry.key, run)
 
-    def channel_opened(self, scope: Scope) -> None:
-        self._write(scope, Response(str(_SWITCHING_PROTOCOLS)), 0.0)
+    def channel_opened(self, entry: Entry) -> None:
+        self._write(entry, Response(str(_SWITCHING_PROTOCOLS)), 0.0)
 
-    def channel_denied(self, scope: Scope, status: int) -> None:
-        self._write(scope, Response(str(status)), 0.0)
+    def channel_denied(self, entry: Entry, status: int) -> None:
+        self._write(entry, Response(str(status)), 0.0)
 
     def channel_closed(
         self,
-        scope: Scope,
+        entry: Entry,
         *,
         code: int,
         by: str,
@@ -124,30 +146,33 @@ class GunicornAccessLog(AccessLog):
             "websocket.octets_in": str(received[1]),
             "websocket.messages_out": str(sent[0]),
         }
-        self._write(scope, Response(str(code), sent=sent[1]), seconds, more)
+        self._write(entry, Response(str(code), sent=sent[1]), seconds, more)
 
-    def _finish(self, scope: Scope, run: _Run) -> None:
-        if run.status is not None and self._forget(scope, run):
+    def _finish(self, key: int, run: _Run) -> None:
+        if run.status is not None and run.entry is not None and self._forget(key, run):
             response = Response(str(run.status), run.headers, run.octets)
-            self._write(scope, response, time.perf_counter() - run.started_s)
+            self._write(run.entry, response, time.perf_counter() - run.started_s)
 
-    def _forget(self, scope: Scope, run: _Run) -> bool:
+    def _forget(self, key: int, run: _Run) -> bool:
         """Whether it was still known."""
-        if self._runs.get(id(scope)) is not run:
+        if self._runs.get(key) is not run:
             return False
-        del self._runs[id(scope)]
+        del self._runs[key]
         return True
 
     def _write(
         self,
-        scope: Scope,
+        entry: Entry,
         response: Response,
         seconds: float,
         more: Mapping[str, str] | None = None,
     ) -> None:
-        environ = {**_environ(scope), **(more or {})}
-        duration = timedelta(seconds=seconds)
-        self._log.access(response, _as_text(scope["headers"]), environ, duration)
+        assert isinstance(entry, _GunicornEntry)  # made by `entry`
+        environ = {**entry.environ, **(more or {})}
+        try:
+            self._log.access(response, entry.headers, environ, timedelta(seconds=seconds))
+        except Exception:  # a user's logger or format: a connection must not pay for it
+            _log.exception("An access log line could not be written.")
 
 
 def _environ(scope: Scope) -> dict[str, str]:

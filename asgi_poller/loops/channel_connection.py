@@ -104,13 +104,15 @@ class ChannelConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._core.wheel.drop(self)
-        if self.channel is not None:
-            self.channel.connection_lost()
+        try:
+            if self.channel is not None:
+                self.channel.connection_lost()
+        finally:  # whatever happens here, the server's books are to be right
             # the channel has this connection for its port: as a circle they, the transport and the
             # scope would stay until the garbage collector finds them
             self.channel = None
             self.data_received = _nobody_listens
-        self._core.connection_lost(self)
+            self._core.connection_lost(self)
 
     # ChannelPort
 

@@ -112,6 +112,10 @@ class Core(Services):
         except OSError:
             self._not_connected(sock, connection)
             return
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
+            self._not_connected(sock, connection)
+            return
         made._asyncio_future_blocking = False
         made.add_done_callback(functools.partial(self._finish, connecting, sock, connection))
 
@@ -128,6 +132,9 @@ class Core(Services):
         except StopIteration:
             pass  # that is how a coroutine returns
         except (OSError, RuntimeError):  # the transport ended before it began
+            self._not_connected(sock, connection)
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
             self._not_connected(sock, connection)
 
     async def _connect_tls(
@@ -152,6 +159,9 @@ class Core(Services):
         except asyncio.CancelledError:
             self._not_connected(sock, connection)
             raise
+        except Exception:
+            _log.exception("A connection failed before its TLS handshake was done, and is closed.")
+            self._not_connected(sock, connection)
 
     async def _adopt_proxied(
         self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, proxies: TrustedHosts
@@ -177,6 +187,10 @@ class Core(Services):
         except asyncio.CancelledError:
             self._not_adopted(sock, ticket)
             raise
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
+            self._not_adopted(sock, ticket)
+            return
         if header is not None and not self._introduce(header, peer, ticket):
             await self._refuse(sock, b"" if info.tls else _TOO_MANY, ticket)
             return

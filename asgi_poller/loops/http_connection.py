@@ -5,6 +5,7 @@ exchanges.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 
 from asgi_poller.asgi.channel import Channel
@@ -21,6 +22,9 @@ from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 from asgi_poller.wire.response import simple_response
 
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
+# of a request's body after its response: who sends more, or longer, is cut off
+_DISCARD_S = 10.0
+_DISCARD_OCTETS = 16 * 1024 * 1024
 _STALL_S = 60.0  # in which something must go out, or we hang up; nginx's send_timeout
 _CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
 
@@ -41,6 +45,7 @@ class HttpConnection(asyncio.Protocol):
         "_cork",
         "_cork_octets",
         "_deadline",
+        "_discarded_octets",
         "_early",
         "_exchange",
         "_is_body_open",
@@ -69,6 +74,7 @@ class HttpConnection(asyncio.Protocol):
         self._cork_octets = 0
         self._unsent_octets = 0  # when it was last looked whether the peer reads
         self._deadline = NEVER
+        self._discarded_octets = 0  # of a body whose response is complete
         self._is_reading = True
         self._is_choked = False  # the peer does not read what is written for it
         self._is_draining = False  # the server stops: no further request
@@ -130,14 +136,17 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._core.wheel.drop(self)
-        if self._exchange is not None:
-            self._exchange.disconnect()
-            self._exchange = None
-        self._backlog = []
-        if self._parser is not None:
-            self._parser.close()
-            self._parser = None
-        self._core.connection_lost(self)
+        exchange, self._exchange = self._exchange, None
+        try:
+            if exchange is not None:
+                exchange.disconnect()
+        finally:  # whatever happens here, the server's books are to be right
+            self._backlog = []
+            self._cork = None  # a flush that is on its way would write to a closed transport
+            if self._parser is not None:
+                self._parser.close()
+                self._parser = None
+            self._core.connection_lost(self)
 
     # Requests
 
@@ -149,6 +158,8 @@ class HttpConnection(asyncio.Protocol):
             self._backlog += events
             return
         for at, event in enumerate(events):
+            if self._phase is ENDING:  # nothing that follows may reach the application
+                return
             if isinstance(event, RequestHead):
                 if self._exchange is not None:
                     self._wait_behind(events[at:])
@@ -157,8 +168,6 @@ class HttpConnection(asyncio.Protocol):
                     self._start_upgrade(event)
                     return
                 self._start(event)
-                if self._phase is ENDING:
-                    return
             elif event is END:
                 self._is_body_open = False
                 if self._exchange is not None:
@@ -169,8 +178,14 @@ class HttpConnection(asyncio.Protocol):
                 self._take_fault(event)
             elif self._exchange is not None:
                 self._exchange.feed(event)
-            else:  # answered before it was read: the rest is thrown away
-                self._await(self._core.connection_settings.keep_alive_s)
+            else:
+                self._discard(event)
+
+    def _discard(self, piece: bytes) -> None:
+        """A body that goes on after its response is thrown away, within limits."""
+        self._discarded_octets += len(piece)
+        if self._discarded_octets > _DISCARD_OCTETS:
+            self._end(linger=False)
 
     def _take_fault(self, fault: HttpFault) -> None:
         """A request is broken. Those before it are answered first; then the connection ends."""
@@ -235,8 +250,8 @@ class HttpConnection(asyncio.Protocol):
             events = parser.resume()
         except HttpFault as fault:
             self._take([*parser.events, fault])
-            return
-        self._take(events)
+        else:
+            self._take(events)
 
     def _upgrade(self, head: RequestHead) -> None:
         """Leave HTTP behind (RFC 6455, 4.2): the transport goes to a ChannelConnection."""
@@ -335,6 +350,10 @@ class HttpConnection(asyncio.Protocol):
             self._read(True)
         self._phase = IDLE
         core = self._core
+        if self._is_body_open:
+            self._discarded_octets = 0
+            self._await(_DISCARD_S)
+            return
         hangs_at = self.timer_tick
         if hangs_at:  # then the wheel turns, and its tick is now
             self._deadline = deadline = core.wheel.tick + core.keep_alive_ticks
@@ -410,7 +429,8 @@ class HttpConnection(asyncio.Protocol):
         self._flush()
         if linger and not self._transport.is_closing():
             self._core.wheel.drop(self)
-            Linger(self._transport, self._core.wheel, self._lingered).start()
+            lost = functools.partial(self.connection_lost, None)
+            Linger(self._transport, self._core.wheel, lost).start()
         else:
             self._transport.close()
             self._watch_writing()
@@ -428,6 +448,3 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
             return NEVER
         return self._deadline if self._unsent_octets else NEVER
-
-    def _lingered(self) -> None:
-        self.connection_lost(None)

@@ -31,16 +31,35 @@ class Linger(asyncio.Protocol):
         self.timer_tick = NEVER
 
     def start(self) -> None:
-        """Shut the sending side and wait for the peer's end."""
+        """Shut the sending side and wait for the peer's end. Raises nothing: where the peer has
+        gone already, `lost` is called soon.
+        """
         transport = self._transport
+        transport.set_protocol(self)
         if not transport.can_write_eof():  # TLS: its closing handshake does the same
-            transport.set_protocol(self)
             transport.close()
             return
-        transport.set_protocol(self)
-        transport.write_eof()
-        transport.resume_reading()
-        self._wheel.hang(self, self._wheel.after(_LINGER_S))
+        if transport.get_write_buffer_size():
+            # asyncio's write_eof() would shut the socket later, in a callback of its own, and log
+            # a traceback if the peer has gone by then: it is called when all is written
+            transport.set_write_buffer_limits(0)
+        else:
+            self._shut()
+        if not transport.is_closing():
+            transport.resume_reading()
+            self._wheel.hang(self, self._wheel.after(_LINGER_S))
+
+    def _shut(self) -> None:
+        try:
+            self._transport.write_eof()
+        except (OSError, RuntimeError):  # the peer has gone
+            self._transport.abort()
+
+    def resume_writing(self) -> None:
+        self._shut()
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._octets_left -= len(data)

@@ -33,7 +33,7 @@ class RequestRules:
             raise HttpFault(400, "this host is not served here")
         if self.body_octets is not None and head.has_body:
             length = head.header(b"content-length")
-            # digits that int() takes: the parser has refused all others
+            # few digits: the parser has refused all others
             if length is not None and int(length) > self.body_octets:
                 raise HttpFault(413, "the request body is too large")
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from typing import Protocol
+
+_log = logging.getLogger("asgi_poller.error")
 
 TICK_S = 0.1  # how coarse: deadlines are met up to one tick late
 # a turn of the wheel is 102.4 s; what is further away comes round more than once
@@ -27,6 +30,9 @@ class Timed(Protocol):
 
     def on_timer(self, tick: int) -> int:
         """It is `tick`, at or after a deadline asked for: returns the next one, or NEVER."""
+
+    def abort(self) -> None:
+        """End now: meeting a deadline has failed."""
 
 
 class TimerWheel:
@@ -106,13 +112,15 @@ class TimerWheel:
         if now > self.tick + _LATE_TICKS:
             self._started_at += (now - self.tick - _LATE_TICKS) * TICK_S
             now = self.tick + _LATE_TICKS
-        while self.tick <= now:
-            self._visit(self.tick)
-            self.tick += 1
-        if self._count:
-            self._turn_on()
-        else:
-            self._handle = None
+        try:
+            while self.tick <= now:
+                self._visit(self.tick)
+                self.tick += 1
+        finally:  # whatever happens here, every other connection's deadlines are to be met
+            if self._count:
+                self._turn_on()
+            else:
+                self._handle = None
 
     def _visit(self, tick: int) -> None:
         place = tick % _SLOT_COUNT
@@ -127,8 +135,21 @@ class TimerWheel:
             self._count -= 1
             timed.timer_tick = NEVER
             if next_tick <= tick:  # else: another turn of the wheel to go
-                next_tick = timed.on_timer(tick)
-                if next_tick:
-                    next_tick = max(next_tick, tick + 1)
+                next_tick = self._call(timed, tick)
             if next_tick:
                 self.hang(timed, next_tick)
+
+    def _call(self, timed: Timed, tick: int) -> int:
+        """When `timed` wants to be called next. Its trouble is its own: it is logged, and `timed`
+        ends.
+        """
+        try:
+            next_tick = timed.on_timer(tick)
+        except Exception:
+            _log.exception("A connection failed at its deadline and is cut off.")
+            try:
+                timed.abort()
+            except Exception:
+                _log.exception("A connection could not be cut off.")
+            return NEVER
+        return max(next_tick, tick + 1) if next_tick else NEVER

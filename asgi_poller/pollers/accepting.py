@@ -49,7 +49,11 @@ def _portable_accept_call(listener: socket.socket) -> AcceptCall:
 
     def call() -> tuple[int, Any]:
         fd, peer = accept()
-        os.set_blocking(fd, False)
+        try:
+            os.set_blocking(fd, False)
+        except Exception:
+            os.close(fd)
+            raise
         return fd, peer
 
     return call
@@ -87,7 +91,11 @@ def _direct_accept_call(
         if fd < 0:
             number = get_errno()
             raise OSError(number, os.strerror(number))
-        return fd, decode(view, length.value)
+        try:
+            return fd, decode(view, length.value)
+        except Exception:
+            os.close(fd)
+            raise
 
     return call
 

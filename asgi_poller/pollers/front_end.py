@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
 from asgi_poller.pollers.reception import Reception, ReceptionRules
 from asgi_poller.pollers.shortage import Episodes, Refuser, answer_and_close
 from asgi_poller.pollers.waiting import Waiter
+
+logger = logging.getLogger("asgi_poller.error")
 
 #: Seconds that a poller rests at most to gather connections, however many pollers there are.
 REST_LIMIT_S = 0.005
@@ -195,7 +198,7 @@ class FrontEnd:
             for lane, share in shares:
                 part = batch[start : start + share]
                 start += share
-                taken = lane.put(part)
+                taken = _put(lane, part)
                 if taken < share:
                     self._balancer.give_back(lane, share - taken)
                     refused.append(lane)
@@ -245,3 +248,12 @@ class FrontEnd:
         if self._switch_interval_s is not None:
             self._old_switch_interval_s = sys.getswitchinterval()
             sys.setswitchinterval(self._switch_interval_s)
+
+
+def _put(lane: Lane, part: list[Accepted]) -> int:
+    """How many of `part` the lane took; none if it failed, so that they go to another one."""
+    try:
+        return lane.put(part)
+    except Exception:
+        logger.exception("A lane failed: what it was given goes to another one.")
+        return 0

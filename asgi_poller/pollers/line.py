@@ -50,7 +50,7 @@ class Parking:
 
     def park(self, batch: list[Accepted]) -> int:
         """Park connections from the front of `batch`; returns how many. Their descriptors are
-        closed here.
+        closed here. Fewer than all where the queue is full, or the system denies more.
         """
         parked = 0
         while parked < len(batch):
@@ -58,14 +58,14 @@ class Parking:
             try:
                 send_connections(self._back, self._number, 0, part)
             except OSError as error:
-                if error.errno in CHANNEL_FULL:
-                    break
-                raise
+                if error.errno not in CHANNEL_FULL:
+                    logger.warning("connections cannot be parked: %s", error)
+                break
             self._number += 1
             for accepted in part:
                 os.close(accepted.fd)
             parked += len(part)
-        self.count += parked
+            self.count += len(part)
         return parked
 
     def fetch(self) -> list[Accepted]:

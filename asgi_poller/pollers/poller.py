@@ -31,6 +31,7 @@ from asgi_poller.pollers.lanes import EndTicket, drop
 from asgi_poller.pollers.line import Line, Parking
 from asgi_poller.pollers.reception import Reception
 from asgi_poller.pollers.shortage import PATIENT_REST_S, Episodes, Patience, Refuser
+from asgi_poller.pollers.trouble import Trouble
 from asgi_poller.pollers.waiting import Waiter, make_waiter
 
 logger = logging.getLogger("asgi_poller.error")
@@ -99,6 +100,7 @@ class PollerCounts:
     refused: int = 0  # answered 503 for want of a descriptor
     shortages: int = 0  # accept() calls that failed for want of a descriptor or memory
     failed: int = 0  # accept() calls that failed for another reason
+    failed_connections: int = 0  # closed because of an exception before they were handed over
     dropped: int = 0  # closed because the front end stopped before a lane took them
 
 
@@ -155,6 +157,7 @@ class MasterPoller:
         self._rest_s = rest_s
         self._rested_at = 0.0
         self._logged: set[int | None] = set()
+        self._trouble = Trouble()
         self._thread = threading.Thread(
             target=self._run, name=f"MasterPoller-{number}", daemon=True
         )
@@ -260,6 +263,9 @@ class MasterPoller:
             pass  # EAGAIN: the queue is empty, or another poller emptied it
         except OSError as error:
             failure = error
+        except Exception:  # those before it are here, and theirs alone is its trouble
+            self._trouble.exception("A connection could not be accepted and is closed.")
+            self.counts.failed_connections += 1
         accepted = len(batch)
         if batch and not self._refuser.is_whole:
             self._mend(batch, tls=door.tls)
@@ -288,7 +294,8 @@ class MasterPoller:
             try:
                 answer = admit(accepted)
             except Exception:
-                logger.exception("admission failed: the connection is closed")
+                self._trouble.exception("Admission failed: the connection is closed.")
+                self.counts.failed_connections += 1
                 drop(accepted, self._end_ticket)
                 continue
             if answer is not None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import logging
 import socket
 import threading
 import time
@@ -49,6 +50,8 @@ from asgi_poller.pollers.counters import (
     Counters,
 )
 from asgi_poller.pollers.lanes import close_connection
+
+logger = logging.getLogger("asgi_poller.error")
 
 #: Connections that may be on their way to one worker; each holds a descriptor here meanwhile.
 PROCESS_LANE_CAPACITY_COUNT = 8192
@@ -174,7 +177,11 @@ class ProcessLane:
                 room = min(room, self._budget.room())
             while taken < room:
                 part = fitting(batch, taken, room)
-                if not self._send(part):
+                try:
+                    if not self._send(part):
+                        break
+                except OSError:  # unix(7): ETOOMANYREFS, say; what was sent before is the worker's
+                    logger.exception("%s could not be sent connections", self.name)
                     break
                 taken += len(part)
             return taken

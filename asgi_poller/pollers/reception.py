@@ -34,6 +34,7 @@ from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.loops.request_rules import RequestRules
 from asgi_poller.pollers.admission import Admission, Refusal
 from asgi_poller.pollers.lanes import EndTicket, drop
+from asgi_poller.pollers.trouble import Trouble
 from asgi_poller.pollers.turnstile import refusal_response
 from asgi_poller.pollers.waiting import Waiter
 from asgi_poller.wire.http1 import HeadLimits, RequestHead, RequestParser
@@ -115,6 +116,7 @@ class Reception:
         self._waiter = waiter
         self._end_ticket = end_ticket
         self._clock = clock
+        self._trouble = Trouble(clock)
         # each with the earliest deadline first
         self._silent: OrderedDict[int, _Guest] = OrderedDict()
         self._guests: OrderedDict[int, _Guest] = OrderedDict()  # not silent any more
@@ -135,7 +137,7 @@ class Reception:
             guest = _Guest(accepted, RequestParser(self._rules.limits), deadline)
             proxies = self._rules.proxies
             guest.has_preamble = proxies is not None and _host(accepted) in proxies
-            answer = self._read(guest)
+            answer = self._read_safely(guest)
             if answer is not None:
                 ready.append(answer)
         return ready
@@ -144,7 +146,7 @@ class Reception:
         """Read from a guest; returns it if it may go on."""
         guest = self._silent.get(fd) or self._guests.get(fd)
         if guest is not None:
-            return self._read(guest)
+            return self._read_safely(guest)
         if fd in self._leaving:
             self._discard(fd, self._leaving[fd])
         return None
@@ -197,6 +199,21 @@ class Reception:
         return guests
 
     # A guest
+
+    def _read_safely(self, guest: _Guest) -> Accepted | None:
+        """As `_read`. Whatever goes wrong with one guest, it alone is closed, and counted as
+        `error`: the others of its batch have done nothing.
+        """
+        try:
+            return self._read(guest)
+        except Exception:
+            self._trouble.exception("A connection failed before its hand-over and is closed.")
+        fd = guest.accepted.fd
+        if fd in self._leaving:  # answered already
+            self._let_go(fd, self._leaving[fd])
+        else:
+            self._close(guest, "error")
+        return None
 
     def _read(self, guest: _Guest) -> Accepted | None:
         fd = guest.accepted.fd

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from asgi_poller.errors import ApplicationFault
+from asgi_poller.wire.http1 import LENGTH_DIGITS
 
 # Fields that are the server's business too: they frame the message or would stand there twice.
 _SHARED_NAMES = frozenset(
@@ -33,7 +34,7 @@ def encode_fields(
     shared = _NOTHING
     try:
         for name, value in headers:
-            if name == b"content-length" and value.isdigit() and shared is _NOTHING:
+            if name == b"content-length" and shared is _NOTHING and _is_length(value):
                 shared = {name: value}
                 lines.append(b"content-length: " + value + b"\r\n")
                 continue
@@ -77,8 +78,13 @@ def _checked_value(name: bytes, value: object) -> bytes:
     return value
 
 
+def _is_length(value: bytes) -> bool:
+    """Whether `value` is a Content-Length: digits, and so few that int() takes them."""
+    return value.isdigit() and len(value) <= LENGTH_DIGITS
+
+
 def _add_shared(shared: Mapping[bytes, bytes], name: bytes, value: bytes) -> Mapping[bytes, bytes]:
-    if name == b"content-length" and not value.isdigit():
+    if name == b"content-length" and not _is_length(value):
         raise ApplicationFault(f"{value!r} is not a Content-Length")
     if name in shared:
         if name in (b"content-length", b"transfer-encoding"):  # clients refuse even equal ones

@@ -19,6 +19,10 @@ from asgi_poller.errors import HttpFault
 
 Headers = list[tuple[bytes, bytes]]
 
+#: Digits of a Content-Length, in requests and responses: enough for 2**63 octets. int() takes no
+#: more than 4,300, and raises ValueError beyond.
+LENGTH_DIGITS = 19
+
 
 class _End(Enum):
     END = "end"
@@ -347,6 +351,8 @@ def _read_framing(head: RequestHead, *, wants_upgrade: bool) -> None:
             if value not in _KNOWN_HOSTS:
                 _learn_host(value)
         elif name == b"content-length":
+            if len(value) > LENGTH_DIGITS:  # llhttp lets any number of leading zeros pass
+                raise HttpFault(400, "the Content-Length has too many digits")
             head.has_body = head.has_body or value.strip(b" \t0") != b""
         elif name == b"transfer-encoding":
             head.has_body = True

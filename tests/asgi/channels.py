@@ -61,6 +61,7 @@ class Peer:
         self.wire = Wire()
         scope = {
             "type": "websocket",
+            "http_version": "1.1",
             "path": "/path",
             "query_string": b"a=b",
             "client": ("192.0.2.1", 4321),

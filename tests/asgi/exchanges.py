@@ -22,7 +22,11 @@ class Request:
     """An exchange on a fake connection."""
 
     def __init__(
-        self, data: bytes, limit: int | None = None, access_log: AccessLog | None = None
+        self,
+        data: bytes,
+        limit: int | None = None,
+        access_log: AccessLog | None = None,
+        scope: Scope | None = None,
     ) -> None:
         self.wire = Wire()
         self.parser = RequestParser(HeadLimits())
@@ -32,7 +36,7 @@ class Request:
         context = ExchangeContext(
             asyncio.get_running_loop(), default_fields, access_log, max_body_octets=limit
         )
-        scope = {"type": "http", "method": head.method}
+        scope = {"type": "http", "method": head.method, **(scope or {})}
         self.exchange = Exchange(head, scope, self.wire, context)
         self._take(events[1:])
 

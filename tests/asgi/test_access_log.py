@@ -52,7 +52,7 @@ def scope(path: str = "/", query: bytes = b"", client: Any = ("192.0.2.1", 4321)
 def test_a_response(
     given: Any, line: str, log: AccessLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log.response(given, 200)
+    log.response(log.entry(given), 200)
     assert caplog.messages[0].startswith(line)
     assert len(caplog.messages[0].splitlines()) == 1
 
@@ -62,14 +62,13 @@ def test_a_line_for_each_response_and_no_more(
 ) -> None:
     async def main() -> None:
         for data, status in ((GET, 200), (GET, 404)):
-            request = Request(data, access_log=log)
-            request.exchange.scope.update(scope("/x"))
+            request = Request(data, access_log=log, scope=scope("/x"))
+            request.exchange.scope.update(path=None, query_string="text", client=7)
             await request.exchange.send(head(status))
             await request.exchange.send(body(b"a", True))
             await request.exchange.send(body(b"b"))
             request.exchange.application_ended(ValueError())
-        request = Request(POST, access_log=log, limit=1)
-        request.exchange.scope.update(scope("/y"))
+        request = Request(POST, access_log=log, limit=1, scope=scope("/y"))
         request.feed(b"0123456789")
         request.exchange.application_ended(None)
 

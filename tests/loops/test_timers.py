@@ -19,6 +19,10 @@ class Deadline:
         self.wheel: TimerWheel | None = None
         self.again = list(again)
         self.called_at: list[float] = []
+        self.is_aborted = False
+
+    def abort(self) -> None:
+        self.is_aborted = True
 
     def on_timer(self, tick: int) -> int:
         self.called_at.append(self.loop.now)
@@ -179,3 +183,27 @@ def test_short_blocks_do_not_slow_it(loop: FakeLoop, wheel: TimerWheel) -> None:
         loop.block(0.2)
         loop.advance(0.001)
     assert deadline.called_at[0] - start < 20.5
+
+
+def test_one_that_fails_ends_and_every_other_deadline_is_met(
+    loop: FakeLoop, wheel: TimerWheel, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Deadline):
+        def on_timer(self, tick: int) -> int:
+            raise OSError("the peer has gone")
+
+    class Hopeless(Broken):
+        def abort(self) -> None:
+            raise RuntimeError("nor can it be cut off")
+
+    broken, hopeless, well = Broken(loop), Hopeless(loop), [Deadline(loop) for _ in range(50)]
+    for timed in (*well[:25], broken, hopeless, *well[25:]):
+        wheel.hang(timed, wheel.after(1))
+    later = Deadline(loop)
+    wheel.hang(later, wheel.after(5))
+    loop.advance(10)
+    assert broken.is_aborted
+    assert [len(timed.called_at) for timed in well] == [1] * 50
+    assert len(later.called_at) == 1
+    assert loop.is_asleep
+    assert caplog.text.count("failed at its deadline") == 2

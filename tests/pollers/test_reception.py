@@ -23,7 +23,7 @@ from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.process_lane import ProcessLane
 from asgi_poller.pollers.receiver import ProcessLaneReceiver
 from asgi_poller.pollers.reception import ReceptionRules
-from asgi_poller.wire.http1 import HeadLimits
+from asgi_poller.wire.http1 import HeadLimits, RequestHead
 from asgi_poller.wire.origin import HostMatcher
 from tests.pollers.fakes import DEADLINE_S, connect, make_listener, serving
 
@@ -279,3 +279,32 @@ class LoneCore:
 
     def count_closed_in(self, cells: memoryview[int], index: int, /) -> None:
         """It closes nothing."""
+
+
+class _Faulty(RequestRules):
+    """Fails for one host, as only a mistake of ours could."""
+
+    def check(self, head: RequestHead) -> None:
+        if head.header(b"host") == b"evil":
+            raise ValueError("a mistake of ours")
+
+
+def test_an_exception_costs_the_connection_it_belongs_to_and_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def admit(accepted: Accepted) -> Accepted:
+        return accepted._replace(ticket=accepted.peer[1])
+
+    rules = dataclasses.replace(RULES, rules=_Faulty())
+    with house(rules, admit) as at, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(at.listener)) for _ in range(20)]
+        for number, client in enumerate(clients):
+            client.sendall(GET.replace(b"a", b"evil") if number % 5 == 0 else GET)
+        evil = clients[::5]
+        for client in evil:
+            assert read_to_end(client) == b""
+        assert len(at.shelf.wait_for(16)) == 16
+        assert sorted(at.ended) == sorted(client.getsockname()[1] for client in evil)
+        assert at.front_end.stats().turned_away["error"] == 4
+        assert at.front_end.stats().guests == 0
+    assert caplog.text.count("Traceback") <= 2, "once for each of the two pollers, not four times"
