@@ -6,14 +6,15 @@ access records are made with plain arguments, so that nothing is formatted unles
 it:
 
     access.info(ACCESS_HTTP, client, method, path, http_version, status)
-    access.info(ACCESS_WEBSOCKET, client, path, outcome)
+    access.info(ACCESS_WEBSOCKET, client, "WebSocket", path, http_version, outcome)
 
-The arguments of ACCESS_HTTP are those of uvicorn's access records: formatters written for these go
-on working.
+The five arguments are those of uvicorn's access records, for WebSockets too: formatters written for
+these go on working. An `outcome` is an Outcome, a number as a status is.
 """
 
 from __future__ import annotations
 
+import configparser
 import copy
 import http
 import json
@@ -22,7 +23,7 @@ import logging.config
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
@@ -34,7 +35,29 @@ ACCESS_LOGGER = "asgi_poller.access"
 ASGI_LOGGER = "asgi_poller.asgi"
 
 ACCESS_HTTP = '%s - "%s %s HTTP/%s" %d'
-ACCESS_WEBSOCKET = '%s - "WebSocket %s" %s'
+# %.0s shows nothing of the version, which is among the arguments for formatters alone
+ACCESS_WEBSOCKET = '%s - "%s %s%.0s" %s'
+
+
+class Outcome(int):
+    """What became of a WebSocket: a number (101, the status that denied it, or its close code) that
+    is shown in words.
+    """
+
+    words: str
+
+    def __new__(cls, number: int, words: str) -> Outcome:
+        """`words` are what str() gives."""
+        made = super().__new__(cls, number)
+        made.words = words
+        return made
+
+    def __str__(self) -> str:
+        return self.words
+
+    def __format__(self, form: str) -> str:
+        return format(self.words, form)
+
 
 _RESET = "\x1b[0m"
 _BOLD = "\x1b[1m"
@@ -47,9 +70,17 @@ _LEVEL_COLOURS = {
     logging.CRITICAL: "\x1b[91m",
 }
 _STATUS_COLOURS = {1: "\x1b[97m", 2: "\x1b[32m", 3: "\x1b[33m", 4: "\x1b[31m", 5: "\x1b[91m"}
+_ACCESS_ARGUMENTS = 5
 _PREFIX_WIDTH = 9  # of the longest level and its colon
 
 _STATUS_TEXTS = {int(status): f"{status.value} {status.phrase}" for status in http.HTTPStatus}
+
+_UVICORN = "uvicorn"
+# ours take the same arguments, know WebSockets, and are there where uvicorn is not installed
+_FORMATTERS_OF_UVICORN = {
+    f"uvicorn.logging.{name}": f"asgi_poller.logs.{name}"
+    for name in ("DefaultFormatter", "AccessFormatter")
+} | {"uvicorn.logging.ColourizedFormatter": "asgi_poller.logs.DefaultFormatter"}
 
 DEFAULT_FORMAT = "%(levelprefix)s %(message)s"
 ACCESS_FORMAT = '%(levelprefix)s %(client_addr)s - "%(request_line)s" %(status_code)s'
@@ -104,10 +135,10 @@ class DefaultFormatter(logging.Formatter):
         self,
         fmt: str | None = None,
         datefmt: str | None = None,
-        *,
+        style: Literal["%", "{", "$"] = "%",
         use_colors: bool | None = None,
     ) -> None:
-        super().__init__(fmt or self.format_unless_given, datefmt)
+        super().__init__(fmt or self.format_unless_given, datefmt, style)
         self.use_colors = self.goes_to_terminal() if use_colors is None else use_colors
         self._prefixes: dict[int, str] = {}
 
@@ -136,8 +167,8 @@ class DefaultFormatter(logging.Formatter):
 
 
 class AccessFormatter(DefaultFormatter):
-    """Adds `%(client_addr)s`, `%(request_line)s` and `%(status_code)s`, from records of ACCESS_HTTP
-    and ACCESS_WEBSOCKET. Other records are shown as they are. Any thread.
+    """Adds `%(client_addr)s`, `%(request_line)s` and `%(status_code)s`, from records with the five
+    arguments of ACCESS_HTTP and ACCESS_WEBSOCKET. Other records are shown as they are. Any thread.
     """
 
     format_unless_given = ACCESS_FORMAT
@@ -149,23 +180,24 @@ class AccessFormatter(DefaultFormatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line itself."""
         arguments = record.args
-        if record.msg == ACCESS_HTTP and isinstance(arguments, tuple):
-            client, method, path, version, status = arguments
-            line, outcome = f"{method} {path} HTTP/{version}", self._status(status)
-        elif record.msg == ACCESS_WEBSOCKET and isinstance(arguments, tuple):
-            client, path, told = arguments
-            line, outcome = f"WebSocket {path}", self._status(told)
-        else:
+        if not isinstance(arguments, tuple) or len(arguments) != _ACCESS_ARGUMENTS:
             return f"{record.levelname}: {record.message}"
+        client, method, path, version, status = arguments
+        line = f"{method} {path}"
+        if record.msg != ACCESS_WEBSOCKET:
+            line += f" HTTP/{version}"
         record.client_addr = client
         record.request_line = f"{_BOLD}{line}{_RESET}" if self.use_colors else line
-        record.status_code = outcome
+        record.status_code = self._status(status)
         return super().formatMessage(record)
 
     def _status(self, status: object) -> str:
         if not isinstance(status, int):
             return str(status)
-        shown = _STATUS_TEXTS.get(status) or f"{status} "
+        if isinstance(status, Outcome):
+            shown = str(status)
+        else:
+            shown = _STATUS_TEXTS.get(status) or f"{status} "
         colour = _STATUS_COLOURS.get(status // 100)
         return f"{colour}{shown}{_RESET}" if self.use_colors and colour else shown
 
@@ -199,11 +231,17 @@ def configure_logging(config: Config) -> None:
 def _apply(config: Config) -> None:
     given = config.log_config
     if isinstance(given, Mapping):
-        logging.config.dictConfig(_with_colours(given, config.use_colors))
+        _configure(given, config.use_colors)
     elif given == DEFAULT_LOG_CONFIG:
-        logging.config.dictConfig(_with_colours(LOGGING_CONFIG, config.use_colors))
+        _configure(LOGGING_CONFIG, config.use_colors)
     elif given is not None:
         _apply_file(given, config.use_colors)
+
+
+def _configure(given: Any, use_colors: bool | None) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError("it must be a mapping, as logging.config.dictConfig takes it")
+    logging.config.dictConfig(_with_colours(_adapted(given), use_colors))
 
 
 def _apply_file(path: str, use_colors: bool | None) -> None:
@@ -211,11 +249,68 @@ def _apply_file(path: str, use_colors: bool | None) -> None:
         raise ConfigError("--log-config", f"there is no file {path}")
     if path.endswith(".json"):
         with open(path, encoding="utf-8") as file:
-            logging.config.dictConfig(_with_colours(json.load(file), use_colors))
+            _configure(json.load(file), use_colors)
     elif path.endswith((".yaml", ".yml")):
-        logging.config.dictConfig(_with_colours(_read_yaml(path), use_colors))
+        _configure(_read_yaml(path), use_colors)
     else:
-        logging.config.fileConfig(path, disable_existing_loggers=False)
+        logging.config.fileConfig(_adapted_ini(path), disable_existing_loggers=False)
+
+
+def _ours(name: str) -> str | None:
+    """Our logger that corresponds to uvicorn's `name`; None if that is none of uvicorn's."""
+    root, dot, rest = name.partition(".")
+    return f"asgi_poller{dot}{rest}" if root == _UVICORN else None
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] == "asgi_poller"
+
+
+def _adapted(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration that was written for uvicorn and means us: what it says of
+    uvicorn's loggers holds for ours too, if it names none of ours; uvicorn's formatters are ours.
+    """
+    configuration = dict(given)
+    loggers = configuration.get("loggers")
+    if isinstance(loggers, Mapping) and not any(_is_ours(name) for name in loggers):
+        meant = {ours: about for name, about in loggers.items() if (ours := _ours(name))}
+        configuration["loggers"] = {**loggers, **meant}
+    formatters = configuration.get("formatters")
+    if isinstance(formatters, Mapping):
+        configuration["formatters"] = {
+            name: _with_our_class(about) for name, about in formatters.items()
+        }
+    return configuration
+
+
+def _with_our_class(formatter: Any) -> Any:
+    if not isinstance(formatter, Mapping):
+        return formatter
+    changed = dict(formatter)
+    for key in ("()", "class"):
+        if changed.get(key) in _FORMATTERS_OF_UVICORN:
+            changed[key] = _FORMATTERS_OF_UVICORN[changed[key]]
+    return changed
+
+
+def _adapted_ini(path: str) -> configparser.ConfigParser:
+    """The same for a file as logging.config.fileConfig reads it."""
+    parser = configparser.ConfigParser(defaults=None)
+    parser.read(path, encoding="utf-8")
+    loggers = [section for section in parser.sections() if section.startswith("logger_")]
+    names = {section: parser.get(section, "qualname", fallback="") for section in loggers}
+    if not any(map(_is_ours, names.values())):
+        for section, name in names.items():
+            if ours := _ours(name):
+                again = f"{section}_asgi_poller"
+                parser[again] = {**dict(parser.items(section, raw=True)), "qualname": ours}
+                keys = f"{parser['loggers']['keys']},{again.removeprefix('logger_')}"
+                parser["loggers"]["keys"] = keys
+    for section in parser.sections():
+        made_by = parser.get(section, "class", raw=True, fallback="")
+        if section.startswith("formatter_") and made_by in _FORMATTERS_OF_UVICORN:
+            parser[section]["class"] = _FORMATTERS_OF_UVICORN[made_by]
+    return parser
 
 
 def _read_yaml(path: str) -> Any:
@@ -232,12 +327,10 @@ def _read_yaml(path: str) -> Any:
             raise ValueError(str(error)) from error
 
 
-def _with_colours(given: Any, use_colors: bool | None) -> dict[str, Any]:
+def _with_colours(given: Mapping[str, Any], use_colors: bool | None) -> dict[str, Any]:
     """A copy of the configuration in which our two formatters, if it has them, are told about
     colours.
     """
-    if not isinstance(given, Mapping):
-        raise ValueError("it must be a mapping, as logging.config.dictConfig takes it")
     configuration = dict(given)
     if use_colors is not None and isinstance(configuration.get("formatters"), Mapping):
         formatters = configuration["formatters"] = dict(configuration["formatters"])

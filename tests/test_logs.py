@@ -21,6 +21,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 
 ADDRESS = "127.0.0.1:1234"
+ENDED = logs.Outcome(1000, "[closed] 1000")
 ANSI = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -69,7 +70,8 @@ def test_the_default_writes_access_lines_to_stdout_and_others_to_stderr() -> Non
     out, err = log_in_a_process(
         "configure_logging(Config('a:b'))\n"
         f"access.info(logs.ACCESS_HTTP, {ADDRESS!r}, 'GET', '/x?y', '1.1', 200)\n"
-        f"access.info(logs.ACCESS_WEBSOCKET, {ADDRESS!r}, '/ws', '[accepted]')\n"
+        f"access.info(logs.ACCESS_WEBSOCKET, {ADDRESS!r}, 'WebSocket', '/ws', '1.1',"
+        " logs.Outcome(101, '[accepted]'))\n"
         "error.info('started')\nerror.debug('hidden')\nasgi.log(logs.TRACE, 'hidden')\n"
     )
     assert out.splitlines() == [
@@ -168,15 +170,24 @@ def test_formats_of_users_with_uvicorn_s_fields() -> None:
     )
     http = access_line(formatter, logs.ACCESS_HTTP, ADDRESS, "GET", "/", "1.1", 200)
     assert http == f"INFO {ADDRESS}|GET / HTTP/1.1|200 OK"
-    channel = access_line(formatter, logs.ACCESS_WEBSOCKET, ADDRESS, "/ws", "[closed] 1000")
+    channel = access_line(
+        formatter, logs.ACCESS_WEBSOCKET, ADDRESS, "WebSocket", "/ws", "1.1", ENDED
+    )
     assert channel == f"INFO {ADDRESS}|WebSocket /ws|[closed] 1000"
 
 
-def test_uvicorn_s_access_formatter_understands_our_records() -> None:
+@pytest.mark.parametrize("use_colors", [False, True])
+def test_uvicorn_s_access_formatter_understands_our_records(use_colors: bool) -> None:
     theirs = pytest.importorskip("uvicorn.logging")
-    formatter = theirs.AccessFormatter(logs.ACCESS_FORMAT, use_colors=False)
+    formatter = theirs.AccessFormatter(logs.ACCESS_FORMAT, use_colors=use_colors)
     line = access_line(formatter, logs.ACCESS_HTTP, ADDRESS, "GET", "/", "1.1", 200)
-    assert line == f'INFO:     {ADDRESS} - "GET / HTTP/1.1" 200 OK'
+    assert ANSI.sub("", line) == f'INFO:     {ADDRESS} - "GET / HTTP/1.1" 200 OK'
+    line = access_line(formatter, logs.ACCESS_WEBSOCKET, ADDRESS, "WebSocket", "/", "1.1", ENDED)
+    assert ANSI.sub("", line) == f'INFO:     {ADDRESS} - "WebSocket / HTTP/1.1" 1000 '
+
+
+def test_records_of_websockets_are_numbers_for_those_who_count() -> None:
+    assert (ENDED // 1, json.dumps(ENDED), f"{ENDED}") == (1000, "1000", "[closed] 1000")
 
 
 def test_other_records_in_the_access_log_are_shown_as_they_are() -> None:

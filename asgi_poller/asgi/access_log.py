@@ -8,7 +8,9 @@ import logging
 from urllib.parse import quote
 
 from asgi_poller.asgi.types import Scope
-from asgi_poller.logs import ACCESS_HTTP, ACCESS_WEBSOCKET
+from asgi_poller.logs import ACCESS_HTTP, ACCESS_WEBSOCKET, Outcome
+
+_ACCEPTED = Outcome(101, "[accepted]")  # RFC 9110, 15.2.2
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -55,11 +57,11 @@ class AccessLog:
 
     def channel_opened(self, entry: Entry) -> None:
         """A WebSocket was accepted."""
-        self._info(ACCESS_WEBSOCKET, _client(entry), _path(entry), "[accepted]")
+        self._log_channel(entry, _ACCEPTED)
 
     def channel_denied(self, entry: Entry, status: int) -> None:
         """A WebSocket handshake was answered with an HTTP status."""
-        self._info(ACCESS_WEBSOCKET, _client(entry), _path(entry), status)
+        self._log_channel(entry, status)
 
     def for_denials(self, entry: Entry) -> AccessLog:
         """The same, for the response to the WebSocket handshake of `entry`."""
@@ -78,12 +80,17 @@ class AccessLog:
         """A WebSocket has ended: `by` is who closed it, `received` and `sent` are (messages, octets
         on the wire).
         """
+        traffic = f"in={received[0]}/{received[1]}B out={sent[0]}/{sent[1]}B"
+        self._log_channel(entry, Outcome(code, f"[closed {code} by {by}] {seconds:.3f}s {traffic}"))
+
+    def _log_channel(self, entry: Entry, outcome: int) -> None:
         self._info(
             ACCESS_WEBSOCKET,
             _client(entry),
+            "WebSocket",
             _path(entry),
-            f"[closed {code} by {by}] {seconds:.3f}s "
-            f"in={received[0]}/{received[1]}B out={sent[0]}/{sent[1]}B",
+            entry.http_version,
+            outcome,
         )
 
     def _info(self, template: str, *arguments: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from asgi_poller.errors import ConfigError
@@ -25,6 +25,7 @@ from asgi_poller.settings.table import (
 
 APP_VARIABLE = f"{ENVIRONMENT_PREFIX}APP"
 CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
+_UVICORN_PREFIX = "UVICORN_"
 
 # Kubernetes describes a service called asgi-poller to its neighbours in variables of our prefix.
 _KUBERNETES = re.compile(r"(SERVICE_.*|PORT(_\d+_(TCP|UDP).*)?)")
@@ -33,7 +34,7 @@ _KUBERNETES_ADDRESS = re.compile(r"(tcp|udp)://.*")
 
 def from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Values of the ASGI_POLLER_ variables, and a line for each variable of that prefix that is no
-    option's.
+    option's, and one for those of uvicorn's.
     """
     known = {f"{ENVIRONMENT_PREFIX}{name.upper()}": option for name, option in BY_SPELLING.items()}
     reserved = {APP_VARIABLE, CONFIG_VARIABLE}
@@ -42,7 +43,7 @@ def from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[s
     for variable, text in environ.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in reserved:
             continue
-        if _is_of_kubernetes(variable, text):
+        if _is_of_kubernetes(variable.removeprefix(ENVIRONMENT_PREFIX), text):
             continue
         option = known.get(variable)
         if option is None:
@@ -50,11 +51,25 @@ def from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[s
             notices.append(f"{variable} is set, but is no option{nearest(variable, known)}")
         else:
             values[option.name] = parsed(option, text, where=f" (from {variable})")
-    return values, notices
+    return values, [*notices, *_of_uvicorn(environ, known)]
 
 
-def _is_of_kubernetes(variable: str, text: str) -> bool:
-    rest = variable.removeprefix(ENVIRONMENT_PREFIX)
+def _of_uvicorn(environ: Mapping[str, str], known: Container[str]) -> list[str]:
+    """One line for all of uvicorn's variables, which we do not read; none if there are none."""
+    pairs = []
+    for variable, text in environ.items():
+        name = variable.removeprefix(_UVICORN_PREFIX)
+        ours = ENVIRONMENT_PREFIX + name
+        if name == variable or _is_of_kubernetes(name, text):
+            continue
+        if ours == APP_VARIABLE or ours in known:
+            pairs.append(f"{variable} (set {ours})")
+        else:
+            pairs.append(f"{variable} (we have none like it)")
+    return [f"uvicorn's variables are not read: {', '.join(pairs)}"] if pairs else []
+
+
+def _is_of_kubernetes(rest: str, text: str) -> bool:
     if rest == "PORT":
         return _KUBERNETES_ADDRESS.fullmatch(text) is not None
     return _KUBERNETES.fullmatch(rest) is not None

@@ -74,6 +74,25 @@ def test_variables_of_kubernetes_are_passed_over() -> None:
     assert sources.from_environment(environ) == ({}, [])
 
 
+def test_one_line_tells_of_uvicorn_s_variables() -> None:
+    environ = {
+        "UVICORN_PORT": "9000",
+        "UVICORN_WS_MAX_SIZE": "1",
+        "UVICORN_APP": "a:b",
+        "UVICORN_NONE_SUCH": "x",
+        "UVICORN_SERVICE_PORT": "80",  # of Kubernetes
+        "UVICORN_PORT_80_TCP": "tcp://10.0.0.1:80",
+    }
+    assert sources.from_environment(environ) == (
+        {},
+        [
+            "uvicorn's variables are not read: UVICORN_PORT (set ASGI_POLLER_PORT),"
+            " UVICORN_WS_MAX_SIZE (set ASGI_POLLER_WS_MAX_SIZE),"
+            " UVICORN_APP (set ASGI_POLLER_APP), UVICORN_NONE_SUCH (we have none like it)"
+        ],
+    )
+
+
 def write(directory: Path, text: str) -> str:
     path = directory / "server.toml"
     path.write_text(text, encoding="utf-8")
