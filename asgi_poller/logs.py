@@ -61,6 +61,8 @@ class Outcome(int):
 
 _RESET = "\x1b[0m"
 _BOLD = "\x1b[1m"
+_PID_COLOUR = "\x1b[36m"
+BOLD = f"{_BOLD}%s{_RESET}"
 _LEVEL_COLOURS = {
     TRACE: "\x1b[34m",
     logging.DEBUG: "\x1b[36m",
@@ -338,6 +340,15 @@ def _with_colours(given: Mapping[str, Any], use_colors: bool | None) -> dict[str
             if name in formatters:
                 formatters[name] = {**formatters[name], "use_colors": use_colors}
     return configuration
+
+
+def log_with_pid(message: str, *arguments: object) -> None:
+    """A line of the start or the end; the process id, which `message` has as [%d], is in colour on
+    a terminal.
+    """
+    coloured = message.replace("[%d]", f"[{_PID_COLOUR}%d{_RESET}]")
+    logger = logging.getLogger(ERROR_LOGGER)
+    logger.info(message, *arguments, extra={"color_message": coloured})
 
 
 def log_notices(config: Config) -> None:

@@ -7,6 +7,7 @@ Nothing here needs privilege: what is refused is reported in the return value.
 
 from __future__ import annotations
 
+import importlib
 import os
 import select
 import socket
@@ -32,6 +33,10 @@ HAS_FD_PASSING = HAS_UNIX_SOCKETS and hasattr(socket, "SCM_RIGHTS") and hasattr(
 #: (unix(7)). macOS has no SOCK_SEQPACKET for it; its SOCK_DGRAM keeps boundaries, and the other
 #: side's death is learnt from the process.
 CHANNEL_TYPE: int = socket.SOCK_SEQPACKET if LINUX else socket.SOCK_DGRAM
+
+
+#: What fits into the kernel's name of a thread (TASK_COMM_LEN without its end).
+_TASK_NAME_OCTETS = 15
 
 
 def require_unix_sockets(option: str) -> None:
@@ -87,6 +92,39 @@ def permit_nice(nice: int) -> None:
         resource.setrlimit(resource.RLIMIT_NICE, (limit, limit))
     except (ImportError, AttributeError, OSError, ValueError):
         pass  # not this system, or not permitted: the pollers keep the priority they have
+
+
+def name_process(role: str) -> None:
+    """Show this process as `asgi-poller: ROLE`, such as `asgi-poller: worker 2`, in ps and top.
+
+    `ps` shows it whole where setproctitle is installed. The kernel's own name of the process, which
+    top, pgrep and pkill go by, has room for 15 characters: `asgi-poller: su`, `asgi-poller: w2`.
+    """
+    title = f"asgi-poller: {role}"
+    try:
+        importlib.import_module("setproctitle").setproctitle(title)
+    except ImportError:
+        pass  # an optional one: the short name is what there is
+    word, _, number = role.partition(" ")
+    _name_task(os.getpid(), f"asgi-poller: {word[0]}{number}" if number.isdigit() else title)
+
+
+def name_thread() -> None:
+    """Show the calling thread in `top -H` under the name that Python has for it. CPython does that
+    itself from 3.14 on.
+    """
+    _name_task(threading.get_native_id(), threading.current_thread().name)
+
+
+def _name_task(task: int, name: str) -> None:
+    """The kernel's name of a thread; the first thread's is its process's (proc_pid_comm(5))."""
+    if not LINUX:
+        return
+    try:
+        with open(f"/proc/self/task/{task}/comm", "wb") as file:
+            file.write(name.encode("ascii", "replace")[:_TASK_NAME_OCTETS])
+    except OSError:
+        pass  # a sandbox without /proc: only a name
 
 
 def somaxconn() -> int | None:

@@ -120,6 +120,7 @@ class LaneKeeper:
         self._wakeup.set()
 
     def _run(self) -> None:
+        platform.name_thread()
         if self._nice:
             platform.set_thread_nice(self._nice)
         try:

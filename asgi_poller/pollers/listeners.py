@@ -8,6 +8,7 @@ was opened before it is closed again.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from collections.abc import Iterable, MutableMapping
@@ -17,14 +18,21 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ListenError
+from asgi_poller.logs import BOLD
 from asgi_poller.loops.accepted import ListenerInfo
 from asgi_poller.pollers.activation import passed_sockets
 from asgi_poller.pollers.unix_socket import Access, SocketFile, bind_unix
 from asgi_poller.settings.addresses import parse_bind
 
+_log = logging.getLogger("asgi_poller.error")
+
+_RUNNING = "asgi-poller running on %s (Press CTRL+C to quit)"
+_RUNNING_IN_COLOUR = f"asgi-poller running on {BOLD} (Press CTRL+C to quit)"
 _NOT_HERE = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 #: Attempts to find a port that is free for every address of a host, where port 0 asks for any.
 _FREE_PORT_ATTEMPTS = 16
+#: What is asked of the kernel where nobody says how much: the most that older ones take.
+_LARGEST_BACKLOG = 65535
 
 
 @dataclass(slots=True)
@@ -84,15 +92,23 @@ def close_listeners(listeners: Iterable[Listener]) -> None:
         listener.close()
 
 
-def backlog_warning(backlog: int) -> str | None:
-    """One line for start-up if the kernel caps `backlog` (connections), naming the sysctl."""
+def backlog_warning(backlog: int | None) -> str | None:
+    """One line for start-up if the kernel caps `backlog` (connections), naming the sysctl. None
+    where nobody asked for a number.
+    """
     cap = platform.somaxconn()
-    if cap is None or backlog <= cap:
+    if backlog is None or cap is None or backlog <= cap:
         return None
     return (
         f"--backlog {backlog} is capped at {cap} by the kernel: a larger burst is delayed or lost;"
         f" raise it with sysctl -w net.core.somaxconn={backlog}"
     )
+
+
+def say_where(listeners: Iterable[Listener]) -> None:
+    """The start's last lines: what to open in a browser, bold on a terminal."""
+    for listener in listeners:
+        _log.info(_RUNNING, listener.url, extra={"color_message": _RUNNING_IN_COLOUR})
 
 
 def _open_all(config: Config, environ: MutableMapping[str, str]) -> Iterable[Listener]:
@@ -102,7 +118,7 @@ def _open_all(config: Config, environ: MutableMapping[str, str]) -> Iterable[Lis
     tls = certificate and not config.bind_tls
 
     def wish(option: str, text: str, secure: bool = tls) -> _Wish:
-        return _Wish(option, text, secure, config.backlog, access)
+        return _Wish(option, text, secure, config.backlog or _LARGEST_BACKLOG, access)
 
     found = False
     for passed in passed_sockets(environ):

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
 
+from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.pollers.admission import Admission, AdmissionLimits, Refusal, TokenBucket
 
@@ -183,6 +184,7 @@ class Turnstile:
     # The thread
 
     def _run(self) -> None:
+        platform.name_thread()
         while True:
             with self._condition:
                 if self._stopped:

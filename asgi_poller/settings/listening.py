@@ -97,13 +97,13 @@ class Listening:
         "Listen here with TLS, beside listeners without.",
         note="Needs --ssl-certfile. With it, all other listeners speak without TLS.",
     )
-    backlog: int = option(
-        65535,
-        integer(1),
+    backlog: int | None = option(
+        None,
+        optional(integer(1)),
         "Connections that may wait in the kernel to be accepted.",
         note="Beyond it, the kernel lets new connections wait and retry. The system's own limit "
-        "(net.core.somaxconn on Linux) caps it; a start-up warning says so. 65535 is the most that "
-        "older kernels take.",
+        "(net.core.somaxconn on Linux) caps it, which the start says where more was asked for. "
+        "Without the option, as many as the system allows, up to 65535.",
         uvicorn="2048",
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from asgi_poller import platform
 from asgi_poller.loops.core import Core
 from asgi_poller.loops.loop_factory import LoopFactory
 from asgi_poller.supervisor.running import run_loop
@@ -51,6 +52,7 @@ class CoreThread:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        platform.name_thread()
         try:
             run_loop(self._main(), self._make_loop)
         except Exception as error:

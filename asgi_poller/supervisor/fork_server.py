@@ -69,6 +69,7 @@ class ForkServer:
 
     def _load(self) -> None:
         config = self._config
+        platform.name_process("fork server")
         loop_factory(config.loop)  # imports what a loop needs, once for all
         self.tls = tls_context(config)  # while we may still read the key
         become(config, prepare_user(config))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 
+from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.logs import configure_logging, log_notices
 from asgi_poller.supervisor.reloader import Reloader
 from asgi_poller.supervisor.running import end_process_soon
 from asgi_poller.supervisor.server import Server
 from asgi_poller.supervisor.supervisor import Supervisor
+
+
+def _role(config: Config) -> str:
+    if config.reload:
+        return "reloader"
+    return "supervisor" if config.workers > 1 else "server"
 
 
 def serve(config: Config, *, owns_process: bool = False) -> int:
@@ -22,6 +29,8 @@ def serve(config: Config, *, owns_process: bool = False) -> int:
     """
     configure_logging(config)
     log_notices(config)
+    if owns_process:
+        platform.name_process(_role(config))
     if config.reload:
         return Reloader(config).run()
     if config.workers > 1:

@@ -8,6 +8,8 @@ import socket
 import threading
 from collections.abc import Callable
 
+from asgi_poller import platform
+
 _EXIT_ORPHANED = 1
 
 
@@ -34,6 +36,7 @@ class OrphanGuard:
         self._thread.start()
 
     def _watch(self) -> None:
+        platform.name_thread()
         poller = select.poll()
         poller.register(self._fd, 0)  # POLLHUP alone, which is reported unasked
         poller.poll()

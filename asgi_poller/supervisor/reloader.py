@@ -18,7 +18,7 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
-from asgi_poller.logs import reopen_log_files
+from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import close_listeners, open_listeners
 from asgi_poller.privileges import Identity
@@ -74,7 +74,7 @@ class Reloader:
 
     async def _serve(self, watcher: SourceWatcher) -> int:
         self._loop = asyncio.get_running_loop()
-        _log.info("Started reloader [%d]", os.getpid())
+        log_with_pid("Started reloader [%d]", os.getpid())
         shown = ", ".join(map(str, watcher.directories))
         _log.info("Will watch for changes in: %s", shown)
         listeners = open_listeners(self._config)
@@ -107,7 +107,7 @@ class Reloader:
             site.stop()
             await self._end_worker(site, self._config.timeout_graceful_shutdown, adopt=True)
             site.close()
-        _log.info("Finished reloader [%d]", os.getpid())
+        log_with_pid("Finished reloader [%d]", os.getpid())
         return 0
 
     async def _keep_running(self, site: Site) -> None:

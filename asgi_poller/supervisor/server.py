@@ -14,9 +14,15 @@ from types import FrameType
 
 from asgi_poller.config import Config
 from asgi_poller.importer import load_application
-from asgi_poller.logs import reopen_log_files
+from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.pollers.listeners import Listener, backlog_warning, close_listeners, open_listeners
+from asgi_poller.pollers.listeners import (
+    Listener,
+    backlog_warning,
+    close_listeners,
+    open_listeners,
+    say_where,
+)
 from asgi_poller.supervisor.dropping import become, own_socket_files, prepare_user
 from asgi_poller.supervisor.duties import Duties
 from asgi_poller.supervisor.garbage import settle_garbage
@@ -135,7 +141,7 @@ class Server:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        _log.info("Started server process [%d]", os.getpid())
+        log_with_pid("Started server process [%d]", os.getpid())
         config = self.config
         identity = prepare_user(config)
         self.listeners = open_listeners(config)
@@ -174,14 +180,13 @@ class Server:
                 await serving.end(config.timeout_graceful_shutdown, self._force)
         if self._duties is not None:
             self._duties.end()  # now: the signal that is raised again may be the very end
-        _log.info("Finished server process [%d]", os.getpid())
+        log_with_pid("Finished server process [%d]", os.getpid())
 
     def _say_where(self) -> None:
         warning = backlog_warning(self.config.backlog)
         if warning is not None:
             _log.warning(warning)
-        for listener in self.listeners:
-            _log.info("asgi-poller running on %s (Press CTRL+C to quit)", listener.url)
+        say_where(self.listeners)
 
     def _limit_reached(self) -> None:
         if not self._is_exit_asked:

@@ -11,7 +11,7 @@ from asgi_poller.loops.accepted import ListenerInfo
 from asgi_poller.pollers.counters import Counters
 from asgi_poller.pollers.front_end import FrontEnd
 from asgi_poller.pollers.keeper import LaneKeeper
-from asgi_poller.pollers.listeners import Listener, backlog_warning
+from asgi_poller.pollers.listeners import Listener, backlog_warning, say_where
 from asgi_poller.pollers.poller import BATCH_COUNT, QUEUE_COUNT, PollerSettings
 from asgi_poller.pollers.process_lane import Budget, ProcessLane
 from asgi_poller.supervisor.cores import loop_count
@@ -73,9 +73,8 @@ class Site:
         self._is_open = True
         warning = backlog_warning(self._config.backlog)
         if warning is not None:
-            _log.warning(warning)
-        for listener in self.listeners:
-            _log.info("asgi-poller running on %s (Press CTRL+C to quit)", listener.url)
+            _log.info(warning)
+        say_where(self.listeners)
 
     def make_worker(
         self, number: int, callbacks: Callbacks, *, with_config: bool = True

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 
@@ -104,6 +105,7 @@ class SourceWatcher:
         self._stop.set()
 
     def _run(self) -> None:
+        platform.name_thread()
         changes: Changes
         for changes in self._watch(
             *self.directories,

@@ -18,7 +18,7 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
-from asgi_poller.logs import reopen_log_files
+from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, close_listeners, open_listeners
 from asgi_poller.privileges import Identity
@@ -79,7 +79,7 @@ class Supervisor:
 
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
-        _log.info("Started supervisor [%d]", os.getpid())
+        log_with_pid("Started supervisor [%d]", os.getpid())
         listeners = self._open_listeners()
         try:
             own_socket_files(self._config, self._identity, listeners)
@@ -104,7 +104,7 @@ class Supervisor:
             minding.cancel()
             await self._end(site, pool)
             obeying.cancel()
-        _log.info("Finished supervisor [%d]", os.getpid())
+        log_with_pid("Finished supervisor [%d]", os.getpid())
         return 0
 
     async def _start(self, site: Site, pool: WorkerPool) -> bool:

@@ -25,7 +25,7 @@ from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
 from asgi_poller.importer import load_application
-from asgi_poller.logs import reopen_log_files
+from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.core import Core
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.counters import Counters
@@ -114,6 +114,7 @@ class Worker:
     def run(self) -> int:
         """Serve until the supervisor wants no more; the exit code."""
         config = self._config
+        platform.name_process(f"worker {self._spec.number}")
         if self._spec.nice:
             os.nice(self._spec.nice)
         platform.raise_descriptor_limit()
@@ -127,7 +128,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._control = Control(self._socket, on_message=self._on_message, on_end=self._on_orphaned)
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
-        _log.info("Started worker %d [%d]", self._spec.number, os.getpid())
+        log_with_pid("Started worker %d [%d]", self._spec.number, os.getpid())
         starting = asyncio.ensure_future(self._start())
         ordered = asyncio.ensure_future(self._orders.get())
         await asyncio.wait({starting, ordered}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,7 +144,7 @@ class Worker:
         settle_garbage()
         self._control.send("ready", threads=threads)
         await self._end(await ordered)
-        _log.info("Finished worker %d [%d]", self._spec.number, os.getpid())
+        log_with_pid("Finished worker %d [%d]", self._spec.number, os.getpid())
         return 0
 
     async def _start(self) -> list[int]:

@@ -349,3 +349,11 @@ def test_the_backlog_warning_names_the_sysctl(monkeypatch: pytest.MonkeyPatch) -
     assert "4096" in warning
     monkeypatch.setattr(platform, "somaxconn", lambda: None)
     assert backlog_warning(65535) is None
+
+
+def test_nobody_is_told_of_a_backlog_that_was_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(platform, "somaxconn", lambda: 128)
+    assert backlog_warning(Config("a:b").backlog) is None
+    assert backlog_warning(Config("a:b", backlog=65535).backlog) is not None

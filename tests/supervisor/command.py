@@ -18,8 +18,8 @@ DEADLINE_S = 40.0
 ROOT = Path(__file__).parents[2]
 APP = "tests.supervisor.app:app"
 
-_RUNNING = re.compile(r"running on (?:https?://([^:/]+):(\d+)|unix:(\S+))")
-_STARTED = re.compile(r"Started worker \d+ \[(\d+)\]")
+_RUNNING = re.compile(r"running on (?:\x1b\[1m)?(?:https?://([^:/]+):(\d+)|unix:(\S+))")
+_STARTED = re.compile(r"Started worker \d+ \[(?:\x1b\[36m)?(\d+)")
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
