@@ -310,3 +310,17 @@ def test_signals_are_left_alone() -> None:
     before = signal.getsignal(signal.SIGTERM)
     Config("main:app", workers=2)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("words", ["nginx", "10.0.0.1, proxy.example", "locahost"])
+def test_words_that_match_no_proxy_are_told(words: str) -> None:
+    (notice,) = Config("main:app", forwarded_allow_ips=words).notices
+    assert notice.startswith("--forwarded-allow-ips: ")
+    assert repr(words.split(", ")[-1]) in notice
+    assert "10.0.0.1" not in notice
+
+
+def test_words_that_match_a_proxy_are_not_told() -> None:
+    for words in ("*", "unix", "", "10.0.0.0/8, ::1,127.0.0.1", "unix,*"):
+        assert Config("main:app", forwarded_allow_ips=words).notices == ()
+    assert Config("main:app", forwarded_allow_ips="nginx", proxy_headers=False).notices == ()

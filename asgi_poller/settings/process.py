@@ -142,7 +142,7 @@ class Lifetime:
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Reload:
-    """Restarting when source files change (needs watchfiles)."""
+    """Restarting when source files change (sooner with watchfiles)."""
 
     __slots__ = ()
 

@@ -4,11 +4,15 @@ operator.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Any
 
 from asgi_poller.errors import ConfigError
 from asgi_poller.settings.table import SETTINGS
+
+#: What --forwarded-allow-ips takes besides addresses and networks; nothing between two commas.
+_PROXY_WORDS = ("", "*", "unix")
 
 Values = dict[str, Any]
 
@@ -35,6 +39,7 @@ def apply_rules(app: object, values: Values) -> list[str]:
         *_worker_notices(values),
         *_listening_notices(values),
         *_tls_notices(values),
+        *_proxy_notices(values),
     ]
 
 
@@ -119,3 +124,23 @@ def _tls_notices(values: Values) -> list[str]:
         if name.startswith("ssl_") and values[name] != option.default
     ]
     return [f"{SETTINGS[name].switch} does nothing without --ssl-certfile" for name in unused]
+
+
+def _proxy_notices(values: Values) -> list[str]:
+    """Words that look as if they meant a proxy. A mistyped address is an error elsewhere."""
+    words = [word.strip() for word in values["forwarded_allow_ips"].split(",")]
+    nobody = [word for word in words if word not in _PROXY_WORDS and not _is_network(word)]
+    if not nobody or not (values["proxy_headers"] or values["proxy_protocol"]):
+        return []
+    return [
+        f"--forwarded-allow-ips: {', '.join(map(repr, nobody))} matches no proxy:"
+        " give addresses, networks, unix or *; host names are not looked up"
+    ]
+
+
+def _is_network(word: str) -> bool:
+    try:
+        ipaddress.ip_network(word, strict=False)
+    except ValueError:
+        return False
+    return True

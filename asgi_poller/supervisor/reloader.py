@@ -77,6 +77,11 @@ class Reloader:
         log_with_pid("Started reloader [%d]", os.getpid())
         shown = ", ".join(map(str, watcher.directories))
         _log.info("Will watch for changes in: %s", shown)
+        if watcher.is_polling:
+            _log.info(
+                "watchfiles is not installed: the times of files are looked at"
+                " (pip install 'asgi-poller[reload]' to notice changes sooner)"
+            )
         listeners = open_listeners(self._config)
         try:
             own_socket_files(self._config, self._identity, listeners)

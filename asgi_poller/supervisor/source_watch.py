@@ -16,6 +16,7 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from asgi_poller.supervisor.source_poll import changes
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -80,15 +81,16 @@ def _is_dir(text: str) -> bool:
 class SourceWatcher:
     """Calls `changed` with the files that changed, on a thread of its own. Made by any thread.
 
-    Raises ConfigError where watchfiles is not installed.
+    Where watchfiles is not installed it looks at the files' times (`is_polling`).
     """
 
     def __init__(self, config: Config, changed: Callable[[list[Path]], object]) -> None:
+        self._watch: Callable[..., Iterable[Changes]] | None
         try:
             self._watch = importlib.import_module("watchfiles").watch
-        except ImportError as error:
-            problem = "needs watchfiles: pip install 'asgi-poller[reload]'"
-            raise ConfigError("--reload", problem) from error
+        except ImportError:
+            self._watch = None
+        self.is_polling = self._watch is None
         self.directories = watched_directories(config)
         self._filter = SourceFilter(config.reload_includes, config.reload_excludes)
         self._gather_ms = max(1, round(config.reload_delay * 1000))
@@ -106,8 +108,15 @@ class SourceWatcher:
 
     def _run(self) -> None:
         platform.name_thread()
-        changes: Changes
-        for changes in self._watch(
+        for paths in self._notice():
+            if self._stop.is_set():
+                return
+            self._changed(sorted(paths))
+
+    def _notice(self) -> Iterable[set[Path]]:
+        if self._watch is None:
+            return changes(self.directories, self._filter, self._stop, self._gather_ms / 1000)
+        batches = self._watch(
             *self.directories,
             watch_filter=lambda _, path: self._filter(Path(path)),
             debounce=self._gather_ms,
@@ -116,7 +125,5 @@ class SourceWatcher:
             rust_timeout=_STOP_MS,
             ignore_permission_denied=True,
             raise_interrupt=False,
-        ):
-            if self._stop.is_set():
-                return
-            self._changed(sorted({Path(path) for _, path in changes}))
+        )
+        return ({Path(path) for _, path in batch} for batch in batches)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,10 @@ import pytest
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
-from asgi_poller.supervisor.source_watch import SourceFilter, SourceWatcher, watched_directories
+from asgi_poller.supervisor.source_poll import changes
+from asgi_poller.supervisor.source_watch import SourceFilter, watched_directories
 from tests.supervisor.clients import crowd
-from tests.supervisor.command import Command, get, is_alive, wait_until
+from tests.supervisor.command import ROOT, Command, get, is_alive, wait_until
 
 _SOURCE = """
 {broken}
@@ -41,7 +41,7 @@ async def app(scope, receive, send):
 class Project:
     """A directory with an application, served with --reload."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *modules: str) -> None:
         self.directory = directory
         self.write("one")
         self.command = Command(
@@ -49,7 +49,10 @@ class Project:
             app="site_app:app",
             cwd=directory,
             # what was compiled a moment ago could be taken for what is there now
-            environ={"PYTHONDONTWRITEBYTECODE": "1"},
+            environ={
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONPATH": os.pathsep.join([*modules, str(ROOT)]),
+            },
         )
 
     def write(self, word: str, broken: str = "") -> None:
@@ -198,7 +201,43 @@ def test_directories_are_watched_once_and_excluded_ones_not(
     assert not SourceFilter([], ["c"])(tmp_path / "c" / "x.py")
 
 
-def test_without_watchfiles_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "watchfiles", None)
-    with pytest.raises(ConfigError, match=r"--reload: needs watchfiles: pip install"):
-        SourceWatcher(Config("main:app", reload=True), print)
+def test_without_watchfiles_changes_are_noticed_all_the_same(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "watchfiles.py").write_text("raise ImportError('not installed')")
+    directory = tmp_path / "project"
+    directory.mkdir()
+    project = Project(directory, str(hidden))
+    try:
+        project.wait_for("one")
+        project.command.wait_for("watchfiles is not installed: .*pip install")
+        project.write("two")
+        project.wait_for("two")
+        project.command.wait_for("Changes in 'site_app.py'. Reloading...")
+    finally:
+        project.command.close()
+
+
+def test_files_that_come_go_or_change_are_noticed_by_their_times(tmp_path: Path) -> None:
+    for folder in (".git", "__pycache__", "sub"):
+        (tmp_path / folder).mkdir()
+    same, old, changed, new = (tmp_path / "sub" / f"{n}.py" for n in ("same", "old", "c", "new"))
+    for path in (same, old, changed):
+        path.write_text("1")
+
+    class Pauses(threading.Event):
+        """In the first pause there are changes."""
+
+        is_first = True
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if self.is_first:
+                self.is_first = False
+                old.unlink()
+                for path in (changed, new, tmp_path / ".git" / "x.py", tmp_path / "sub" / "x.txt"):
+                    path.write_text("22")
+                (tmp_path / "__pycache__" / "x.py").write_text("22")
+            return self.is_set()
+
+    noticed = changes([tmp_path], SourceFilter(), Pauses(), 0.001)
+    assert next(noticed) == {old, changed, new}
