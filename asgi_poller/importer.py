@@ -57,12 +57,11 @@ def import_object(path: str, *, app_dir: str = "") -> Any:
     `app_dir` is only used to suggest modules that do exist.
     """
     module_name, colon, attributes = path.partition(":")
+    if module_name.endswith(".py") or os.sep in module_name:
+        raise StartupError(_advice_for_file(module_name, attributes or "app"))
     if not all(module_name.split(".")) or not all(attributes.split(".")):
         hint = f"{path}:app" if path and not colon else "main:app"
         raise StartupError(f"{path!r} must be MODULE:ATTRIBUTE, such as {hint!r}")
-    if module_name.endswith(".py") or os.sep in module_name:
-        dotted = module_name.removesuffix(".py").replace(os.sep, ".").strip(".")
-        raise StartupError(f"{module_name!r} is a file, give the module: '{dotted}:{attributes}'")
     found: Any = _import_module(module_name, app_dir)
     for name in attributes.split("."):
         try:
@@ -72,6 +71,16 @@ def import_object(path: str, *, app_dir: str = "") -> Any:
                 f"{module_name!r} has no attribute {attributes!r}{_nearest(name, dir(found))}"
             ) from None
     return found
+
+
+def _advice_for_file(path: str, attributes: str) -> str:
+    directory, stem = os.path.split(path.removesuffix(".py"))
+    directory = os.path.normpath(directory) if directory else ""
+    packages = directory.split(os.sep) if directory not in ("", ".") else []
+    if all(map(str.isidentifier, packages)):
+        instead = ".".join([*packages, stem])
+        return f"{path!r} is a file, give the module: '{instead}:{attributes}'"
+    return f"{path!r} is a file, give the module: --app-dir {directory} '{stem}:{attributes}'"
 
 
 def _put_first(app_dir: str) -> None:

@@ -143,9 +143,9 @@ COUNT = click.IntRange(min=1)
 def main(**options: Any) -> None:
     """Open many WebSockets to URL, fast, and say how it went.
 
-    \b asgi-poller-storm ws://127.0.0.1:8000/ws --connections 320000 --burst 10000 --interval 50ms
-    asgi-poller-storm ws://127.0.0.1:8000/ws --mode echo --in-flight 16 --duration 10s --report
-    report.html
+    \b
+    asgi-poller-storm ws://127.0.0.1:8000/ws -c 320000 --burst 10000
+    asgi-poller-storm ws://127.0.0.1:8000/ws --mode echo --report report.html
     """
     if not hasattr(select, "epoll"):
         _give_up("this needs Linux: its sockets are driven by epoll")

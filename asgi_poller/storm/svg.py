@@ -47,7 +47,9 @@ def ticks(top: float) -> list[float]:
 
 
 def line_chart(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """Lines over a common x axis that starts at 0."""
+    """Lines over a common x axis that starts at 0; words where no series has two points."""
+    if all(len(one.points) < 2 for one in series):
+        return _nothing(title)
     shown = [Series(one.name, _thinned(one.points)) for one in series if one.points]
     x_ticks = ticks(max((x for one in shown for x, _ in one.points), default=0.0))
     y_ticks = ticks(max((y for one in shown for _, y in one.points), default=0.0))
@@ -70,28 +72,34 @@ def line_chart(title: str, series: Sequence[Series], *, x_label: str, y_label: s
 def histogram(
     title: str, bars: Sequence[tuple[float, float, int]], *, x_label: str, y_label: str
 ) -> str:
-    """Bars of (from, to, count) over a logarithmic x axis."""
+    """Bars of (from, to, count) over a logarithmic x axis; words where there are none."""
+    if not bars:
+        return _nothing(title)
     parts = [_frame(title, x_label, y_label)]
-    y_ticks = ticks(max((count for _, _, count in bars), default=0))
+    y_ticks = ticks(max(count for _, _, count in bars))
     parts.append(_y_axis(y_ticks))
-    if bars:
-        low, high = math.log10(max(bars[0][0], 1e-6)), math.log10(max(bars[-1][1], 2e-6))
-        span = high - low
-        for start, end, count in bars:
-            left = _x((math.log10(max(start, 1e-6)) - low) / span)
-            right = _x((math.log10(max(end, 1e-6)) - low) / span)
-            top = _y(count / y_ticks[-1])
-            parts.append(
-                f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(0.5, right - left - 0.5):.1f}" '
-                f'height="{_y(0) - top:.1f}" fill="{COLOURS[0]}">'
-                f"<title>{start:.3g} to {end:.3g}: {count:,}</title></rect>"
-            )
-        for power in range(math.floor(low), math.ceil(high) + 1):
-            for factor in (1, 2, 5):
-                at = (math.log10(factor) + power - low) / span
-                if 0 <= at <= 1:
-                    parts.append(_x_tick(at, number(factor * 10.0**power)))
+    low, high = math.log10(max(bars[0][0], 1e-6)), math.log10(max(bars[-1][1], 2e-6))
+    span = high - low
+    for start, end, count in bars:
+        left = _x((math.log10(max(start, 1e-6)) - low) / span)
+        right = _x((math.log10(max(end, 1e-6)) - low) / span)
+        top = _y(count / y_ticks[-1])
+        parts.append(
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(0.5, right - left - 0.5):.1f}" '
+            f'height="{_y(0) - top:.1f}" fill="{COLOURS[0]}">'
+            f"<title>{start:.3g} to {end:.3g}: {count:,}</title></rect>"
+        )
+    for power in range(math.floor(low), math.ceil(high) + 1):
+        for factor in (1, 2, 5):
+            at = (math.log10(factor) + power - low) / span
+            if 0 <= at <= 1:
+                parts.append(_x_tick(at, number(factor * 10.0**power)))
     return _svg(title, parts)
+
+
+def _nothing(title: str) -> str:
+    """In the place of an empty picture, which looks as if something had gone wrong."""
+    return f"<p>{escape(title)}: too little was measured to draw it.</p>"
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

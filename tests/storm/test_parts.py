@@ -166,15 +166,14 @@ def test_tallies_add() -> None:
 @pytest.mark.parametrize(
     "drawn",
     [
-        svg.line_chart("<&>", [], x_label="x", y_label="y"),
-        svg.line_chart("t", [svg.Series('"a"', [(0, 0)])], x_label="x", y_label="y"),
+        svg.line_chart("<&>", [svg.Series('"a"', [(0, 0), (0, 0)])], x_label="x", y_label="y"),
+        svg.line_chart("t", [svg.Series("a", [(0, 0), (1, 1)])], x_label="<x>", y_label="y"),
         svg.line_chart(
             "t",
             [svg.Series("a", [(at / 7, at % 13) for at in range(9999)])],
             x_label="",
             y_label="",
         ),
-        svg.histogram("t", [], x_label="x", y_label="y"),
         svg.histogram("t", [(0.0, 0.001, 4), (0.001, 2.5, 10**9)], x_label="x", y_label="y"),
     ],
 )
@@ -190,6 +189,18 @@ def test_plots_are_xml_within_their_frame(drawn: str) -> None:
     assert min(numbers) >= 0
     assert max(numbers) <= svg.WIDTH
     assert len(drawn) < 60_000
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        svg.line_chart("<&>", [], x_label="x", y_label="y"),
+        svg.line_chart("<&>", [svg.Series("a", [(1, 1)])], x_label="x", y_label="y"),
+        svg.histogram("<&>", [], x_label="x", y_label="y"),
+    ],
+)
+def test_what_was_not_measured_is_words_and_no_empty_picture(drawn: str) -> None:
+    assert drawn == "<p>&lt;&amp;&gt;: too little was measured to draw it.</p>"
 
 
 @pytest.mark.parametrize("top", [0, 0.3, 1, 7, 10, 99, 320_000])
