@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -292,3 +293,64 @@ def test_a_consumer_of_channels_kind() -> None:
 
     with serving(application) as site:
         run(main(site))
+
+
+async def pieces(seen: Seen, kind: str) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            yield bytes(1000)
+            if kind == "sleep0":
+                await asyncio.sleep(0)
+            elif kind == "sleep":
+                await asyncio.sleep(0.001)
+    finally:
+        seen.add("closed")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", ["plain", "sleep0", "sleep"])
+def test_an_abandoned_stream_is_closed_at_once(loop: str, kind: str) -> None:
+    """Not only by the garbage collector, which may take its time: a camera, a cursor, a lock."""
+    seen = Seen()
+
+    async def stream(request: Request) -> StreamingResponse:
+        return StreamingResponse(pieces(seen, kind))
+
+    gc.disable()
+    try:
+        with serving(Starlette(routes=[Route("/", stream)]), loop=loop) as site:
+            client = site.connect()
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.socket.recv(100)
+            client.close()
+            seen.wait_for("closed")
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_close_after_the_client_closed_is_no_mistake(
+    loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen()
+
+    async def talk(websocket: Any) -> None:
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.receive_text()
+        finally:
+            seen.add("finally")
+            await websocket.send({"type": "websocket.close", "code": 1000})
+            seen.add("closed")
+
+    async def main(url: str) -> None:
+        async with connect(url) as client:
+            await client.send("hello")
+
+    app = Starlette(routes=[WebSocketRoute("/", talk)])
+    with serving(app, loop=loop) as site:
+        run(main(site.url(scheme="ws")))
+        seen.wait_for("finally")
+    # the framework's own view of its states is its own business: none of it is ours to log
+    assert not [one for one in errors_in(caplog) if "ClientDisconnected" in one]

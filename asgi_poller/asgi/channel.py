@@ -28,10 +28,16 @@ from asgi_poller.asgi.channel_context import (
     State,
 )
 from asgi_poller.asgi.denial import Denial
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.flow import TURN_MASK, WriteGate
 from asgi_poller.asgi.inbox import Inbox
 from asgi_poller.asgi.types import Message
-from asgi_poller.errors import ApplicationFault, ClientDisconnected, WebSocketFault
+from asgi_poller.errors import (
+    ApplicationFault,
+    ClientDisconnected,
+    WebSocketFault,
+    stems_from_disconnect,
+)
 from asgi_poller.wire.frames import (
     CLOSE_ABNORMAL,
     CLOSE_INTERNAL_ERROR,
@@ -44,7 +50,7 @@ from asgi_poller.wire.frames import (
     is_sendable_close_code,
 )
 from asgi_poller.wire.handshake import Handshake
-from asgi_poller.wire.response import phrase, simple_response
+from asgi_poller.wire.response import phrase
 
 _log = logging.getLogger("asgi_poller.error")
 _CORK_OCTETS = 65536  # joined frames above this are written without waiting for the flush
@@ -162,7 +168,7 @@ class Channel(Inbox):
         state = self.state
         has_ended = state is CLOSING or state is CLOSED
         # told that its peer has gone, an application may stop by letting that error out
-        if error is not None and not (has_ended and isinstance(error, ClientDisconnected)):
+        if error is not None and not (has_ended and stems_from_disconnect(error)):
             _log.error("Exception in ASGI application", exc_info=error)
         if state is OPEN:
             code = CLOSE_NORMAL if error is None else CLOSE_INTERNAL_ERROR
@@ -215,6 +221,8 @@ class Channel(Inbox):
         if handler is not None:
             handler(self, message)
         elif self.state is CLOSING or self.state is CLOSED:
+            if kind == "websocket.close":
+                return  # `finally: await websocket.close()`, after the client closed
             raise ClientDisconnected(f"{kind!r} cannot be sent: the WebSocket is closed")
         elif self.state is not DENYING:
             raise ApplicationFault(f"{kind!r} cannot be sent: the WebSocket is {self.state.value}")
@@ -229,7 +237,7 @@ class Channel(Inbox):
         head, deflate = self._handshake.accept(
             subprotocol=message.get("subprotocol"),
             headers=message.get("headers") or (),
-            default_fields=context.default_fields({}),
+            default_fields=context.default_fields,
             deflate=context.deflate,
         )
         self._handshake = None
@@ -268,7 +276,7 @@ class Channel(Inbox):
         """Answer the handshake with an HTTP status and no body of the application's."""
         if self._context.access_log is not None and self._entry is not None:
             self._context.access_log.channel_denied(self._entry, status)
-        self._write(simple_response(status, phrase(status).decode()))
+        self._write(error_response(status, phrase(status).decode()))
         self._denied()
 
     def _denied(self) -> None:

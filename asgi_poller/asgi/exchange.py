@@ -1,5 +1,5 @@
 """One HTTP request and its response as ASGI sees them (ASGI: HTTP Connection Scope, spec version
-2.3).
+2.4).
 
 The response's states, and what the application may send in each:
 
@@ -7,8 +7,7 @@ The response's states, and what the application may send in each:
        └── the peer goes, or a fault ─────┴─────────────────────────────────┴──► GONE
 
 The head is written with the first body message, so that a small response is one write. In GONE
-`send` is ignored, as uvicorn does it: what an application still says to a peer that has gone harms
-nobody.
+`send` raises, so that an application stops at once and closes what it streams from.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.flow import TURN_MASK, WriteGate
+from asgi_poller.asgi.error_response import error_response
+from asgi_poller.asgi.flow import TURN_MASK, WriteGate, wait_in
 from asgi_poller.asgi.types import Loop, Message
-from asgi_poller.errors import ApplicationFault
+from asgi_poller.errors import ApplicationFault, ClientDisconnected, stems_from_disconnect
 from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.response import (
     CONTINUE,
@@ -33,7 +33,6 @@ from asgi_poller.wire.response import (
     Framing,
     encode_chunk,
     encode_head,
-    simple_response,
     status_line,
 )
 
@@ -182,7 +181,8 @@ class Exchange:
         """Answer for the application, if it has not begun to, and break the connection."""
         if self.state in (_WAITING, _STARTED):
             self._log_access(status)
-            self._port.write(simple_response(status, detail, head_only=self.head.method == "HEAD"))
+            head_only = self.head.method == "HEAD"
+            self._port.write(error_response(status, detail, head_only=head_only))
             self._enter(_GONE)
             self._port.response_complete(False)
         elif self.state is _STREAMING:
@@ -204,6 +204,8 @@ class Exchange:
     def application_ended(self, error: BaseException | None) -> None:
         """The application has returned, or raised `error`: answer for what it has left undone."""
         if error is not None:
+            if self.state is _GONE and stems_from_disconnect(error):
+                return  # it was told that nobody listens, and has stopped
             _log.error("Exception in ASGI application", exc_info=error)
         elif self.state is _COMPLETE:
             return
@@ -218,13 +220,11 @@ class Exchange:
         if self.head.expects_continue and self.state is _WAITING:
             self.head.expects_continue = False
             self._port.write(CONTINUE)
-        while not (self._body or self._body_complete) or self._is_body_given:
-            if self.state is _GONE or self.state is _COMPLETE:
-                return {"type": "http.disconnect"}
-            waiter = self._context.loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
-        if self.state is _GONE:
+        while not self._is_over() and (
+            self._is_body_given or not (self._body or self._body_complete)
+        ):
+            await wait_in(self._waiters, self._context.loop)
+        if self._is_over():
             return {"type": "http.disconnect"}
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
@@ -235,24 +235,25 @@ class Exchange:
             self._port.set_reading(True)
         return {"type": "http.request", "body": body, "more_body": not self._body_complete}
 
+    def _is_over(self) -> bool:
+        return self.state is _GONE or self.state is _COMPLETE
+
     async def send(self, message: Message) -> None:
         """Take a message of the response (ASGI: HTTP, Response Start and Body); waits while the
         peer is slow.
 
-        Raises ApplicationFault for what may not be sent now, or is not valid.
+        Raises ApplicationFault for what may not be sent now, or is not valid, and
+        ClientDisconnected once the peer has gone (ASGI: HTTP, Disconnected Client).
         """
         handler = self._handlers.get(message["type"])
         if handler is None:
             raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
         handler(self, message)
-        state = self.state
-        if state is _STREAMING or state is _GONE:
+        if self.state is _STREAMING:
             self._sent_count += 1
-            if self._gate is not None and not self._gate.is_open and state is _STREAMING:
+            if self._gate is not None and not self._gate.is_open:
                 await self._gate.passed()  # after the last message nobody would open it for us
             elif not self._sent_count & TURN_MASK:
-                # not each time, though nobody listens in GONE: frameworks cancel what waits, and an
-                # application's generator that is not the one to wait is closed much later
                 await asyncio.sleep(0)
 
     def _on_start(self, message: Message) -> None:
@@ -298,8 +299,8 @@ class Exchange:
         if not more:
             self._complete()
 
-    def _on_ignored(self, message: Message) -> None:
-        """Nobody is there to hear it."""
+    def _on_gone(self, message: Message) -> None:
+        raise ClientDisconnected(f"{message['type']!r} cannot be sent: the peer has gone")
 
     def _framed(self, body: bytes, more: bool) -> bytes:
         """A piece of the response's body as it goes on the wire."""
@@ -328,7 +329,8 @@ class Exchange:
         self._handlers = state.handlers
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
+        waiters = self._waiters[:]
+        self._waiters.clear()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -345,12 +347,11 @@ def _as_bytes(body: object) -> bytes:
     raise ApplicationFault(f"`body` is bytes, not {type(body).__name__}")
 
 
-_IGNORE = {
-    "http.response.start": Exchange._on_ignored,
-    "http.response.body": Exchange._on_ignored,
-}
 State.WAITING.handlers = {"http.response.start": Exchange._on_start}
 State.STARTED.handlers = {"http.response.body": Exchange._on_first_body}
 State.STREAMING.handlers = {"http.response.body": Exchange._on_body}
 State.COMPLETE.handlers = {}
-State.GONE.handlers = _IGNORE
+State.GONE.handlers = {
+    "http.response.start": Exchange._on_gone,
+    "http.response.body": Exchange._on_gone,
+}

@@ -33,13 +33,26 @@ class WriteGate:
         themselves.
         """
         self.is_open = True
-        waiters, self._waiters = self._waiters, []
+        waiters = self._waiters[:]
+        self._waiters.clear()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def passed(self) -> None:
         while not self.is_open:
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await wait_in(self._waiters, self._loop)
+
+
+async def wait_in(waiters: list[asyncio.Future[None]], loop: Loop) -> None:
+    """Wait until somebody sets a future of `waiters`, which is left when the wait is cancelled: an
+    application may begin one and cancel it many times on one connection.
+    """
+    waiter = loop.create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        if waiter in waiters:
+            waiters.remove(waiter)
+        raise

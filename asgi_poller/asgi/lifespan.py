@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from enum import Enum
 from typing import Any
@@ -24,16 +25,20 @@ class Lifespan:
     """Runs one application's lifespan in a task of its own. Owned by the core's thread.
 
     `mode` is `auto` (an application that raises at once is taken not to support it), `on` (that is
-    a start-up failure) or `off`. `state` is what the application left for its connections.
+    a start-up failure) or `off`. It runs in `context`. `state` is what the application left for its
+    connections.
     """
 
-    def __init__(self, application: Application, mode: str) -> None:
+    def __init__(
+        self, application: Application, mode: str, context: contextvars.Context | None = None
+    ) -> None:
         self._application = application
         self._mode = mode
         self._phase = _Phase.OVER
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
         self._answer: asyncio.Future[str | None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._context = context
         self.state: dict[str, Any] = {}
 
     async def startup(self) -> None:
@@ -60,7 +65,8 @@ class Lifespan:
         self._answer = asyncio.get_running_loop().create_future()
         self._inbox.put_nowait({"type": message_type})
         if self._task is None:
-            self._task = asyncio.ensure_future(self._run())
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._run(), context=self._context)
         return await self._answer
 
     async def _run(self) -> None:

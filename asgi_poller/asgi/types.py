@@ -13,9 +13,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ASGI_VERSION = "3.0"
-# 2.3, as uvicorn: from 2.4 on send() must raise after a disconnect, which plain HTTP applications
-# do not expect
-HTTP_SPEC_VERSION = "2.3"
+HTTP_SPEC_VERSION = "2.4"
 WEBSOCKET_SPEC_VERSION = "2.5"
 LIFESPAN_SPEC_VERSION = "2.0"
 

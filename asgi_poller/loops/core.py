@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.forwarded import TrustedHosts
 from asgi_poller.asgi.lifespan import Lifespan
 from asgi_poller.asgi.scope import Peer
@@ -24,11 +25,9 @@ from asgi_poller.loops.preamble import Refused, peek, read_proxy_header
 from asgi_poller.loops.services import Connection, Services
 from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
 from asgi_poller.wire.proxy_protocol import Parsed
-from asgi_poller.wire.response import simple_response
 
 _log = logging.getLogger("asgi_poller.error")
 
-_TOO_MANY = simple_response(429, "Too many connections from your address")  # RFC 6585, 4
 _ARRIVAL_S = 1.0  # while draining: for TLS handshakes and PROXY headers that are on their way
 _SPREAD_STEP_S = 0.02  # while draining: how often it is somebody's turn, at most
 
@@ -53,7 +52,7 @@ class Core(Services):
     ) -> None:
         super().__init__(config, application, access_log)
         self._listeners = listeners
-        self._lifespan = Lifespan(application, config.lifespan)
+        self._lifespan = Lifespan(application, config.lifespan, self.context)
         self._tls = tls
         self._tls_timeout_s = config.ssl_handshake_timeout
         self._proxies = TrustedHosts(config.forwarded_allow_ips) if config.proxy_protocol else None
@@ -192,7 +191,9 @@ class Core(Services):
             self._not_adopted(sock, ticket)
             return
         if header is not None and not self._introduce(header, peer, ticket):
-            await self._refuse(sock, b"" if info.tls else _TOO_MANY, ticket)
+            # RFC 6585, 4
+            answer = error_response(429, "Too many connections from your address")
+            await self._refuse(sock, b"" if info.tls else answer, ticket)
             return
         try:
             self._connect(sock, accepted._replace(data=early), info, peer)

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Sequence
 
 from asgi_poller.asgi.channel import Channel
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.exchange import Exchange
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
@@ -19,7 +20,6 @@ from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
 from asgi_poller.wire.handshake import NotGet, UnsupportedVersion, check_handshake
 from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
-from asgi_poller.wire.response import simple_response
 
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
 # of a request's body after its response: who sends more, or longer, is cut off
@@ -288,7 +288,7 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, fault: HttpFault) -> None:
         """Answer a broken request, to which there is no exchange, and end the connection."""
         extra = fault.headers if isinstance(fault, UnsupportedVersion | NotGet) else ()
-        self.write(simple_response(fault.status, fault.detail, extra))
+        self.write(error_response(fault.status, fault.detail, extra))
         self._end(linger=True)
 
     # ExchangePort

@@ -115,7 +115,10 @@ class Services:
         self.is_guarded = config.limit_concurrency is not None or bool(self.rules)
         self.channel_share: int | None = None  # of --limit-channels, where nobody counts them all
         self._application = application
-        self._has_fresh_context = config.reset_contextvars
+        # Each request and WebSocket runs in a copy of this one, and so sees what was set around the
+        # server and in the lifespan, and nothing that another request has set.
+        self.context = contextvars.copy_context()
+        self._base_context = contextvars.Context() if config.reset_contextvars else self.context
         self._door: Door | None = None
         self._tickets: dict[Connection, int] = {}  # of those that a limit counts
         self._channel_count = 0
@@ -215,16 +218,16 @@ class Services:
         self.requests += 1
         if self._limit_reached is not None and self.requests >= (self._request_limit or 0):
             self._limit_reached()
+        context = self._base_context.copy()
         try:
-            call = self._application(conversation.scope, conversation.receive, conversation.send)
+            call = context.run(
+                self._application, conversation.scope, conversation.receive, conversation.send
+            )
         except Exception as error:
             conversation.application_ended(error)
             return
         coroutine = call if type(call) is CoroutineType else _awaited(call)
-        if self._has_fresh_context:
-            task = self.loop.create_task(coroutine, context=contextvars.Context())
-        else:
-            task = self.loop.create_task(coroutine)
+        task = self.loop.create_task(coroutine, context=context)
         # the loop itself holds tasks weakly: one that waits for something of its own could vanish
         self._conversations[task] = conversation
         task.add_done_callback(self._release)

@@ -28,6 +28,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.forwarded import TrustedHosts
 from asgi_poller.errors import HttpFault, ProxyProtocolFault
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
@@ -39,7 +40,6 @@ from asgi_poller.pollers.turnstile import refusal_response
 from asgi_poller.pollers.waiting import Waiter
 from asgi_poller.wire.http1 import HeadLimits, RequestHead, RequestParser
 from asgi_poller.wire.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, parse
-from asgi_poller.wire.response import simple_response
 
 _READ_OCTETS = 65536
 # A lane's message has room for twice as much. A head that is longer, where the limit permits it,
@@ -379,4 +379,4 @@ def _is_header(data: bytes) -> bool:
 
 
 def _refusal(fault: HttpFault) -> _Refused:
-    return _Refused(str(fault.status), simple_response(fault.status, fault.detail))
+    return _Refused(str(fault.status), error_response(fault.status, fault.detail))

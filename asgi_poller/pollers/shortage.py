@@ -21,21 +21,13 @@ import time
 from collections.abc import Callable
 
 from asgi_poller import platform
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.pollers.accepting import AcceptCall
 from asgi_poller.pollers.lanes import close_connection
 
 logger = logging.getLogger("asgi_poller.error")
 
-_BODY = b"Service Unavailable\n"
-#: RFC 9110, 15.6.4; RFC 9112, 9.6 for the Connection header.
-SERVICE_UNAVAILABLE = (
-    b"HTTP/1.1 503 Service Unavailable\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: %d\r\n"
-    b"Connection: close\r\n"
-    b"Retry-After: 1\r\n"
-    b"\r\n%b"
-) % (len(_BODY), _BODY)
+_DETAIL = "Service Unavailable\n"
 
 #: Octets of a request that are read and thrown away before the close: what is left unread would
 #: turn the close into a reset, and the client would never see the answer (RFC 9112, 9.6).
@@ -199,6 +191,6 @@ def answer_and_close(fd: int, *, tls: bool) -> None:
     connection = socket.socket(fileno=fd)
     with connection, contextlib.suppress(OSError):  # the peer may be gone: it is closed anyway
         connection.setblocking(False)
-        connection.send(SERVICE_UNAVAILABLE)
+        connection.send(error_response(503, _DETAIL))
         connection.shutdown(socket.SHUT_WR)
         connection.recv(_DISCARD_OCTETS)

@@ -21,9 +21,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from email.utils import formatdate
 
 from asgi_poller import platform
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.pollers.admission import Admission, AdmissionLimits, Refusal, TokenBucket
 
@@ -41,28 +41,17 @@ _DISCARD_OCTETS = 65536
 _RETRY_S = 0.05
 
 _STATUS = {
-    Refusal.CONNECTIONS: (b"503 Service Unavailable", b"Too many connections\n"),
-    Refusal.CONNECTIONS_PER_IP: (
-        b"429 Too Many Requests",  # RFC 6585, 4
-        b"Too many connections from your address\n",
-    ),
-    Refusal.CHANNELS: (b"503 Service Unavailable", b"Too many WebSockets\n"),
-    Refusal.ACCEPT_RATE: (b"503 Service Unavailable", b"Too many new connections\n"),
+    Refusal.CONNECTIONS: (503, "Too many connections\n"),
+    Refusal.CONNECTIONS_PER_IP: (429, "Too many connections from your address\n"),  # RFC 6585, 4
+    Refusal.CHANNELS: (503, "Too many WebSockets\n"),
+    Refusal.ACCEPT_RATE: (503, "Too many new connections\n"),
 }
 
 
 def refusal_response(refusal: Refusal, retry_after_s: int = RETRY_AFTER_S) -> bytes:
     """The whole HTTP/1.1 response for a refused connection. The connection is to be closed."""
-    status, body = _STATUS[refusal]
-    return (
-        b"HTTP/1.1 %b\r\n"
-        b"date: %b\r\n"  # RFC 9110, 6.6.1: required of 4xx
-        b"retry-after: %d\r\n"
-        b"content-type: text/plain; charset=utf-8\r\n"
-        b"content-length: %d\r\n"
-        b"connection: close\r\n"
-        b"\r\n%b"
-    ) % (status, formatdate(usegmt=True).encode(), retry_after_s, len(body), body)
+    status, detail = _STATUS[refusal]
+    return error_response(status, detail, retry_after_s=retry_after_s)
 
 
 class Turnstile:

@@ -74,6 +74,8 @@ def encode_head(
     is_chunked = False
     expected = None
     if given:
+        if status in _BODILESS:  # RFC 9110, 8.6 and 15.4.5: a length would be of a body
+            given = _without_framing(given, lines)
         if b"content-length" in given:
             expected = int(given[b"content-length"])
         if expected is None or len(given) > 1:
@@ -102,6 +104,14 @@ def encode_head(
     if has_body and not is_chunked and body_octets is not None and expected in (None, body_octets):
         return head, WHOLE_KEPT if keep_alive else _WHOLE_CLOSED
     return head, Framing(has_body, is_chunked, expected if has_body else None, keep_alive)
+
+
+def _without_framing(given: Mapping[bytes, bytes], lines: list[bytes]) -> Mapping[bytes, bytes]:
+    names = (b"content-length", b"transfer-encoding")
+    for name in names:
+        if name in given:
+            lines.remove(name + b": " + given[name] + b"\r\n")
+    return {name: value for name, value in given.items() if name not in names}
 
 
 def _is_chunked(given: Mapping[bytes, bytes]) -> bool:

@@ -123,7 +123,8 @@ def test_refusing(message: Message, caplog: pytest.LogCaptureFixture) -> None:
         assert b"connection: close\r\n" in peer.wire.written
         assert peer.state() is State.CLOSED
         assert await peer.channel.receive() == disconnect(1006)
-        for late in (ACCEPT, text("a"), closing()):
+        await peer.channel.send(closing())
+        for late in (ACCEPT, text("a")):
             assert isinstance(await raised_by(peer.channel.send(late)), ClientDisconnected)
 
     run(main())

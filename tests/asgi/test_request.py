@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from asgi_poller.asgi.exchange import State
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
-from asgi_poller.errors import HttpFault
+from asgi_poller.errors import ClientDisconnected, HttpFault
 from tests.asgi.exchanges import GET, POST, Request, answer_of, body, head, says
 from tests.fakes import Wire, errors_in, run, start, turns
 
@@ -192,21 +193,92 @@ def test_the_rest_of_a_body_is_not_given_when_its_peer_has_gone() -> None:
     assert run(main()) == {"type": "http.disconnect"}
 
 
-def test_what_is_said_to_a_peer_that_has_gone_is_ignored(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_sending_to_a_peer_that_has_gone_raises(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> Wire:
         request = Request(GET)
         request.exchange.disconnect()
-        task = start(request.exchange, says(head(), body(b"a", True), body()))
-        await task
-        await turns()
+        for message in (head(), body(b"a", True), body()):
+            with pytest.raises(OSError):
+                await request.exchange.send(message)
         return request.wire
 
     wire = run(main())
     assert wire.written == b""
     assert wire.completed == []
     assert errors_in(caplog) == []
+
+
+class Theirs(Exception):
+    """What a framework makes of it."""
+
+
+def from_disconnect() -> Exception:
+    error = Theirs("the client has gone")
+    error.__cause__ = ClientDisconnected("gone")
+    return error
+
+
+def in_context() -> Exception:
+    error = Theirs("while cleaning up")
+    error.__context__ = from_disconnect()
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (ClientDisconnected("gone"), 0),
+        (from_disconnect(), 0),
+        (in_context(), 0),
+        (ExceptionGroup("tasks", [from_disconnect(), ClientDisconnected("gone")]), 0),
+        (ExceptionGroup("tasks", [from_disconnect(), ValueError("a mistake")]), 1),
+        (ValueError("a mistake"), 1),
+    ],
+)
+def test_an_application_that_stops_because_its_peer_has_gone_has_not_failed(
+    error: Exception, logged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        request = Request(GET)
+        request.exchange.disconnect()
+        request.exchange.application_ended(error)
+
+    run(main())
+    assert len(errors_in(caplog)) == logged
+
+
+def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
+    """`await request.is_disconnected()` in a loop begins and cancels one each time."""
+
+    async def main() -> None:
+        request = Request(GET)
+        await request.exchange.receive()
+        request.exchange.block_writing()
+        await request.exchange.send(head())
+        for _ in range(100):
+            waits: list[asyncio.Task[Any]] = [
+                asyncio.ensure_future(request.exchange.receive()),
+                asyncio.ensure_future(request.exchange.send(body(b"a", True))),
+            ]
+            await turns()
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+        gc.collect()
+        futures = [one for one in gc.get_objects() if isinstance(one, asyncio.Future)]
+        assert len(futures) < 50
+
+    run(main())
+
+
+def test_after_a_whole_response_there_is_nothing_to_receive_but_the_end() -> None:
+    async def main() -> None:
+        request = Request(GET)
+        await request.exchange.send(head())
+        await request.exchange.send(body(b"all"))
+        assert (await request.exchange.receive())["type"] == "http.disconnect"
+
+    run(main())
 
 
 def test_an_answer_ends_the_wait_for_a_disconnect() -> None:

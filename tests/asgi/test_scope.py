@@ -23,7 +23,7 @@ def test_the_scope_of_a_request() -> None:
     scope = ScopeMaker().http(parsed(b"/a%20b?c=d", b"X-Y: Z\r\n"), PEER)
     assert scope == {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "server": ("192.0.2.2", 80),
         "client": ("192.0.2.1", 1234),

@@ -86,7 +86,7 @@ def _shake_hands(head: RequestHead) -> None:
     answer, _ = handshake.accept(
         subprotocol=handshake.subprotocols[0] if handshake.subprotocols else None,
         headers=(),
-        default_fields=b"",
+        default_fields=lambda given: b"",
         deflate="on",
     )
     assert answer.startswith(b"HTTP/1.1 101 ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -27,9 +28,13 @@ def opening(*more: tuple[bytes, bytes], drop: bytes = b"") -> RequestHead:
     )
 
 
+def nothing(given: Mapping[bytes, bytes]) -> bytes:
+    return b""
+
+
 def accepted(handshake: Handshake, **options: Any) -> tuple[list[bytes], Any]:
     """The lines of the 101, and the compression."""
-    head, deflate = handshake.accept(**options)
+    head, deflate = handshake.accept(**{"default_fields": nothing, **options})
     lines = head.split(b"\r\n")
     assert lines[-2:] == [b"", b""]
     assert lines[:4] == [
@@ -49,9 +54,22 @@ def test_what_the_application_and_the_server_add() -> None:
     lines, _ = accepted(
         check_handshake(opening()),
         headers=[(b"set-cookie", b"a=b"), (b"set-cookie", b"c=d")],
-        default_fields=b"date: now\r\nserver: us\r\n",
+        default_fields=lambda given: b"date: now\r\nserver: us\r\n",
     )
     assert lines == [b"set-cookie: a=b", b"set-cookie: c=d", b"date: now", b"server: us"]
+
+
+def test_what_the_application_gives_itself_is_not_there_twice() -> None:
+    asked = []
+
+    def default_fields(given: Mapping[bytes, bytes]) -> bytes:
+        asked.append(set(given))
+        return b""
+
+    headers = [(b"Date", b"now"), (b"server", b"mine"), (b"x", b"y")]
+    lines, _ = accepted(check_handshake(opening()), headers=headers, default_fields=default_fields)
+    assert lines == [b"date: now", b"server: mine", b"x: y"]
+    assert asked == [{b"date", b"server"}]
 
 
 def test_subprotocols_of_all_fields_in_order() -> None:
@@ -70,7 +88,7 @@ def test_subprotocols_of_all_fields_in_order() -> None:
 def test_a_subprotocol_that_was_not_offered(subprotocol: Any) -> None:
     handshake = check_handshake(opening((b"sec-websocket-protocol", b"chat, superchat")))
     with pytest.raises(ApplicationFault, match="not offered"):
-        handshake.accept(subprotocol=subprotocol)
+        handshake.accept(subprotocol=subprotocol, default_fields=nothing)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +105,7 @@ def test_a_subprotocol_that_was_not_offered(subprotocol: Any) -> None:
 def test_headers_that_an_application_may_not_give(headers: Any) -> None:
     handshake = check_handshake(opening())
     with pytest.raises(ApplicationFault):
-        handshake.accept(headers=headers)
+        handshake.accept(headers=headers, default_fields=nothing)
     assert accepted(handshake) == ([], None)  # it may still do better
 
 

@@ -98,15 +98,25 @@ def test_a_length_that_is_wrong_is_not_taken_for_right(body_octets: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("to", "status"), [(request("HEAD"), 200), (request(), 204), (request(), 304)]
+    ("to", "status", "kept"),
+    [
+        (request("HEAD"), 200, [b"content-length: 99"]),
+        (request(), 204, []),
+        (request(), 304, []),
+        (request("HEAD"), 304, []),
+    ],
 )
-def test_responses_that_have_no_body(to: RequestHead, status: int) -> None:
+def test_responses_that_have_no_body(to: RequestHead, status: int, kept: list[bytes]) -> None:
     lines, framing = encoded([], to=to, status=status)
     assert lines == []
     assert not framing.has_body
     assert framing.keep_alive
     lines, framing = encoded([(b"content-length", b"99")], to=to, status=status)
-    assert lines == [b"content-length: 99"]
+    assert lines == kept
+    assert framing == Framing(False, False, None, True)
+    given = [(b"Transfer-Encoding", b"chunked"), (b"x", b"y")]
+    lines, framing = encoded(given, to=request(), status=204)
+    assert lines == [b"x: y"]
     assert framing == Framing(False, False, None, True)
 
 

@@ -1,0 +1,88 @@
+"""Context variables: a request sees what was set around the server and in the lifespan, and nothing
+that another request has set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Any
+
+import pytest
+
+from asgi_poller.asgi.types import Receive, Scope, Send
+from asgi_poller.config import Config
+from asgi_poller.supervisor.server import Server
+from tests.attacks.site import (
+    DEADLINE_S,
+    Record,
+    Site,
+    read_exactly,
+    read_to_end,
+    wait_until,
+)
+from tests.frames import text
+
+AROUND = contextvars.ContextVar("around", default="unset")
+LIFESPAN = contextvars.ContextVar("lifespan", default="unset")
+USER = contextvars.ContextVar("user", default="nobody")
+
+
+class Sees:
+    """Answers what it sees; then the request's user is set, as a middleware would."""
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        # also what is set before there is a coroutine
+        seen = f"{AROUND.get()} {LIFESPAN.get()} {USER.get()}"
+        if scope["type"] != "lifespan":
+            USER.set("somebody else")
+        return self.answer(seen, scope, receive, send)
+
+    async def answer(self, seen: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            LIFESPAN.set("lifespan")
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await receive()
+            await send({"type": "websocket.send", "text": seen})
+            return
+        while scope["method"] == "POST" and (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": seen.encode()})
+
+
+def ask(site: Site) -> None:
+    wanted = b"around lifespan nobody"
+    get = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
+    last = get[:-2] + b"connection: close\r\n\r\n"
+    with site.connect() as client:
+        client.sendall(get * 3 + post + get + post + last)
+        assert read_to_end(client).count(wanted) == 7
+    for _ in range(2):
+        with site.open() as channel:
+            channel.sendall(text("?"))
+            assert read_exactly(channel, 2 + len(wanted))[2:] == wanted
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_one_connection_many_users(loop: str) -> None:
+    async def main() -> None:
+        AROUND.set("around")
+        server = Server(Config(Sees(), port=0, loop=loop, log_config=None, access_log=False))
+        serving = asyncio.create_task(server.serve())
+        try:
+            await asyncio.to_thread(wait_until, lambda: bool(server.listeners), "it listens")
+            await asyncio.to_thread(ask, Site(server, Record()))
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(serving, DEADLINE_S)
+
+    asyncio.run(main())
