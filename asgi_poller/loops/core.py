@@ -69,15 +69,19 @@ class Core(Services):
         """Take a connected socket over. The descriptor is this core's from now on."""
         info = self._listeners[accepted.listener]
         sock = adopted_socket(info.family, accepted.fd)
-        if self._proxies is not None:
-            self._arrive(self._adopt_proxied(sock, accepted, info, self._proxies))
-            return
         try:
-            peer = _peer(sock, accepted, info)
-        except OSError:  # the peer has gone before anybody looked
-            self._not_adopted(sock, accepted.ticket)
-            return
-        self._connect(sock, accepted, info, peer)
+            if self._proxies is not None:
+                self._arrive(self._adopt_proxied(sock, accepted, info, self._proxies))
+                return
+            try:
+                peer = _peer(sock, accepted, info)
+            except OSError:  # the peer has gone before anybody looked
+                self._not_adopted(sock, accepted.ticket)
+                return
+            self._connect(sock, accepted, info, peer)
+        except Exception:
+            sock.detach()  # it stays the lane's, which closes it: twice would be somebody else's
+            raise
 
     def _arrive(self, arriving: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(arriving)
@@ -92,12 +96,8 @@ class Core(Services):
     def _connect(
         self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, peer: Peer
     ) -> None:
-        """Serve `peer` from now on. If it raises, the descriptor is not the core's."""
-        try:
-            connection = HttpConnection(self, peer, accepted.data)
-        except Exception:
-            sock.detach()  # it stays the lane's, which closes it: twice would be somebody else's
-            raise
+        """Serve `peer` from now on. If it raises, neither descriptor nor ticket are the core's."""
+        connection = HttpConnection(self, peer, accepted.data)
         if accepted.ticket >= 0:
             self._tickets[connection] = accepted.ticket
         if info.tls and self._tls is not None:
@@ -190,16 +190,16 @@ class Core(Services):
             _log.exception("A connection failed before its request, and is closed.")
             self._not_adopted(sock, ticket)
             return
-        if header is not None and not self._introduce(header, peer, ticket):
-            # RFC 6585, 4
-            answer = error_response(429, "Too many connections from your address")
-            await self._refuse(sock, b"" if info.tls else answer, ticket)
-            return
         try:
-            self._connect(sock, accepted._replace(data=early), info, peer)
+            if header is None or self._introduce(header, peer, ticket):
+                self._connect(sock, accepted._replace(data=early), info, peer)
+                return
         except Exception:
             _log.exception("a connection could not be adopted and was closed")
-            self._not_adopted(adopted_socket(info.family, accepted.fd), ticket)
+            self._not_adopted(sock, ticket)
+            return
+        answer = error_response(429, "Too many connections from your address")  # RFC 6585, 4
+        await self._refuse(sock, b"" if info.tls else answer, ticket)
 
     def _introduce(self, header: Parsed, peer: Peer, ticket: int) -> bool:
         """The connection is another one's, as its proxy says; whether that one may have it."""
@@ -221,6 +221,9 @@ class Core(Services):
         try:
             await self.loop.connect_accepted_socket(lambda: Refused(answer, self.wheel, lost), sock)
         except OSError:
+            lost()
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
             lost()
 
     def _not_connected(self, sock: socket.socket, connection: HttpConnection) -> None:

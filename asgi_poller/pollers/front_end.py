@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -14,14 +13,13 @@ from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.balance import Balance, Balancer
-from asgi_poller.pollers.lanes import EndTicket, Lane
+from asgi_poller.pollers.lanes import EndTicket, Lane, drop
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
 from asgi_poller.pollers.reception import Reception, ReceptionRules
 from asgi_poller.pollers.shortage import Episodes, Refuser, answer_and_close
+from asgi_poller.pollers.trouble import Trouble
 from asgi_poller.pollers.waiting import Waiter
-
-logger = logging.getLogger("asgi_poller.error")
 
 #: Seconds that a poller rests at most to gather connections, however many pollers there are.
 REST_LIMIT_S = 0.005
@@ -91,6 +89,7 @@ class FrontEnd:
         self._infos = tuple(listener.info for listener in listeners)
         self._reception = reception
         self._balancer = Balancer(tuple(lanes), balance)
+        self._trouble = Trouble()  # two threads at once: a line too many does no harm
         self._episodes = Episodes()
         self._refuser: Refuser | None = None
         self._wakeup: platform.Wakeup | None = None
@@ -198,13 +197,30 @@ class FrontEnd:
             for lane, share in shares:
                 part = batch[start : start + share]
                 start += share
-                taken = _put(lane, part)
+                taken = self._put(lane, part)
                 if taken < share:
                     self._balancer.give_back(lane, share - taken)
                     refused.append(lane)
                     left += part[taken:]
             batch = left
         return batch
+
+    def _put(self, lane: Lane, part: list[Accepted]) -> int:
+        """As `Lane.put`, but it does not raise: the connection that makes the lane do so is closed,
+        and the others have their turn.
+        """
+        try:
+            return lane.put(part)
+        except Exception:
+            if len(part) == 1:
+                self._trouble.exception("A connection could not be handed over and is closed.")
+                self._balancer.give_back(lane, 1)
+                drop(part[0], self.end_ticket)
+                return 1
+        for taken, accepted in enumerate(part):
+            if not self._put(lane, [accepted]):
+                return taken
+        return len(part)
 
     def give_back(self, lane: Lane, count: int) -> None:
         """`lane` took `count` connections but will not adopt them: they are not its load."""
@@ -248,12 +264,3 @@ class FrontEnd:
         if self._switch_interval_s is not None:
             self._old_switch_interval_s = sys.getswitchinterval()
             sys.setswitchinterval(self._switch_interval_s)
-
-
-def _put(lane: Lane, part: list[Accepted]) -> int:
-    """How many of `part` the lane took; none if it failed, so that they go to another one."""
-    try:
-        return lane.put(part)
-    except Exception:
-        logger.exception("A lane failed: what it was given goes to another one.")
-        return 0

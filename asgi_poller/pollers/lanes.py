@@ -6,7 +6,7 @@ what it does not take stays with the poller.
 
 from __future__ import annotations
 
-import logging
+import os
 import socket
 import threading
 from collections import deque
@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from asgi_poller.loops.accepted import Accepted
-
-logger = logging.getLogger("asgi_poller.error")
+from asgi_poller.pollers.trouble import Trouble
 
 #: Connections that may wait for one core. Far above what a loop that is blocked for seconds gathers
 #: (20,000 connects a second); the descriptor limit is normally met first. Past it, pollers keep
@@ -44,7 +43,8 @@ class Lane(Protocol):
     def put(self, batch: list[Accepted]) -> int:
         """Take connections from the front of `batch`; returns how many. Any thread; never waits.
 
-        Those are the lane's from now on, the others stay the caller's.
+        Those are the lane's from now on, the others stay the caller's. If it raises, it has taken
+        none.
         """
 
 
@@ -93,6 +93,7 @@ class ThreadLane:
         "_failed",
         "_lock",
         "_rung",
+        "_trouble",
         "_waiting",
         "assigned",
     )
@@ -110,6 +111,7 @@ class ThreadLane:
         self._end_ticket = end_ticket
         self._waiting: deque[Accepted] = deque()
         self._rung = False
+        self._trouble = Trouble()
         self._failed = 0  # adopt() raised; written by the core's thread
         self._ended = False
         self._lock = threading.Lock()  # taken only when the core has ended
@@ -163,7 +165,7 @@ class ThreadLane:
             try:
                 adopt(accepted)
             except Exception:
-                logger.exception("a connection could not be adopted and was closed")
+                self._trouble.exception("a connection could not be adopted and was closed")
                 self._failed += 1
                 drop(accepted, self._end_ticket)
 
@@ -189,9 +191,19 @@ class ThreadLane:
 
 def drop(accepted: Accepted, end_ticket: EndTicket | None) -> None:
     """Close a connection that was let in and that no core adopted."""
-    if accepted.ticket >= 0 and end_ticket is not None:
-        end_ticket(accepted.ticket)
-    close_connection(accepted.fd)
+    try:
+        if accepted.ticket >= 0 and end_ticket is not None:
+            end_ticket(accepted.ticket)
+    finally:
+        close_connection(accepted.fd)
+
+
+def say_last(fd: int, answer: bytes) -> None:
+    """Answer, if that is possible at once, before a close."""
+    try:
+        os.write(fd, answer)
+    except OSError:
+        pass  # it has gone, or never reads
 
 
 def close_connection(fd: int) -> None:

@@ -24,6 +24,8 @@ from asgi_poller.pollers.channel import (
     send_connections,
     widen,
 )
+from asgi_poller.pollers.lanes import EndTicket
+from asgi_poller.pollers.trouble import Trouble
 
 logger = logging.getLogger("asgi_poller.error")
 
@@ -37,9 +39,11 @@ _PARKING_OCTETS = 64 * 1024 * 1024
 class Parking:
     """A unix socket's queue as a place for connections. Owned by one poller's thread."""
 
-    __slots__ = ("_back", "_front", "_inbox", "_number", "count")
+    __slots__ = ("_back", "_end_ticket", "_front", "_inbox", "_number", "_trouble", "count")
 
-    def __init__(self) -> None:
+    def __init__(self, end_ticket: EndTicket | None = None) -> None:
+        self._end_ticket = end_ticket
+        self._trouble = Trouble()
         self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
         for end in (self._back, self._front):
             end.setblocking(False)
@@ -57,9 +61,9 @@ class Parking:
             part = fitting(batch, parked, len(batch))
             try:
                 send_connections(self._back, self._number, 0, part)
-            except OSError as error:
-                if error.errno not in CHANNEL_FULL:
-                    logger.warning("connections cannot be parked: %s", error)
+            except Exception as error:  # what is not parked waits with its descriptor here
+                if not isinstance(error, OSError) or error.errno not in CHANNEL_FULL:
+                    self._trouble.exception("connections cannot be parked")
                 break
             self._number += 1
             for accepted in part:
@@ -80,6 +84,9 @@ class Parking:
                 "%d parked connections were lost: no descriptors left (raise `ulimit -n`)",
                 len(delivery.entries) - len(delivery.fds),
             )
+            for _, _, _, ticket in delivery.entries[len(delivery.fds) :]:
+                if ticket >= 0 and self._end_ticket is not None:
+                    self._end_ticket(ticket)
         return [
             Accepted(fd, *entry) for fd, entry in zip(delivery.fds, delivery.entries, strict=False)
         ]

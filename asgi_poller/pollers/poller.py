@@ -152,7 +152,7 @@ class MasterPoller:
         self._line = Line(
             hand_over,
             room=self._settings.queue_count,
-            parking=Parking() if self._settings.parks else None,
+            parking=Parking(end_ticket) if self._settings.parks else None,
         )
         self._rest_s = rest_s
         self._rested_at = 0.0

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import logging
 import socket
 import threading
 import time
@@ -51,8 +50,6 @@ from asgi_poller.pollers.counters import (
 )
 from asgi_poller.pollers.lanes import close_connection
 
-logger = logging.getLogger("asgi_poller.error")
-
 #: Connections that may be on their way to one worker; each holds a descriptor here meanwhile.
 PROCESS_LANE_CAPACITY_COUNT = 8192
 #: Seconds without a sign of life from a worker that has connections to adopt. Far above an
@@ -63,8 +60,9 @@ _FULL_S = 0.1
 #: Octets asked for as the socket's send buffer; the kernel caps it (net.core.wmem_max).
 _SEND_BUFFER_OCTETS = 4 * 1024 * 1024
 
-#: The lane is at its end.
-_GONE = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF))
+#: The lane is at its end. (Not EBADF: under the lock the lane is open, and so it means a connection
+#: whose descriptor is wrong.)
+_GONE = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN))
 
 
 class State(enum.Enum):
@@ -178,10 +176,12 @@ class ProcessLane:
             while taken < room:
                 part = fitting(batch, taken, room)
                 try:
-                    if not self._send(part):
-                        break
-                except OSError:  # unix(7): ETOOMANYREFS, say; what was sent before is the worker's
-                    logger.exception("%s could not be sent connections", self.name)
+                    is_sent = self._send(part)
+                except Exception:
+                    if not taken:
+                        raise
+                    break  # what was sent before is the worker's; it raises again as the first
+                if not is_sent:
                     break
                 taken += len(part)
             return taken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,8 +11,7 @@ from asgi_poller.pollers.channel import RING, Delivery, Inbox, returned
 from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RETURNS, RING_WANTED, SEEN
 from asgi_poller.pollers.lanes import drop
 from asgi_poller.pollers.tickets import TicketBoard
-
-logger = logging.getLogger("asgi_poller.error")
+from asgi_poller.pollers.trouble import Trouble
 
 #: Seconds until a message to the supervisor is tried again, if its socket was full.
 _RETRY_S = 0.01
@@ -67,6 +65,7 @@ class ProcessLaneReceiver:
         self._board = board
         self._mark = mark
         self._inbox = Inbox(channel)
+        self._trouble = Trouble()
         self._core: ReceiverCore | None = None
         self._on_orphaned: Callable[[], object] = lambda: None
         self._unsent = b""
@@ -125,19 +124,20 @@ class ProcessLaneReceiver:
         board = self._board
         for fd, (listener, peer, data, ticket) in zip(delivery.fds, entries, strict=False):
             sequence += 1
-            if ticket >= 0 and board is not None:
-                # before the claim: who finds this worker dead must find what it had
-                board.adopt(ticket, self._mark)
-            # From here the connection is ours alone: the supervisor would hand it to another
-            # worker if we died before this, and never does after it.
-            cells[CLAIMED] = sequence
+            accepted = Accepted(fd, listener, peer, data, ticket)
             try:
-                core.adopt(Accepted(fd, listener, peer, data, ticket))
+                if ticket >= 0 and board is not None:
+                    # before the claim: who finds this worker dead must find what it had
+                    board.adopt(ticket, self._mark)
+                # From here the connection is ours alone: the supervisor would hand it to another
+                # worker if we died before this, and never does after it.
+                cells[CLAIMED] = sequence
+                core.adopt(accepted)
             except Exception:
-                logger.exception("a connection could not be adopted and was closed")
+                cells[CLAIMED] = sequence
+                self._trouble.exception("a connection could not be adopted and was closed")
                 cells[FAILED] += 1
-                end_ticket = None if board is None else board.end
-                drop(Accepted(fd, listener, peer, data, ticket), end_ticket)
+                drop(accepted, None if board is None else board.end)
         missing = len(entries) - len(delivery.fds)
         if missing > 0:
             # recvmsg(2), MSG_CTRUNC: this process has no descriptors left. The supervisor still

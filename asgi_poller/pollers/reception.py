@@ -12,6 +12,7 @@ then `--timeout-request-header`, PROXY header included. What happens to a guest:
     too late                408; closed without a word if there was not one octet of a head
     a bad PROXY header      closed without a word
     gone                    forgotten
+    an error of ours        answered 400 and closed; logged, and nobody else's business
 
 An answered guest is kept for a moment, until it has read the answer (RFC 9112, 9.6). TLS
 connections pass through untouched. Guests hold a descriptor and up to `--limit-request-head` octets
@@ -34,7 +35,7 @@ from asgi_poller.errors import HttpFault, ProxyProtocolFault
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.loops.request_rules import RequestRules
 from asgi_poller.pollers.admission import Admission, Refusal
-from asgi_poller.pollers.lanes import EndTicket, drop
+from asgi_poller.pollers.lanes import EndTicket, drop, say_last
 from asgi_poller.pollers.trouble import Trouble
 from asgi_poller.pollers.turnstile import refusal_response
 from asgi_poller.pollers.waiting import Waiter
@@ -131,13 +132,11 @@ class Reception:
         ready = []
         deadline = self._clock() + self._rules.first_octet_s
         for accepted in batch:
-            if self._listeners[accepted.listener].tls:
-                ready.append(accepted)
+            try:
+                answer = self._receive(accepted, deadline)
+            except Exception:
+                self._fail(accepted)
                 continue
-            guest = _Guest(accepted, RequestParser(self._rules.limits), deadline)
-            proxies = self._rules.proxies
-            guest.has_preamble = proxies is not None and _host(accepted) in proxies
-            answer = self._read_safely(guest)
             if answer is not None:
                 ready.append(answer)
         return ready
@@ -146,8 +145,11 @@ class Reception:
         """Read from a guest; returns it if it may go on."""
         guest = self._silent.get(fd) or self._guests.get(fd)
         if guest is not None:
-            return self._read_safely(guest)
-        if fd in self._leaving:
+            try:
+                return self._read(guest)
+            except Exception:
+                self._fail(guest.accepted)
+        elif fd in self._leaving:
             self._discard(fd, self._leaving[fd])
         return None
 
@@ -174,11 +176,10 @@ class Reception:
             guest = next(iter(self._guests.values()))
             if guest.deadline > now:
                 break
-            if guest.parser.is_mid_head:
-                fault = HttpFault(408, "the request head did not come in time")
-                self._refuse(guest, _refusal(fault))
-            else:
-                self._close(guest, "silent")
+            try:
+                self._give_up(guest)
+            except Exception:
+                self._fail(guest.accepted)
         while self._leaving:
             fd, leaving = next(iter(self._leaving.items()))
             if leaving.deadline > now:
@@ -200,20 +201,14 @@ class Reception:
 
     # A guest
 
-    def _read_safely(self, guest: _Guest) -> Accepted | None:
-        """As `_read`. Whatever goes wrong with one guest, it alone is closed, and counted as
-        `error`: the others of its batch have done nothing.
-        """
-        try:
-            return self._read(guest)
-        except Exception:
-            self._trouble.exception("A connection failed before its hand-over and is closed.")
-        fd = guest.accepted.fd
-        if fd in self._leaving:  # answered already
-            self._let_go(fd, self._leaving[fd])
-        else:
-            self._close(guest, "error")
-        return None
+    def _receive(self, accepted: Accepted, deadline: float) -> Accepted | None:
+        """A new connection: returns it if it may go on at once."""
+        if self._listeners[accepted.listener].tls:
+            return accepted
+        guest = _Guest(accepted, RequestParser(self._rules.limits), deadline)
+        proxies = self._rules.proxies
+        guest.has_preamble = proxies is not None and _host(accepted) in proxies
+        return self._read(guest)
 
     def _read(self, guest: _Guest) -> Accepted | None:
         fd = guest.accepted.fd
@@ -315,6 +310,32 @@ class Reception:
 
     # The end of one
 
+    def _give_up(self, guest: _Guest) -> None:
+        """Its time is over."""
+        if guest.parser.is_mid_head:
+            fault = HttpFault(408, "the request head did not come in time")
+            self._refuse(guest, _refusal(fault))
+        else:
+            self._close(guest, "silent")
+
+    def _fail(self, accepted: Accepted) -> None:
+        """Whatever went wrong with one guest, and wherever: it alone ends, and is counted as
+        `error`. The others of its batch have done nothing.
+        """
+        self._count("error")
+        self._trouble.exception("A connection failed before its hand-over and is closed.")
+        fd = accepted.fd
+        leaving = self._leaving.get(fd)
+        if leaving is not None:  # it has been refused: its ticket is given back
+            self._let_go(fd, leaving)
+            return
+        guest = self._silent.pop(fd, None) or self._guests.pop(fd, None)
+        self._waiter.forget(fd)
+        if guest is not None:
+            guest.parser.close()
+        say_last(fd, error_response(400, "the request could not be read"))
+        drop(accepted, self._end_ticket)
+
     def _count(self, reason: str) -> None:
         self.turned_away[reason] = self.turned_away.get(reason, 0) + 1
 
@@ -334,12 +355,12 @@ class Reception:
         fd = accepted.fd
         if not self._remove(fd):
             self._waiter.watch(fd, shared=False)
+        family = self._listeners[accepted.listener].family
+        # The last thing that can fail: from here on the descriptor is that object's.
+        connection = socket.socket(family, socket.SOCK_STREAM, 0, fd)
+        leaving = self._leaving[fd] = _Leaving(connection, self._clock() + _LEAVE_S)
         if accepted.ticket >= 0 and self._end_ticket is not None:
             self._end_ticket(accepted.ticket)
-        family = self._listeners[accepted.listener].family
-        connection = socket.socket(family, socket.SOCK_STREAM, 0, fd)
-        leaving = _Leaving(connection, self._clock() + _LEAVE_S)
-        self._leaving[fd] = leaving
         try:
             connection.send(refused.answer)
             connection.shutdown(socket.SHUT_WR)

@@ -188,7 +188,11 @@ def answer_and_close(fd: int, *, tls: bool) -> None:
     if tls:
         close_connection(fd)
         return
-    connection = socket.socket(fileno=fd)
+    try:
+        connection = socket.socket(fileno=fd)
+    except OSError:  # the system could not say what it is
+        close_connection(fd)
+        return
     with connection, contextlib.suppress(OSError):  # the peer may be gone: it is closed anyway
         connection.setblocking(False)
         connection.send(error_response(503, _DETAIL))

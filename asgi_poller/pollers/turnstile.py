@@ -26,6 +26,8 @@ from asgi_poller import platform
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.pollers.admission import Admission, AdmissionLimits, Refusal, TokenBucket
+from asgi_poller.pollers.lanes import close_connection
+from asgi_poller.pollers.trouble import Trouble
 
 HandOver = Callable[[list[Accepted]], list[Accepted]]
 """Gives a batch to the lanes and returns what none of them took: `FrontEnd.hand_over`."""
@@ -77,6 +79,7 @@ class Turnstile:
         self._stamp = stamp
         self._ticket_of = ticket_of
         self._clock = clock
+        self._trouble = Trouble(clock)
         rate = limits.limit_accept_rate
         self._bucket = None if rate is None else TokenBucket(rate, clock())
         self._pending_limit = limits.limit_pending
@@ -125,7 +128,20 @@ class Turnstile:
         if isinstance(ticket, Refusal):
             self.turn_away(accepted, ticket)
             return None
-        accepted = self._stamp(accepted, ticket)
+        try:
+            accepted = self._stamp(accepted, ticket)
+            place = self._place(accepted)
+        except BaseException:
+            self.admission.end(ticket)
+            raise
+        if isinstance(place, Refusal):
+            self.admission.end(ticket)
+            self.turn_away(accepted, place)
+            return None
+        return place
+
+    def _place(self, accepted: Accepted) -> Accepted | Refusal | None:
+        """`accepted` itself if it may go on, None if it is held back."""
         if self._bucket is None:
             return accepted
         with self._condition:
@@ -133,22 +149,22 @@ class Turnstile:
             if not self._pending and self._bucket.take(self._clock()):
                 return accepted
             if len(self._pending) < self._pending_limit and not self._stopped:
+                if not self._pending:
+                    self._condition.notify()  # it waits for this lock first
                 self._pending.append(accepted)
-                if len(self._pending) == 1:
-                    self._condition.notify()
                 return None
         self.admission.refuse(Refusal.ACCEPT_RATE)
-        self.admission.end(ticket)
-        self.turn_away(accepted, Refusal.ACCEPT_RATE)
-        return None
+        return Refusal.ACCEPT_RATE
 
     def turn_away(self, accepted: Accepted, refusal: Refusal) -> None:
-        """Answer `accepted`, whose ticket has been seen to, and close it after a moment."""
+        """Answer `accepted`, whose ticket has been seen to, and close it after a moment. If it
+        raises, the descriptor is the caller's.
+        """
         info = self._listeners[accepted.listener]
-        connection = socket.socket(info.family, socket.SOCK_STREAM, 0, fileno=accepted.fd)
         if info.tls:
-            connection.close()
+            close_connection(accepted.fd)
             return
+        connection = socket.socket(info.family, socket.SOCK_STREAM, 0, fileno=accepted.fd)
         retry_after_s = self._retry_after_s if refusal is Refusal.ACCEPT_RATE else RETRY_AFTER_S
         try:
             connection.setblocking(False)
@@ -157,6 +173,9 @@ class Turnstile:
         except OSError:
             connection.close()  # the peer has gone already
             return
+        except BaseException:
+            connection.detach()
+            raise
         with self._condition:
             self._lingering.append((self._clock() + LINGER_S, connection))
             if len(self._lingering) > LINGER_LIMIT_COUNT or self._stopped:
@@ -166,9 +185,10 @@ class Turnstile:
 
     def drop(self, accepted: Accepted) -> None:
         """Close a connection that was let in and that no core adopted."""
-        self.admission.end(self._ticket_of(accepted))
-        with contextlib.suppress(OSError):  # reset by the peer: closed all the same
-            socket.close(accepted.fd)
+        try:
+            self.admission.end(self._ticket_of(accepted))
+        finally:
+            close_connection(accepted.fd)
 
     # The thread
 
@@ -185,7 +205,13 @@ class Turnstile:
                     self._condition.wait(self._next_s(now))
                     continue
             assert self._hand_over is not None  # start() came first
-            left = self._hand_over(batch)
+            try:
+                left = self._hand_over(batch)
+            except Exception:  # it does not keep its promise: this thread is everybody's
+                self._trouble.exception("connections that were held back are closed")
+                for accepted in batch:
+                    self.drop(accepted)
+                continue
             if left:
                 with self._condition:
                     self._pending.extendleft(reversed(left))
