@@ -31,8 +31,10 @@ class PeerFault(AsgiPollerError):
 
 class HttpFault(PeerFault):
     """A request that is refused with `status` (an HTTP status code); `detail` is safe to show the
-    peer.
+    peer. `headers` are what such an answer has besides.
     """
+
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"{status}: {detail}")

@@ -38,6 +38,7 @@ class Wire:
         self.is_read = True
         self.completed: list[bool] = []  # response_complete(keep_alive)
         self.is_aborted = False
+        self.refusals: list[tuple[int, str]] = []
         self.states = 0  # how often state_changed() was called
         self.on_write: Callable[[], None] | None = None
 
@@ -58,6 +59,9 @@ class Wire:
 
     def set_reading(self, on: bool) -> None:
         self.is_read = on
+
+    def refused(self, status: int, detail: str) -> None:
+        self.refusals.append((status, detail))
 
     def response_complete(self, keep_alive: bool) -> None:
         self.completed.append(keep_alive)

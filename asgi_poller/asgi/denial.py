@@ -76,6 +76,9 @@ class Denial:
     def set_reading(self, on: bool) -> None:
         """A denied handshake has no body to read."""
 
+    def refused(self, status: int, detail: str) -> None:
+        """Of a request's body: a handshake has none."""
+
     def response_complete(self, keep_alive: bool) -> None:
         self._done()
 

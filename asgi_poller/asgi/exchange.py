@@ -38,6 +38,7 @@ from asgi_poller.wire.response import (
 
 _log = logging.getLogger("asgi_poller.error")
 # of request body waiting for the application: above it the peer is not read
+_APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
 _BODY_HIGH_OCTETS = 65536
 
 _UNFRAMED = Framing(True, False, None, False)
@@ -68,6 +69,9 @@ class ExchangePort(Protocol):
     def write(self, data: bytes) -> None: ...
 
     def set_reading(self, on: bool) -> None: ...
+
+    def refused(self, status: int, detail: str) -> None:
+        """The peer gets this status, and not because of the application."""
 
     def response_complete(self, keep_alive: bool) -> None:
         """The response is written in full; `keep_alive` says whether the connection may serve
@@ -181,6 +185,8 @@ class Exchange:
         """Answer for the application, if it has not begun to, and break the connection."""
         if self.state in (_WAITING, _STARTED):
             self._log_access(status)
+            if status != _APPLICATION_FAILED:
+                self._port.refused(status, detail)
             head_only = self.head.method == "HEAD"
             self._port.write(error_response(status, detail, head_only=head_only))
             self._enter(_GONE)
@@ -213,7 +219,7 @@ class Exchange:
             _log.error("ASGI callable returned without starting response.")
         elif self.state is not _GONE:
             _log.error("ASGI callable returned without completing response.")
-        self.refuse(500, "Internal Server Error")
+        self.refuse(_APPLICATION_FAILED, "Internal Server Error")
 
     async def receive(self) -> Message:
         """The next piece of the request, or http.disconnect (ASGI: HTTP, Request, Disconnect)."""

@@ -23,11 +23,13 @@ from asgi_poller.loops.adopted_socket import adopted_socket, client_address, ser
 from asgi_poller.loops.http_connection import HttpConnection
 from asgi_poller.loops.preamble import Refused, peek, read_proxy_header
 from asgi_poller.loops.services import Connection, Services
+from asgi_poller.refusals import NO_PROXY_HEADER, note_refusal
 from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
 from asgi_poller.wire.proxy_protocol import Parsed
 
 _log = logging.getLogger("asgi_poller.error")
 
+_TOO_MANY = "Too many connections from your address"
 _ARRIVAL_S = 1.0  # while draining: for TLS handshakes and PROXY headers that are on their way
 _SPREAD_STEP_S = 0.02  # while draining: how often it is somebody's turn, at most
 
@@ -101,7 +103,7 @@ class Core(Services):
         if accepted.ticket >= 0:
             self._tickets[connection] = accepted.ticket
         if info.tls and self._tls is not None:
-            self._arrive(self._connect_tls(sock, connection, self._tls))
+            self._arrive(self._connect_tls(sock, connection, peer, self._tls))
             return
         # What connect_accepted_socket waits for is only that connection_made has been called. A
         # task for that would cost as much as all the rest: the coroutine is driven by hand.
@@ -137,13 +139,15 @@ class Core(Services):
             self._not_connected(sock, connection)
 
     async def _connect_tls(
-        self, sock: socket.socket, connection: HttpConnection, tls: TlsContext
+        self, sock: socket.socket, connection: HttpConnection, peer: Peer, tls: TlsContext
     ) -> None:
+        first = b""
         try:
             async with asyncio.timeout(self.connection_settings.first_octet_timeout_s):
                 first = await peek(self.loop, sock, 1)
             if is_plaintext(first):
                 ticket = self._tickets.pop(connection, -1)
+                note_refusal("400 plain HTTP on a TLS port", peer.client)
                 await self._refuse(sock, PLAINTEXT_REFUSAL, ticket)
                 return
             await self.loop.connect_accepted_socket(
@@ -153,7 +157,7 @@ class Core(Services):
                 ssl_handshake_timeout=self._tls_timeout_s,
             )
         except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
-            _log.debug("a TLS handshake failed: %r", error)
+            _note_tls(error, peer.client, has_begun=bool(first))
             self._not_connected(sock, connection)
         except asyncio.CancelledError:
             self._not_connected(sock, connection)
@@ -180,6 +184,8 @@ class Core(Services):
                     trusted=(peer.client[0] if peer.client else None) in proxies,
                 )
         except (OSError, ProxyProtocolFault) as error:
+            if isinstance(error, ProxyProtocolFault):
+                note_refusal(NO_PROXY_HEADER, accepted.peer)
             _log.debug("a connection is closed before its request: %r", error)
             self._not_adopted(sock, ticket)
             return
@@ -198,7 +204,8 @@ class Core(Services):
             _log.exception("a connection could not be adopted and was closed")
             self._not_adopted(sock, ticket)
             return
-        answer = error_response(429, "Too many connections from your address")  # RFC 6585, 4
+        note_refusal(f"429 {_TOO_MANY}", peer.client)
+        answer = error_response(429, _TOO_MANY)  # RFC 6585, 4
         await self._refuse(sock, b"" if info.tls else answer, ticket)
 
     def _introduce(self, header: Parsed, peer: Peer, ticket: int) -> bool:
@@ -313,3 +320,13 @@ def _peer(sock: socket.socket, accepted: Accepted, info: ListenerInfo) -> Peer:
         info.server or server_address(sock),
         "https" if info.tls else "http",
     )
+
+
+def _note_tls(error: OSError, client: Any, *, has_begun: bool) -> None:
+    """Who breaks off is not refused: health checks do nothing else, and scanners."""
+    if isinstance(error, ssl.SSLError) and error.reason and not isinstance(error, ssl.SSLEOFError):
+        note_refusal(f"TLS handshake failed: {error.reason.replace('_', ' ').lower()}", client)
+    elif has_begun and isinstance(error, TimeoutError):
+        note_refusal("TLS handshake not done in time", client)
+    else:
+        _log.debug("a TLS handshake failed: %r", error)

@@ -18,7 +18,8 @@ from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRA
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
-from asgi_poller.wire.handshake import NotGet, UnsupportedVersion, check_handshake
+from asgi_poller.refusals import note_refusal
+from asgi_poller.wire.handshake import check_handshake
 from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
@@ -114,9 +115,7 @@ class HttpConnection(asyncio.Protocol):
             self._await(self._core.connection_settings.header_timeout_s)
 
     def eof_received(self) -> bool:
-        """The peer sends no more. It may still be waiting for a response (RFC 9112, 9.6), but no
-        one does that with keep-alive and meaning it: as uvicorn, take it for the end.
-        """
+        """The peer sends no more. As uvicorn, take it for the end (RFC 9112, 9.6: it may wait)."""
         return False
 
     def pause_writing(self) -> None:
@@ -233,9 +232,7 @@ class HttpConnection(asyncio.Protocol):
         core.run(exchange)
 
     def _resume_after_upgrade(self, head: RequestHead) -> None:
-        """An upgrade that we do not offer: the request is served as if it had not asked (RFC 9110,
-        7.8).
-        """
+        """An upgrade that we do not offer is as if it were not asked for (RFC 9110, 7.8)."""
         parser = self._parser
         assert parser is not None
         had_body = head.has_body
@@ -287,8 +284,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, fault: HttpFault) -> None:
         """Answer a broken request, to which there is no exchange, and end the connection."""
-        extra = fault.headers if isinstance(fault, UnsupportedVersion | NotGet) else ()
-        self.write(error_response(fault.status, fault.detail, extra))
+        self.refused(fault.status, fault.detail)
+        self.write(error_response(fault.status, fault.detail, fault.headers))
         self._end(linger=True)
 
     # ExchangePort
@@ -307,6 +304,9 @@ class HttpConnection(asyncio.Protocol):
             self._core.loop.call_soon(self._tend_cork)
         else:
             self._transport.write(data)  # type: ignore[union-attr]  # connected
+
+    def refused(self, status: int, detail: str) -> None:
+        note_refusal(f"{status} {detail}", self._peer.client)
 
     def set_reading(self, on: bool) -> None:
         self._read(on and not self._backlog)

@@ -37,8 +37,9 @@ from asgi_poller.loops.request_rules import RequestRules
 from asgi_poller.pollers.admission import Admission, Refusal
 from asgi_poller.pollers.lanes import EndTicket, drop, say_last
 from asgi_poller.pollers.trouble import Trouble
-from asgi_poller.pollers.turnstile import refusal_response
+from asgi_poller.pollers.turnstile import refusal_response, refusal_words
 from asgi_poller.pollers.waiting import Waiter
+from asgi_poller.refusals import NO_PROXY_HEADER, note_refusal
 from asgi_poller.wire.http1 import HeadLimits, RequestHead, RequestParser
 from asgi_poller.wire.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, parse
 
@@ -91,12 +92,13 @@ class _Leaving:
 
 
 class _Refused(Exception):
-    """The guest gets `answer` and is closed; counted under `reason`."""
+    """The guest gets `answer` and is closed; counted under `reason`, logged as `told`."""
 
-    def __init__(self, reason: str, answer: bytes) -> None:
+    def __init__(self, reason: str, answer: bytes, told: str) -> None:
         super().__init__(reason)
         self.reason = reason
         self.answer = answer
+        self.told = told
 
 
 class Reception:
@@ -228,6 +230,7 @@ class Reception:
             self._refuse(guest, refused)
             return None
         except ProxyProtocolFault:
+            note_refusal(NO_PROXY_HEADER, guest.accepted.peer)
             self._close(guest, "proxy_protocol")
             return None
         if not is_ready:
@@ -298,7 +301,7 @@ class Reception:
         if is_channel and rules.admission is not None and ticket >= 0:
             refusal = rules.admission.open_channel(ticket)
             if refusal is not None:
-                raise _Refused(refusal.value, refusal_response(refusal))
+                raise _turned_away(refusal)
 
     def _identify(self, guest: _Guest, peer: tuple[str, int]) -> None:
         admission, ticket = self._rules.admission, guest.accepted.ticket
@@ -306,7 +309,7 @@ class Reception:
             return
         refusal: Refusal | None = admission.identify(ticket, peer)
         if refusal is not None:
-            raise _Refused(refusal.value, refusal_response(refusal))
+            raise _turned_away(refusal)
 
     # The end of one
 
@@ -352,6 +355,7 @@ class Reception:
         self._count(refused.reason)
         guest.parser.close()
         accepted = guest.accepted
+        note_refusal(refused.told, accepted.peer)
         fd = accepted.fd
         if not self._remove(fd):
             self._waiter.watch(fd, shared=False)
@@ -399,5 +403,10 @@ def _is_header(data: bytes) -> bool:
     return data.startswith((V1_SIGNATURE, V2_SIGNATURE))
 
 
+def _turned_away(refusal: Refusal) -> _Refused:
+    return _Refused(refusal.value, refusal_response(refusal), refusal_words(refusal))
+
+
 def _refusal(fault: HttpFault) -> _Refused:
-    return _Refused(str(fault.status), error_response(fault.status, fault.detail))
+    told = f"{fault.status} {fault.detail}"
+    return _Refused(str(fault.status), error_response(fault.status, fault.detail), told)

@@ -28,6 +28,7 @@ from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.pollers.admission import Admission, AdmissionLimits, Refusal, TokenBucket
 from asgi_poller.pollers.lanes import close_connection
 from asgi_poller.pollers.trouble import Trouble
+from asgi_poller.refusals import note_refusal
 
 HandOver = Callable[[list[Accepted]], list[Accepted]]
 """Gives a batch to the lanes and returns what none of them took: `FrontEnd.hand_over`."""
@@ -54,6 +55,12 @@ def refusal_response(refusal: Refusal, retry_after_s: int = RETRY_AFTER_S) -> by
     """The whole HTTP/1.1 response for a refused connection. The connection is to be closed."""
     status, detail = _STATUS[refusal]
     return error_response(status, detail, retry_after_s=retry_after_s)
+
+
+def refusal_words(refusal: Refusal) -> str:
+    """For the log: `503 Too many connections`."""
+    status, detail = _STATUS[refusal]
+    return f"{status} {detail.strip()}"
 
 
 class Turnstile:
@@ -160,6 +167,7 @@ class Turnstile:
         """Answer `accepted`, whose ticket has been seen to, and close it after a moment. If it
         raises, the descriptor is the caller's.
         """
+        note_refusal(refusal_words(refusal), accepted.peer)
         info = self._listeners[accepted.listener]
         if info.tls:
             close_connection(accepted.fd)

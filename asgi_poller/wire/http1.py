@@ -129,6 +129,8 @@ _METHODS = {
 }
 # RFC 3986, 3.2.2 and 3.2.3: an address in brackets or a registered name, and perhaps a port
 _HOST = re.compile(rb"(\[[0-9A-Za-z.:%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
+_TLS_RECORD = b"\x16\x03"  # a handshake's, RFC 8446, 5.1
+_TLS_HERE = "TLS on a port for plain HTTP"
 _BAD_VERSION = "Invalid HTTP version"  # llhttp's words for digits that are no version it knows
 _NO_PROTOCOL = b"-"  # what an Upgrade without a value asks for
 _KNOWN_HOSTS: set[bytes] = set()  # that were found valid: there are few, and each comes often
@@ -201,7 +203,8 @@ class RequestParser:
             ) from error
         except httptools.HttpParserError as error:
             if not self._is_over:
-                raise self._fault(error) from error
+                is_tls = data.startswith(_TLS_RECORD)
+                raise (HttpFault(400, _TLS_HERE) if is_tls else self._fault(error)) from error
         if not events:  # of a head; or of a chunk's size line, or trailers: the limit is for all
             self._head_octets += len(data)
             if self._head_octets > self._limits.head_octets:
