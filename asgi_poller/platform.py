@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable
 
@@ -300,3 +301,27 @@ class ReserveDescriptor:
     def close(self) -> None:
         """Give it up for good."""
         self.spend()
+
+
+def shared_memory(name: str, octets: int) -> int:
+    """A descriptor of memory that processes can share: a nameless file where there is no memfd.
+
+    Its size is sealed (fcntl(2), "File sealing"): whoever has it mapped would die of SIGBUS if a
+    process that was given the descriptor, an application's code in it, made it smaller.
+    """
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+        os.ftruncate(fd, octets)
+        return fd
+    import fcntl
+
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, octets)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

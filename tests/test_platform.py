@@ -14,6 +14,8 @@ import pytest
 
 from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
+from asgi_poller.pollers.counters import Counters
+from asgi_poller.pollers.tickets import TicketBoard
 
 
 @pytest.mark.parametrize(
@@ -149,3 +151,30 @@ def test_a_child_closes_all_but_what_it_needs(tmp_path: Path) -> None:
         "    except OSError: assert fd not in kept, fd\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not platform.LINUX, reason="memory is sealed on Linux alone")
+@pytest.mark.parametrize("what", ["counters", "tickets"])
+def test_shared_memory_cannot_be_taken_from_under_those_who_have_it_mapped(what: str) -> None:
+    """The code of an application has the descriptor too; a page that is gone is SIGBUS for all."""
+    owner = Counters.create() if what == "counters" else TicketBoard(4096, inheritable=True)
+    code = """
+import os, sys
+fd = int(sys.argv[1])
+for octets in (0, 1 << 30):
+    try:
+        os.ftruncate(fd, octets)
+    except PermissionError:
+        pass
+    else:
+        sys.exit(1)
+"""
+    command = [sys.executable, "-c", code, str(owner.fd)]
+    done = subprocess.run(command, pass_fds=[owner.fd], timeout=60, check=False)
+    assert done.returncode == 0
+    if isinstance(owner, Counters):
+        assert owner.row(owner.take_row())[0] == 0
+    else:
+        owner.end(4095)
+        assert list(owner.take_ended(4096)) == [4095]
+    owner.close()

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import threading
+
+from asgi_poller import platform
 
 CELLS_PER_ROW = 8  # 64 octets: a cache line of its own for each worker's counting
 _OCTETS_PER_CELL = 8
@@ -53,14 +54,9 @@ class Counters:
 
     @classmethod
     def create(cls, rows: int = ROWS) -> Counters:
-        """A new block, all zero: in memory, or in a nameless file where there is no memfd."""
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("asgi-poller-counters", os.MFD_CLOEXEC)
-        else:
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
-        os.ftruncate(fd, rows * CELLS_PER_ROW * _OCTETS_PER_CELL)
-        return cls(fd, rows)
+        """A new block, all zero."""
+        octets = rows * CELLS_PER_ROW * _OCTETS_PER_CELL
+        return cls(platform.shared_memory("asgi-poller-counters", octets), rows)
 
     @classmethod
     def attach(cls, fd: int) -> Counters:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 
 from asgi_poller import platform
@@ -51,7 +50,7 @@ class TicketBoard:
 
     def __init__(self, capacity: int = CAPACITY_COUNT, *, inheritable: bool = False) -> None:
         self.capacity = capacity
-        self.fd = _memory_file(capacity) if inheritable else -1
+        self.fd = platform.shared_memory("asgi-poller-tickets", capacity) if inheritable else -1
         self._octets = mmap.mmap(self.fd, capacity)
 
     @classmethod
@@ -104,16 +103,6 @@ class TicketBoard:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-def _memory_file(octets: int) -> int:
-    if platform.LINUX:
-        fd = os.memfd_create("asgi_poller-tickets")
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.ftruncate(fd, octets)
-    return fd
 
 
 class Tickets:
