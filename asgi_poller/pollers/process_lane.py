@@ -135,9 +135,6 @@ class ProcessLane:
         self.assigned = 0
         self.name = name
         self.mark = mark
-        self.row = counters.take_row()
-        self._counters = counters
-        self._cells = counters.row(self.row)
         self._capacity = capacity
         self._stall_s = stall_s
         self._clock = clock
@@ -145,6 +142,9 @@ class ProcessLane:
         for end in (self.channel, self.worker_end):
             end.setblocking(False)
             widen(end, _SEND_BUFFER_OCTETS)
+        self.row = counters.take_row()  # after what may fail: nobody would give it back
+        self._counters = counters
+        self._cells = counters.row(self.row)
         self._lock = threading.Lock()
         self._state = State.OPEN
         self._sent: deque[_Sent] = deque()

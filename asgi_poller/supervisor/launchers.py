@@ -75,12 +75,14 @@ class Launchers:
 
 async def _spawn_fork_server(config: Config) -> ForkLauncher:
     octets = packed(ForkServerSpec(config=config, origin=Origin()))
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = await SpawnLauncher().launch(theirs)
+    ours: socket.socket | None = None
     try:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await SpawnLauncher().launch(theirs)
         await send_parcel(ours, octets, [])
     except OSError as error:
-        ours.close()
+        if ours is not None:
+            ours.close()  # it ends, if it has begun
         raise StartupError(f"the fork server could not be started: {error}") from error
     return ForkLauncher(ours, process)

@@ -7,6 +7,7 @@ import threading
 
 from asgi_poller import platform
 from asgi_poller.config import Config
+from asgi_poller.errors import StartupError
 from asgi_poller.loops.accepted import ListenerInfo
 from asgi_poller.pollers.counters import Counters
 from asgi_poller.pollers.front_end import FrontEnd
@@ -81,18 +82,29 @@ class Site:
     ) -> WorkerHandle:
         """A worker that has not been started, with a lane for each of its cores.
 
-        `with_config`: it is not forked, and must be told the settings.
+        `with_config`: it is not forked, and must be told the settings. Raises OperatorFault where
+        the system denies what it takes; nothing is left of it then.
         """
+        lanes: list[ProcessLane] = []
+        try:
+            for _ in range(loop_count(self._config)):
+                lanes.append(ProcessLane(self._counters, budget=self._budget))
+                if self._gate.admission is not None:
+                    lanes[-1].mark = self._gate.admission.new_worker()
+            return self._handle(number, lanes, callbacks, with_config=with_config)
+        except BaseException as error:
+            for lane in lanes:
+                self._keeper.bury(lane)
+            if isinstance(error, OSError):
+                problem = f"worker {number}: it could not be started: {error}"
+                raise StartupError(problem) from error
+            raise
+
+    def _handle(
+        self, number: int, lanes: list[ProcessLane], callbacks: Callbacks, *, with_config: bool
+    ) -> WorkerHandle:
         config = self._config
         admission = self._gate.admission
-        lanes = [
-            ProcessLane(
-                self._counters,
-                mark=0 if admission is None else admission.new_worker(),
-                budget=self._budget,
-            )
-            for _ in range(loop_count(config))
-        ]
         spec = WorkerSpec(
             number=number,
             infos=self._infos,

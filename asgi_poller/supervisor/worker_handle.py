@@ -126,10 +126,13 @@ class WorkerHandle:
         return 0.0 if self.ready_at is None else self._loop.time() - self.ready_at
 
     async def start(self, launcher: Launcher) -> None:
-        """Start the process and give it its parcel. Raises WorkerFailed, ConfigError."""
-        octets = packed(self._spec)
-        ours, theirs = socket.socketpair()
+        """Start the process and give it its parcel. Raises WorkerFailed, ConfigError; it has ended
+        then, or is about to.
+        """
+        ours: socket.socket | None = None
         try:
+            octets = packed(self._spec)
+            ours, theirs = socket.socketpair()
             with theirs:
                 self._process = await launcher.launch(theirs)
             self._process.exit_code.add_done_callback(self._on_process_ended)
@@ -137,8 +140,10 @@ class WorkerHandle:
             boards = [] if self._board is None else [self._board.fd]
             fds = [self._counters.fd, self._stacks.worker_end, *ends, *boards]
             await send_parcel(ours, octets, fds)
+            self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
         except BaseException as error:
-            ours.close()
+            if ours is not None:
+                ours.close()
             self.kill()
             if self._process is None:
                 self._end(0)
@@ -148,7 +153,6 @@ class WorkerHandle:
         self._stacks.close_worker_end()
         for lane in self.lanes:
             lane.name = self.name
-        self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until it serves. Raises WorkerFailed if it fails, ends or takes longer."""

@@ -1,0 +1,87 @@
+"""Workers whose start fails in the supervisor itself: one clear line, nothing left behind, and the
+others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.command import Command, get, wait_until
+
+# While the file $DENIED exists, the calls that one module makes fail for want of descriptors.
+DENYING = """
+import errno, importlib, os, sys, types
+name, module, call = sys.argv[1:4]
+real = sys.modules[name] if name in sys.modules else importlib.import_module(name)
+
+def denied(*arguments):
+    if os.path.exists(os.environ["DENIED"]):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return getattr(real, call)(*arguments)
+
+stand_in = types.ModuleType(name)
+stand_in.__dict__.update(real.__dict__)
+setattr(stand_in, call, denied)
+setattr(importlib.import_module(module), name, stand_in)
+import asgi_poller
+asgi_poller.run("tests.supervisor.app:app", workers=2, port=0, limit_connections=100)
+"""
+# Settings with a filter that cannot be pickled.
+UNPICKLABLE = """
+import logging, asgi_poller
+log = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"f": {"()": lambda: logging.Filter()}},
+    "handlers": {"h": {"class": "logging.StreamHandler", "filters": ["f"]}},
+    "root": {"handlers": ["h"], "level": "INFO"},
+}
+asgi_poller.run("tests.supervisor.app:app", workers=2, port=0, log_config=log)
+"""
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_settings_that_cannot_be_pickled_end_the_start() -> None:
+    command = Command(program=[sys.executable, "-c", UNPICKLABLE])
+    with contextlib.closing(command):
+        assert command.wait() != 0
+        assert "--workers: the settings cannot be passed to another process" in command.text
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("name", "module", "call"),
+    [
+        ("socket", "asgi_poller.supervisor.worker_handle", "socketpair"),
+        ("socket", "asgi_poller.pollers.process_lane", "socketpair"),
+        ("os", "asgi_poller.supervisor.stacks", "pipe"),
+    ],
+)
+def test_no_descriptor_for_a_worker(name: str, module: str, call: str, tmp_path: Path) -> None:
+    """It is tried again until there is one; what each attempt took is given back."""
+    denied = tmp_path / "denied"
+    program = [sys.executable, "-c", DENYING, name, module, call]
+    command = Command(program=program, environ={"DENIED": str(denied)})
+    with contextlib.closing(command):
+        command.wait_ready(2)
+        before = descriptors(command.pid)
+        denied.touch()
+        os.kill(command.workers[0], signal.SIGKILL)
+        failed = r"A worker cannot start: .*it could not be started: .*Too many open files"
+        command.wait_for(failed, count=2)
+        assert get(command.address)
+        wait_until(lambda: descriptors(command.pid) < before, "failed starts leave nothing")
+        denied.unlink()
+        command.wait_for(r"Worker \d+ \[\d+\] is ready", count=3)
+        wait_until(lambda: descriptors(command.pid) == before, "all is as it was")
+        assert command.stop() == 0
+        assert "Traceback" not in command.text
