@@ -24,7 +24,7 @@ DEADLINE_S = 20.0
 # Options of our command that are in no table, and those of other programs on these pages.
 OURS = {"config", "help", "version"}
 FOREIGN = {
-    "docs/deployment.md": {"no-cache-dir", "sysctl", "ulimit"},
+    "docs/deployment.md": {"init", "no-cache-dir", "sysctl", "ulimit"},
     "docs/performance.md": {"quick", "connections", "burst", "interval", "only", "peers"},
     "README.md": {"quick"},
 }

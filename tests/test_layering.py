@@ -22,6 +22,7 @@ LAYERS = {
     f"{PACKAGE}.platform": 1,
     f"{PACKAGE}.settings": 2,
     f"{PACKAGE}.config": 3,
+    f"{PACKAGE}.fork_guard": 4,
     f"{PACKAGE}.importer": 4,
     f"{PACKAGE}.logs": 4,
     f"{PACKAGE}.privileges": 4,

@@ -30,6 +30,7 @@ from gunicorn.workers.base import Worker
 from asgi_poller.asgi.types import Application, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
+from asgi_poller.fork_guard import ForkGuard
 from asgi_poller.gunicorn.access_log import GunicornAccessLog
 from asgi_poller.gunicorn.settings import notices, worker_config
 from asgi_poller.gunicorn.tls import tls_context
@@ -128,6 +129,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             limit_reached=self._limit_reached,
         )
         self._take_signals(loop)
+        ForkGuard(self.SIGNALS, [listener.info.address for listener in listeners]).begin()
         heartbeat = loop.create_task(self._beat(serving))
         try:
             await serving.start(application)

@@ -11,12 +11,13 @@ class ListenerInfo(NamedTuple):
 
     `family` is the socket's address family, `server` the ASGI `server` pair where the listener is
     bound to one address (None for a wildcard: the core asks each socket), `tls` whether the peer
-    will speak TLS.
+    will speak TLS, `address` what getsockname() says of the listener.
     """
 
     family: int
     tls: bool
     server: tuple[str, int | None] | None
+    address: Any = None
 
 
 class Accepted(NamedTuple):

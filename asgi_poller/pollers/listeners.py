@@ -256,7 +256,7 @@ def listener_on(
     bound.setblocking(False)
     if platform.NODELAY_IS_INHERITED and bound.family in (socket.AF_INET, socket.AF_INET6):
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    info = ListenerInfo(int(bound.family), tls, _server(bound))
+    info = ListenerInfo(int(bound.family), tls, _server(bound), bound.getsockname())
     return Listener(bound, info, _url(bound, tls), option, file)
 
 

@@ -83,6 +83,10 @@ class ProcessLaneReceiver:
         core.count_closed_in(self._cells, CLOSED)
         core.loop.add_reader(self._channel.fileno(), self._receive)
 
+    def fileno(self) -> int:
+        """The channel's descriptor; -1 once it is closed."""
+        return self._channel.fileno()
+
     def adopt_waiting(self) -> None:
         """Adopt all that waits, now: before `detach`, where nobody else could take it."""
         self._receive()

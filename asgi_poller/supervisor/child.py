@@ -8,6 +8,7 @@ import socket
 import sys
 
 from asgi_poller.config import Config
+from asgi_poller.fork_guard import end_daemons
 from asgi_poller.logs import configure_logging
 from asgi_poller.supervisor.fork_server import ForkServer
 from asgi_poller.supervisor.parcel import ForkServerSpec, WorkerSpec, receive_parcel
@@ -55,6 +56,7 @@ def leave(code: int) -> None:
 
     What the program registered with atexit, and the `finally` blocks below us, are the parent's.
     """
+    end_daemons()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

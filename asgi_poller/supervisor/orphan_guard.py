@@ -31,6 +31,10 @@ class OrphanGuard:
         self._end_process = end_process
         self._thread = threading.Thread(target=self._watch, name="OrphanGuard", daemon=True)
 
+    def fileno(self) -> int:
+        """Its own descriptor of the socket."""
+        return self._fd
+
     def start(self) -> None:
         """Watch from now on, until the process ends."""
         self._thread.start()

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from types import FrameType
 
 from asgi_poller.config import Config
+from asgi_poller.fork_guard import ForkGuard, end_daemons
 from asgi_poller.importer import load_application
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
@@ -57,6 +58,7 @@ class Server:
         self._force = asyncio.Event()
         self._is_exit_asked = False
         self._signals: list[int] = []
+        self._handled: tuple[int, ...] = ()  # signals, while it serves
         self._serving: Serving | None = None
         self._reload: Callable[[], None] | None = None
         self._owns_process = False
@@ -145,6 +147,8 @@ class Server:
         config = self.config
         identity = prepare_user(config)
         self.listeners = open_listeners(config)
+        guard = ForkGuard(self._handled, [listener.info.address for listener in self.listeners])
+        guard.begin()
         serving: Serving | None = None
         try:
             tls = None
@@ -178,6 +182,7 @@ class Server:
             close_listeners(self.listeners)
             if serving is not None:
                 await serving.end(config.timeout_graceful_shutdown, self._force)
+            guard.end()
         if self._duties is not None:
             self._duties.end()  # now: the signal that is raised again may be the very end
         log_with_pid("Finished server process [%d]", os.getpid())
@@ -210,11 +215,15 @@ class Server:
             old[_SIGHUP] = signal.signal(_SIGHUP, self._on_hangup)
         if _SIGUSR1 is not None and self._owns_process:
             old[_SIGUSR1] = signal.signal(_SIGUSR1, self._on_rotation)
+        self._handled = tuple(old)
         try:
             yield
         finally:
+            self._handled = ()
             for number, handler in old.items():
                 signal.signal(number, handler)
+        if self._owns_process and self._signals:
+            end_daemons()  # the default handler ends this process without its exit functions
         for number in reversed(self._signals):
             signal.raise_signal(number)
 

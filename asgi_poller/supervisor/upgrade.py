@@ -74,7 +74,7 @@ def _described(listener: Listener) -> dict[str, object]:
     file = listener.file
     return {
         "fd": listener.socket.fileno(),
-        "info": listener.info,
+        "info": listener.info[:3],  # its address is asked anew
         "url": listener.url,
         "option": listener.option,
         "file": None if file is None else [file.path, *file.identity],
@@ -92,7 +92,8 @@ def _taken_over(
         path, device, inode = file
         made = SocketFile(str(path), (device, inode))
     address = None if server is None else (str(server[0]), server[1])
-    return Listener(taken, ListenerInfo(family, tls, address), url, option, made)  # type: ignore[arg-type]  # JSON has no tuples; it is what `_described` wrote
+    found = ListenerInfo(family, tls, address, taken.getsockname())  # type: ignore[arg-type]  # JSON has no tuples; it is what `_described` wrote
+    return Listener(taken, found, url, option, made)
 
 
 class Upgrade:

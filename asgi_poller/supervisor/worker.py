@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
+from asgi_poller.fork_guard import ForkGuard
 from asgi_poller.importer import load_application
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.core import Core
@@ -41,6 +42,7 @@ from asgi_poller.supervisor.orphan_guard import OrphanGuard
 from asgi_poller.supervisor.parcel import WorkerSpec
 from asgi_poller.supervisor.running import run_loop
 from asgi_poller.supervisor.serving import tls_settings
+from asgi_poller.supervisor.signals import SUPERVISOR_SIGNALS
 from asgi_poller.supervisor.stacks import write_stacks_to
 from asgi_poller.tls import TlsContext
 
@@ -119,7 +121,13 @@ class Worker:
             os.nice(self._spec.nice)
         platform.raise_descriptor_limit()
         limit_s = config.timeout_graceful_shutdown + config.drain_spread + _ORPHAN_MARGIN_S
-        OrphanGuard(self._socket, limit_s).start()
+        watch = OrphanGuard(self._socket, limit_s)
+        watch.start()
+        ForkGuard(
+            SUPERVISOR_SIGNALS,
+            [info.address for info in self._spec.infos],
+            [self._socket.fileno, watch.fileno, *(each.fileno for each in self._receivers)],
+        ).begin()
         return run_loop(self._live(), loop_factory(config.loop))
 
     # A life

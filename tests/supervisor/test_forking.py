@@ -1,0 +1,103 @@
+"""A child that the application forks is not the server: it ends when it is told to, and holds
+nothing of the server's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from tests.gunicorn.command import gunicorn
+from tests.supervisor.command import DEADLINE_S, Command, get, is_alive, wait_until
+
+APP = "tests.supervisor.forking:app"
+FORMS = {
+    "one process": ((), 1),
+    "loops": (("--loops", "2"), 1),
+    "workers": (("--workers", "2"), 2),
+    "preload": (("--workers", "2", "--preload"), 2),
+    "reload": (("--reload",), 1),
+}
+
+
+@contextlib.contextmanager
+def served(form: str) -> Iterator[tuple[tuple[str, int], Command]]:
+    options, workers = FORMS[form]
+    command = Command("--port", "0", *options, app=APP)
+    try:
+        command.wait_ready(workers)
+        yield command.address, command
+    except BaseException:
+        print(command.text)
+        raise
+    finally:
+        command.close()
+
+
+def ask(address: tuple[str, int], path: str) -> Any:
+    return json.loads(get(address, path))
+
+
+def held(address: tuple[str, int], stack: contextlib.ExitStack) -> list[ClientConnection]:
+    """WebSockets on every process and loop."""
+    url = f"ws://{address[0]}:{address[1]}/"
+    channels = [stack.enter_context(connect(url, close_timeout=1)) for _ in range(6)]
+    for channel in channels:
+        assert channel.recv(DEADLINE_S)
+    return channels
+
+
+def are_open(channels: list[ClientConnection]) -> bool:
+    for channel in channels:
+        assert channel.ping().wait(DEADLINE_S)
+    return all(channel.close_code is None for channel in channels)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_children_end_when_they_are_told_to_and_the_server_does_not(form: str) -> None:
+    with served(form) as (address, command), contextlib.ExitStack() as stack:
+        channels = held(address, stack)
+        assert ask(address, "/terminate") == [-signal.SIGTERM] * 5
+        assert ask(address, "/pool") == [1, 2, 3]
+        assert are_open(channels)
+        assert command.process.poll() is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_child_that_stays_holds_neither_connection_nor_port(form: str) -> None:
+    with served(form) as (address, command):
+        # get() reads to the end of the connection, which the child has had a copy of
+        children = [ask(address, "/leave") for _ in range(3)]
+        assert all(is_alive(child) for child in children)
+        os.kill(command.pid, signal.SIGTERM)
+        command.wait(has_heir=True)
+        assert "killing" not in command.text
+        with socket.create_server(address):
+            pass
+        # daemons: multiprocessing ends them with their parent
+        wait_until(lambda: not any(is_alive(child) for child in children), "no orphan is left")
+
+
+def test_under_gunicorn() -> None:
+    with gunicorn("-w", "1", app=APP) as server:
+        host, _, port = server.address.rpartition(":")
+        address = host, int(port)
+        with contextlib.ExitStack() as stack:
+            channels = held(address, stack)
+            assert ask(address, "/terminate") == [-signal.SIGTERM] * 5
+            assert ask(address, "/pool") == [1, 2, 3]
+            child = ask(address, "/leave")
+            assert are_open(channels)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(DEADLINE_S)
+        wait_until(lambda: not is_alive(child), "no orphan is left")
+        with socket.create_server(address):
+            pass
