@@ -86,10 +86,12 @@ class Config(
         """Settings from all sources: `options` before the environment before the TOML `file` before
         the defaults.
 
-        `environ` is os.environ unless given. Raises ConfigError as the constructor does, also if no
-        source says which application to serve.
+        `environ` is os.environ unless given; passwords are taken out of it. Raises ConfigError as
+        the constructor does, also if no source says which application to serve.
         """
-        environ = os.environ if environ is None else environ
+        if environ is None:
+            sources.take_secrets()
+            environ = {**sources.taken_secrets, **os.environ}
         values: dict[str, Any] = {}
         file = file or environ.get(sources.CONFIG_VARIABLE) or None
         file_app = None

@@ -10,6 +10,7 @@ The C library changes all threads of the process (nptl(7)), so it does not matte
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -82,12 +83,16 @@ def _number(option: str, text: str) -> int:
 
 
 def drop(identity: Identity | None) -> None:
-    """Become `identity`, with its groups and no others, for good. None: nothing happens.
+    """Become `identity`, with its groups and no others, for good. None: nothing happens, and
+    nothing is needed where the process is just that already.
 
     Raises ConfigError if that is not permitted, or if root can be regained afterwards; the process
     must not go on then.
     """
-    if identity is None or _is_already(identity):
+    if identity is None:
+        return
+    extra = _extra_groups(identity)
+    if _is_already(identity) and not extra:
         return
     option = GROUP if identity.uid is None else USER
     try:
@@ -102,10 +107,21 @@ def drop(identity: Identity | None) -> None:
     except OSError as error:
         who = f"uid {identity.uid}" if identity.uid is not None else f"gid {identity.gid}"
         problem = f"cannot become {who} as uid {os.geteuid()}: {error.strerror}"
+        if extra and _is_already(identity):
+            groups = ", ".join(map(str, sorted(extra)))
+            problem = f"{who} is in supplementary groups that only root can give up: {groups}"
         if os.geteuid() != 0:
             problem += "; start as root, or leave the option out"
         raise ConfigError(option, problem) from error
     _verify(identity)
+
+
+def _extra_groups(identity: Identity) -> set[int]:
+    """Supplementary groups of this process that `identity` does not have."""
+    own = {identity.gid}
+    if identity.name is not None:
+        own.update(os.getgrouplist(identity.name, identity.gid))
+    return set(os.getgroups()) - own
 
 
 def _is_already(identity: Identity) -> bool:
@@ -147,22 +163,21 @@ def library_problem() -> str | None:
     )
 
 
-def own_socket_file(
-    path: str, *, mode: int | None = None, identity: Identity | None = None
-) -> None:
-    """Give a unix socket's file an owner and permission bits. Before it listens.
+def own_socket_file(path: str, uid: int, gid: int) -> None:
+    """Give a unix socket's file an owner; -1 leaves a part alone. Raises OSError.
 
-    Links are not followed, and what is no socket is left alone: the directory may be writable for
-    others. Raises ConfigError naming `--uds`.
+    The directory may be writable for others: what has been put in its place and is no socket, links
+    among it, is left alone. The file that was looked at is the one that is changed (O_PATH).
     """
-    try:
+    if sys.platform != "linux":
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigError("--uds", f"{path!r} is no socket")
-        if identity is not None:
-            uid = -1 if identity.uid is None else identity.uid
-            os.chown(path, uid, identity.gid, follow_symlinks=False)
-        if mode is not None:
-            os.chmod(path, mode)
-    except OSError as error:
-        problem = f"cannot set owner and mode of {path!r}: {error.strerror}"
-        raise ConfigError("--uds", problem) from error
+            raise OSError(errno.ENOTSOCK, "it is no socket")
+        os.chown(path, uid, gid, follow_symlinks=False)
+        return
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOTSOCK, "it is no socket")
+        os.chown(f"/proc/self/fd/{fd}", uid, gid)
+    finally:
+        os.close(fd)

@@ -15,6 +15,7 @@ import pytest
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from asgi_poller.settings import sources
 from asgi_poller.settings.option import ENVIRONMENT_PREFIX
 from asgi_poller.settings.table import BY_SPELLING, OPTIONS, SETTINGS
 
@@ -287,6 +288,20 @@ def test_load_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert config.port == 1234
     assert len(config.notices) == 1
     assert Config("main:app").port == 8000, "the constructor does not"
+
+
+def test_a_password_in_the_environment_is_read_and_left_to_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variable = f"{ENVIRONMENT_PREFIX}SSL_KEYFILE_PASSWORD"
+    monkeypatch.setattr(sources, "taken_secrets", {})
+    monkeypatch.setenv(variable, "secret")
+    for _ in range(2):  # a second server in the same program has it too
+        assert Config.load("main:app").ssl_keyfile_password == "secret"
+        assert variable not in os.environ
+    code = f"import os; print({variable!r} in os.environ)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"  # what an application starts
 
 
 def test_load_without_an_application() -> None:

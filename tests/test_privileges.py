@@ -68,8 +68,29 @@ def test_being_it_already_takes_no_privilege(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getgid", lambda: 100)
     monkeypatch.setattr(os, "getegid", lambda: 100)
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid, 27])
+    monkeypatch.setattr(os, "getgroups", lambda: [27, 100])
     drop(Identity(1000, 100, "somebody"))
+    monkeypatch.setattr(os, "getgroups", lambda: [100])
     drop(Identity(None, 100, None))
+
+
+def test_being_it_already_with_groups_of_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = FakeSystem(monkeypatch)
+    system.uid, system.gid = 1000, 100
+
+    def denied(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "initgroups", denied)
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid, 27])
+    monkeypatch.setattr(os, "getgroups", lambda: [0, 6, 27, 100])
+    with pytest.raises(ConfigError) as caught:
+        drop(Identity(1000, 100, "somebody"))
+    assert str(caught.value) == (
+        "--user: uid 1000 is in supplementary groups that only root can give up: 0, 6;"
+        " start as root, or leave the option out"
+    )
 
 
 class FakeSystem:
@@ -81,6 +102,7 @@ class FakeSystem:
         self._keeps_root = keeps_root
         for name in ("initgroups", "setgroups", "setgid", "setuid", "seteuid"):
             monkeypatch.setattr(os, name, getattr(self, name))
+        monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid])
         for name in ("getuid", "geteuid"):
             monkeypatch.setattr(os, name, lambda: self.uid)
         for name in ("getgid", "getegid"):
@@ -245,27 +267,25 @@ def bind_unix(path: Path) -> socket.socket:
     return bound
 
 
-def test_mode_and_owner_of_a_socket_file(tmp_path: Path) -> None:
+def test_owner_of_a_socket_file(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with bind_unix(path):
-        own_socket_file(str(path), mode=0o620, identity=resolve(None, str(os.getgid())))
-        assert path.stat().st_mode & 0o777 == 0o620
+        own_socket_file(str(path), -1, os.getgid())
+        assert path.stat().st_gid == os.getgid()
         if IS_ROOT:
-            own_socket_file(str(path), identity=resolve("nobody", None))
+            own_socket_file(str(path), NOBODY.pw_uid, NOBODY.pw_gid)
             assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY.pw_uid, NOBODY.pw_gid)
-        own_socket_file(str(path))
-        assert path.stat().st_mode & 0o777 == 0o620
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     target = tmp_path / "shadow"
     target.write_text("secret")
-    target.chmod(0o600)
     link = tmp_path / "s"
     link.symlink_to(target)
+    owner = target.stat().st_uid, target.stat().st_gid
     for path in (target, link):
-        with pytest.raises(ConfigError, match=r"^--uds: .* is no socket$"):
-            own_socket_file(str(path), mode=0o666)
-    assert target.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ConfigError, match=r"^--uds: cannot set owner and mode of"):
-        own_socket_file(str(tmp_path / "missing"), mode=0o666)
+        with pytest.raises(OSError, match=r"it is no socket$"):
+            own_socket_file(str(path), NOBODY.pw_uid, NOBODY.pw_gid)
+    assert (target.stat().st_uid, target.stat().st_gid) == owner
+    with pytest.raises(FileNotFoundError):
+        own_socket_file(str(tmp_path / "missing"), -1, -1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from asgi_poller import platform
 from asgi_poller.errors import ListenError
+from asgi_poller.privileges import own_socket_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +39,32 @@ class Access:
 def bind_unix(path: str, *, option: str, access: Access) -> tuple[socket.socket, SocketFile]:
     """Make the socket file `path`, bound but not listening yet.
 
-    Nobody can connect before it listens, so its permissions are in force from the first moment.
-    Raises ListenError naming `option`; a live socket and a file that is no socket are left alone.
+    The file is made with its permissions (unix(7): 0777 without the umask's), so that nothing is
+    changed by its name afterwards, which others may have put something else under. (The umask is
+    the process's: files that other threads make in this moment get it too.) Raises ListenError
+    naming `option`; a live socket and a file that is no socket are left alone.
     """
     platform.require_unix_sockets(option)
     _remove_stale(path, option)
     owner = _owner_ids(access.owner)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.bind(path)
+        umask = os.umask(0o777 & ~access.mode)
+        try:
+            connection.bind(path)
+        finally:
+            os.umask(umask)
         made = SocketFile(path, _identity(path))
     except OSError as error:
         connection.close()
         raise ListenError(f"{option}: cannot make the socket {path}: {_reason(error)}") from error
     try:
-        os.chmod(path, access.mode)
         if owner is not None:
-            os.chown(path, *owner)
+            own_socket_file(path, *owner)
     except OSError as error:
         connection.close()
         made.unlink()
-        raise ListenError(
-            f"--uds-mode/--uds-owner: cannot set them on {path}: {_reason(error)}"
-        ) from error
+        raise ListenError(f"--uds-owner: cannot set it on {path}: {_reason(error)}") from error
     return connection, made
 
 

@@ -78,7 +78,8 @@ class Tls:
         None,
         optional(text("TEXT", secret=True)),
         "Password of the private key.",
-        note="Better given as an environment variable: other users can see a command line.",
+        note="Better given as an environment variable, which is taken out of the environment once"
+        " read: other users can see a command line.",
         uvicorn="same",
     )
     ssl_version: int = option(

@@ -32,6 +32,20 @@ _KUBERNETES = re.compile(r"(SERVICE_.*|PORT(_\d+_(TCP|UDP).*)?)")
 _KUBERNETES_ADDRESS = re.compile(r"(tcp|udp)://.*")
 
 
+#: Secrets that were taken out of the environment: for the process that is to replace this one.
+taken_secrets: dict[str, str] = {}
+
+
+def take_secrets() -> None:
+    """Take the variables with passwords out of os.environ: no process that the application starts
+    shall inherit them, and nothing that shows an environment shall show them.
+    """
+    for name, option in BY_SPELLING.items():
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        if option.kind.secret and variable in os.environ:
+            taken_secrets[variable] = os.environ.pop(variable)
+
+
 def from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Values of the ASGI_POLLER_ variables, and a line for each variable of that prefix that is no
     option's, and one for those of uvicorn's.

@@ -30,7 +30,12 @@ def own_socket_files(
         return
     for listener in listeners:
         if listener.file is not None:
-            own_socket_file(listener.file.path, identity=identity)
+            uid = -1 if identity.uid is None else identity.uid
+            try:
+                own_socket_file(listener.file.path, uid, identity.gid)
+            except OSError as error:
+                problem = f"cannot set the owner of {listener.file.path!r}: {error.strerror}"
+                raise ConfigError("--uds", problem) from error
 
 
 def check_files(config: Config, identity: Identity | None) -> None:

@@ -7,14 +7,18 @@ else, and removed only by the process that it names.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import sys
+import tempfile
 from pathlib import Path
 
 from asgi_poller.errors import ConfigError
 
 _LIMIT_OCTETS = 32  # more than any number needs: a longer file is no pid file
 _ATTEMPTS_COUNT = 20
+_NO_SURPRISE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class PidFile:
@@ -55,14 +59,22 @@ class PidFile:
         # Gone already, or the directory may not be written to any more (--user): what is left names
         # a dead process, and the next start replaces it.
         with contextlib.suppress(OSError, ValueError):
-            if self._read() == pid:
-                self._path.unlink()
+            fd = _open(self._path)
+            try:
+                if _number(fd) == pid:
+                    self._path.unlink()
+            finally:
+                os.close(fd)
 
     def _write(self, pid: int) -> None:
-        new = self._path.with_name(f".{self._path.name}.{pid}")
+        # A name that nobody can guess, and O_EXCL: no link is followed, whoever may write here.
+        fd, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+        new = Path(name)
         try:
-            new.write_text(f"{pid}\n", encoding="ascii")
-            new.chmod(0o644)
+            with open(fd, "w", encoding="ascii") as file:
+                file.write(f"{pid}\n")
+                if sys.platform != "win32":
+                    os.fchmod(fd, 0o644)
             for _ in range(_ATTEMPTS_COUNT):
                 try:
                     # Fails if the file exists: of several that start at once one gets it.
@@ -82,43 +94,66 @@ class PidFile:
         False if the file was replaced or removed meanwhile: look again.
         """
         try:
-            old = os.open(self._path, os.O_RDONLY)
+            old = _open(self._path)
         except FileNotFoundError:
             return False
+        except ValueError as error:
+            raise self._no_pid_file() from error
         try:
             # Between reading and replacing, nobody else may do the same with this very file.
             if not _lock(old):
                 raise ConfigError(self._option, f"another process is writing {self._path}")
             try:
-                if not os.path.samestat(os.fstat(old), os.stat(self._path)):
+                if not os.path.samestat(os.fstat(old), os.lstat(self._path)):
                     return False
             except FileNotFoundError:
                 return False
-            self._refuse_live(pid)
+            self._refuse_live(old, pid)
             os.replace(new, self._path)
             return True
         finally:
             os.close(old)
 
-    def _refuse_live(self, pid: int) -> None:
+    def _refuse_live(self, old: int, pid: int) -> None:
         try:
-            other = self._read()
+            other = _number(old)
         except ValueError as error:
-            problem = f"{self._path} exists and is no pid file; choose another path"
-            raise ConfigError(self._option, problem) from error
+            raise self._no_pid_file() from error
         if other not in (None, pid, self._predecessor) and is_alive(other):
             problem = f"process {other} is running; remove {self._path} if that is another program"
             raise ConfigError(self._option, problem)
 
-    def _read(self) -> int | None:
-        """The number in the file, None if it is empty. ValueError if it holds anything else."""
-        with open(self._path, "rb") as file:
-            content = file.read(_LIMIT_OCTETS + 1).strip()
-        if not content:
-            return None
-        if len(content) > _LIMIT_OCTETS or not content.isdigit():
-            raise ValueError("no number")
-        return int(content)
+    def _no_pid_file(self) -> ConfigError:
+        return ConfigError(
+            self._option, f"{self._path} exists and is no pid file; choose another path"
+        )
+
+
+def _open(path: Path) -> int:
+    """Open a pid file for reading; the descriptor is the caller's. ValueError for what is none: a
+    link is not followed, and a FIFO is not waited for.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | _NO_SURPRISE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("a link") from error
+        raise
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # reading a directory is an error of its own
+        return fd
+    os.close(fd)
+    raise ValueError("no file")
+
+
+def _number(fd: int) -> int | None:
+    """The number in the file, None if it is empty. ValueError if it holds anything else."""
+    content = os.read(fd, _LIMIT_OCTETS + 1).strip()
+    if not content:
+        return None
+    if len(content) > _LIMIT_OCTETS or not content.isdigit():
+        raise ValueError("no number")
+    return int(content)
 
 
 def _lock(fd: int) -> bool:

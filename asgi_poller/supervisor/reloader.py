@@ -127,7 +127,12 @@ class Reloader:
 
     async def _until(self, changed: asyncio.Future[Any], site: Site) -> None:
         """Have a worker until there is a change; wait for the change if it does not work."""
-        worker = self._worker = site.make_worker(1, self._callbacks)
+        try:
+            worker = self._worker = site.make_worker(1, self._callbacks)
+        except OperatorFault as fault:
+            _log.error("%s. Waiting for a change.", fault)
+            await changed
+            return
         starting = asyncio.ensure_future(self._start(worker))
         await _first(starting, changed)
         if not starting.done():

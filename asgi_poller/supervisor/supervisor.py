@@ -22,6 +22,7 @@ from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, close_listeners, open_listeners
 from asgi_poller.privileges import Identity
+from asgi_poller.settings.sources import taken_secrets
 from asgi_poller.supervisor.dropping import (
     become,
     check_files,
@@ -64,7 +65,7 @@ class Supervisor:
             raise ConfigError("--workers", "more than one can only be run from the main thread")
         self._launchers.prepare()
         self._predecessor = Predecessor.from_environment(os.environ)
-        self._upgrade = Upgrade(dict(os.environ))
+        self._upgrade = Upgrade({**os.environ, **taken_secrets})
         self._duties = Duties(config)
         platform.raise_descriptor_limit()
         if self._predecessor is None:

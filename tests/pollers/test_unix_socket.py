@@ -31,31 +31,57 @@ def refuse(path: Path, access: Access = OPEN) -> str:
     return str(caught.value)
 
 
-def test_nobody_can_connect_before_the_permissions_are_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", [0o666, 0o640, 0o600])
+def test_the_file_is_made_with_its_permissions(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing is changed by name afterwards: it could be a link to something else by then."""
     path = tmp_path / "s"
-    set_mode = os.chmod
-
-    def check_first(target: str, mode: int) -> None:
-        with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
-            client.connect(target)
-        set_mode(target, mode)
-
-    monkeypatch.setattr(os, "chmod", check_first)
-    bound, made = bind_unix(str(path), option="--uds", access=Access(0o640, None))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    for name in ("chmod", "chown", "lchown"):
+        monkeypatch.setattr(os, name, denied)
+    before = os.umask(0o027)
+    try:
+        bound, made = bind_unix(str(path), option="--uds", access=Access(mode, None))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
     bound.close()
     made.unlink()
     made.unlink()
     assert not path.exists()
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root gives files away")
+def test_a_link_in_the_place_of_the_socket_keeps_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put there between bind() and whatever comes after it."""
+    victim = tmp_path / "victim"
+    victim.write_text("secret")
+    victim.chmod(0o600)
+    path = tmp_path / "s"
+    look = os.lstat
+
+    def swap(target: str) -> os.stat_result:
+        found = look(target)
+        if stat.S_ISSOCK(found.st_mode):
+            path.unlink()
+            path.symlink_to(victim)
+        return found
+
+    monkeypatch.setattr(os, "lstat", swap)
+    assert "it is no socket" in refuse(path, Access(0o666, "65534:65534"))
+    monkeypatch.undo()
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
+    assert victim.stat().st_uid == 0
+
+
 def test_an_owner_that_may_not_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s"
     monkeypatch.setattr(os, "chown", denied)
     line = refuse(path, Access(0o666, "0:0"))
-    assert line == f"--uds-mode/--uds-owner: cannot set them on {path}: Permission denied"
+    assert line == f"--uds-owner: cannot set it on {path}: Permission denied"
     assert not path.exists()
 
 

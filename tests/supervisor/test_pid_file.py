@@ -75,6 +75,36 @@ def test_a_file_that_is_something_else_is_left_alone(path: Path, content: str) -
     assert_nothing_else_in(path, "server.pid")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+@pytest.mark.parametrize("kind", ["link", "dangling", "fifo"])
+def test_what_is_no_file_is_neither_followed_nor_waited_for(path: Path, kind: str) -> None:
+    """Somebody else may write to the directory, and we are root."""
+    victim = path.with_name("victim")
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(victim)
+    if kind == "link":
+        victim.write_text("1")
+    file = PidFile(str(path))
+    with pytest.raises(ConfigError, match=r"^--pid: .* is no pid file; choose another path$"):
+        file.write()
+    file.remove()
+    assert path.is_fifo() or path.is_symlink()
+    assert victim.exists() == (kind == "link")
+
+
+def test_the_name_of_the_temporary_file_cannot_be_guessed(path: Path) -> None:
+    victim = path.with_name("victim")
+    victim.write_text("secret")
+    victim.chmod(0o600)
+    path.with_name(f".{path.name}.{os.getpid()}").symlink_to(victim)
+    PidFile(str(path)).write()
+    assert path.read_text() == f"{os.getpid()}\n"
+    assert victim.read_text() == "secret"
+    assert victim.stat().st_mode & 0o777 == 0o600
+
+
 def test_paths_that_cannot_be_written_are_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     for path in (tmp_path / "missing" / "pid", tmp_path / "directory"):
