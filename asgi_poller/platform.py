@@ -285,8 +285,10 @@ class ReserveDescriptor:
         """Free one descriptor; False if there was none in reserve."""
         if self._fd < 0:
             return False
-        os.close(self._fd)
-        self._fd = -1
+        # In this order: while it closes, another thread may accept with the free descriptor, and
+        # must see then that the reserve is out.
+        fd, self._fd = self._fd, -1
+        os.close(fd)
         return True
 
     def restore(self) -> bool:

@@ -178,3 +178,22 @@ for octets in (0, 1 << 30):
         owner.end(4095)
         assert list(owner.take_ended(4096)) == [4095]
     owner.close()
+
+
+def test_a_reserve_that_is_being_spent_is_not_there_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another poller that accepts with its descriptor, in this very moment, must know: else nobody
+    takes the reserve back, and whoever waits to be refused waits for ever.
+    """
+    reserve, close, seen = platform.ReserveDescriptor(), os.close, []
+
+    def watch(fd: int) -> None:
+        close(fd)
+        seen.append(reserve.is_there)
+
+    monkeypatch.setattr(os, "close", watch)
+    assert reserve.spend()
+    assert seen == [False]
+    assert reserve.restore()
+    reserve.close()
