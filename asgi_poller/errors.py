@@ -17,8 +17,10 @@
 
 from __future__ import annotations
 
-EXIT_NOTE = "sys.exit() ends what the application was called for, not the server."
-"""Put on a SystemExit that an application raised, by those who have taken note of it."""
+EXIT_NOTE = "This ends what the application was called for, not the server."
+"""Put on a SystemExit or KeyboardInterrupt that an application raised, by those who have taken note
+of it.
+"""
 
 
 class AsgiPollerError(Exception):

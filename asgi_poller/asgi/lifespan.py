@@ -81,6 +81,8 @@ class Lifespan:
             self._failed(error)
         except SystemExit as error:  # it ends the lifespan, not the loop
             self._settle(f"the application called sys.exit({error.code!r}) in its lifespan")
+        except KeyboardInterrupt:
+            self._settle("the application raised KeyboardInterrupt in its lifespan")
         except asyncio.CancelledError:  # whoever waits for an answer must not wait for ever
             self._settle("the application's lifespan was cancelled")
             raise

@@ -40,6 +40,7 @@ from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import Listener, listener_on
 from asgi_poller.pollers.poller import PollerSettings
 from asgi_poller.supervisor.garbage import settle_garbage
+from asgi_poller.supervisor.running import run_loop
 from asgi_poller.supervisor.serving import Serving
 
 _BEAT_S = 1.0  # the arbiter looks at the heartbeats once a second
@@ -100,8 +101,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         try:
             config = worker_config(self.cfg, self.wsgi)
             application = load_application(config)
-            with asyncio.Runner(loop_factory=loop_factory(config.loop)) as runner:
-                runner.run(self._serve(config, application))
+            run_loop(self._serve(config, application), loop_factory(config.loop))
         except OperatorFault as fault:
             self.log.error("%s", fault)
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
@@ -192,12 +192,23 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         """From now on they come through the loop; ABRT does not, since it is sent to a blocked
         one.
         """
-        loop.add_signal_handler(signal.SIGTERM, self._on_term)
+        # a bound method, not the loop's own handler: sse-starlette asks the object behind it
+        # whether the server is about to end
+        signal.signal(signal.SIGTERM, self._take_term)
         loop.add_signal_handler(signal.SIGINT, self._on_quit)
         loop.add_signal_handler(signal.SIGQUIT, self._on_quit)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         loop.add_reader(self.PIPE[0], self._on_pipe)  # the reloader's thread writes to it
         self._obey()  # what came before
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it has been told to end, as uvicorn's Server says it."""
+        return not self.alive
+
+    def _take_term(self, number: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._on_term)
 
     def _on_term(self) -> None:
         self.alive = False

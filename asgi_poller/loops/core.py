@@ -31,6 +31,7 @@ _log = logging.getLogger("asgi_poller.error")
 
 _TOO_MANY = "Too many connections from your address"
 _ARRIVAL_S = 1.0  # while draining: for TLS handshakes and PROXY headers that are on their way
+_PATIENCE_S = 0.5  # while draining: then it is said what is waited for
 _SPREAD_STEP_S = 0.02  # while draining: how often it is somebody's turn, at most
 
 
@@ -263,11 +264,13 @@ class Core(Services):
         try:
             async with asyncio.timeout(spread_s + timeout_s):
                 give_up = self.loop.call_later(_ARRIVAL_S, self._give_up_arriving)
+                say = self.loop.call_later(_PATIENCE_S, self._say_what_is_left, timeout_s)
                 await self._shut_down_evenly(late, spread_s)
                 while self._connections or self._conversations or self._arriving:
                     self._changed.clear()
                     await self._changed.wait()
                 give_up.cancel()
+                say.cancel()
         except TimeoutError:
             _log.warning(
                 "Graceful shutdown took longer than %g s: %d connections and %d tasks are cut off.",
@@ -279,6 +282,14 @@ class Core(Services):
         finally:
             await self._cut_off()
         return True
+
+    def _say_what_is_left(self, timeout_s: float) -> None:
+        _log.info(
+            "Waiting for %d connections and %d tasks to end, %g s at most. (CTRL+C to force quit)",
+            len(self._connections),
+            len(self._conversations),
+            timeout_s,
+        )
 
     def _give_up_arriving(self) -> None:
         """Who has not said all of a TLS handshake or PROXY header by now is not waited for."""

@@ -240,7 +240,7 @@ class Services:
             conversation.application_ended(asyncio.CancelledError("the application was cancelled"))
         else:
             error = task.exception()
-            if isinstance(error, SystemExit):
+            if isinstance(error, SystemExit | KeyboardInterrupt):
                 error.add_note(EXIT_NOTE)
             conversation.application_ended(error)
         if self._changed is not None:

@@ -76,24 +76,25 @@ class Cores:
         """
         await self._on_all(lambda core: core.drain(timeout_s, spread_s))
 
-    async def shutdown(self) -> None:
-        """Run the lifespans' shutdown and end the threads."""
-        await self._on_all(lambda core: core.shutdown())
+    async def shutdown(self) -> bool:
+        """Run the lifespans' shutdown and end the threads; whether all of them went well."""
+        went_well = await self._on_all(lambda core: core.shutdown())
         for thread in self._threads:
             thread.stop()
         self.all = []
         self._threads = []
+        return went_well
 
-    async def _on_all(self, work: Callable[[Core], Awaitable[bool]]) -> None:
+    async def _on_all(self, work: Callable[[Core], Awaitable[bool]]) -> bool:
         if not self.all:
-            return
+            return True
         first, *others = self.all
         calls = [work(first)]
         calls += [
             thread.call(_as_coroutine(work, core))
             for thread, core in zip(self._threads, others, strict=True)
         ]
-        await asyncio.gather(*calls)
+        return all(await asyncio.gather(*calls))
 
     async def _bring_up(self, application: Any) -> Core:
         core = Core(

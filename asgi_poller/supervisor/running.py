@@ -29,7 +29,8 @@ def run_loop(main: Coroutine[Any, Any, T], make_loop: LoopFactory) -> T:
     """Run `main` on a new loop, as asyncio.run() does. Tasks that ignore their cancellation are
     left behind, and so are threads of the loop's executor.
 
-    A SystemExit out of an application's task stops a loop; here it goes on, as it does in uvicorn.
+    A SystemExit or KeyboardInterrupt out of an application's task stops a loop; here it goes on, as
+    it does in uvicorn.
     """
     loop = make_loop()
     asyncio.set_event_loop(loop)
@@ -38,7 +39,7 @@ def run_loop(main: Coroutine[Any, Any, T], make_loop: LoopFactory) -> T:
         while True:
             try:
                 return loop.run_until_complete(task)
-            except SystemExit as error:
+            except (SystemExit, KeyboardInterrupt) as error:
                 _tolerate(error, loop)
     finally:
         try:
@@ -48,7 +49,7 @@ def run_loop(main: Coroutine[Any, Any, T], make_loop: LoopFactory) -> T:
             loop.close()
 
 
-def _tolerate(error: SystemExit, loop: asyncio.AbstractEventLoop) -> None:
+def _tolerate(error: BaseException, loop: asyncio.AbstractEventLoop) -> None:
     """Raises it again, unless it came out of an application's task."""
     errors = [error]
     while True:
@@ -56,7 +57,7 @@ def _tolerate(error: SystemExit, loop: asyncio.AbstractEventLoop) -> None:
             # who waits for the task is told in the loop's next turn, and then leaves a note
             loop.run_until_complete(asyncio.sleep(0))
             break
-        except SystemExit as another:
+        except (SystemExit, KeyboardInterrupt) as another:
             errors.append(another)
     for each in errors:
         if EXIT_NOTE not in getattr(each, "__notes__", ()):

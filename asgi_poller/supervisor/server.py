@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import FrameType
+from typing import Any
 
 from asgi_poller.config import Config
+from asgi_poller.errors import StartupError
 from asgi_poller.fork_guard import ForkGuard, end_daemons
 from asgi_poller.importer import load_application
 from asgi_poller.logs import log_with_pid, reopen_log_files
@@ -36,6 +38,8 @@ _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
 
+_FORCE_S = 3.0  # after the second signal, for a loop that moves
+
 _SIGHUP: int | None = getattr(signal, "SIGHUP", None)
 _SIGUSR1: int | None = getattr(signal, "SIGUSR1", None)
 
@@ -58,6 +62,7 @@ class Server:
         self._force = asyncio.Event()
         self._is_exit_asked = False
         self._signals: list[int] = []
+        self._last_resort: threading.Thread | None = None
         self._handled: tuple[int, ...] = ()  # signals, while it serves
         self._serving: Serving | None = None
         self._reload: Callable[[], None] | None = None
@@ -100,6 +105,8 @@ class Server:
                 if self._thread_started.done():
                     raise
                 self._thread_started.set_exception(error)
+            if not self._thread_started.done():
+                self._thread_started.set_exception(StartupError("ended before it had started"))
 
         self._thread = threading.Thread(target=target, name="asgi-poller", daemon=True)
         self._thread.start()
@@ -159,7 +166,8 @@ class Server:
             application = load_application(config)
             serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
             self._serving = serving
-            await serving.start(application)
+            if not await self._come_up(serving, application):
+                return
             self._reload = None if tls is None else serving.reload_certificates
             self._say_where()
             if self._owns_process:
@@ -186,6 +194,23 @@ class Server:
         if self._duties is not None:
             self._duties.end()  # now: the signal that is raised again may be the very end
         log_with_pid("Finished server process [%d]", os.getpid())
+
+    async def _come_up(self, serving: Serving, application: Any) -> bool:
+        """Start; False if the server is to end before it has. Raises OperatorFault."""
+        starting = asyncio.ensure_future(serving.start(application))
+        asked = asyncio.ensure_future(self._exit.wait())
+        if self._is_exit_asked:
+            self._exit.set()
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not starting.done():  # an application may wait for its database for ever
+            starting.cancel()
+            _log.info("Shutting down before the application has started")
+        try:
+            await starting
+        except asyncio.CancelledError:
+            return False
+        return True
 
     def _say_where(self) -> None:
         warning = backlog_warning(self.config.backlog)
@@ -239,7 +264,19 @@ class Server:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
-        if self._is_exit_asked:
-            self.force_exit()
-        else:
+        if not self._is_exit_asked:
             self.should_exit = True
+            return
+        self.force_exit()
+        if self._owns_process and self._last_resort is None:
+            self._last_resort = threading.Thread(target=_leave, args=(number,), daemon=True)
+            self._last_resort.start()
+
+
+def _leave(number: int) -> None:
+    """End the process if its loop does not let it end: somebody has asked twice."""
+    threading.Event().wait(_FORCE_S)
+    _log.error("The event loop does not move: leaving without it.")
+    end_daemons()
+    logging.shutdown()
+    os._exit(128 + number)

@@ -130,14 +130,16 @@ class Serving:
                 close_connection(accepted.fd)
         _log.info("Waiting for application shutdown.")
         limit_s = max(_SHUTDOWN_AT_LEAST_S, deadline - loop.time())
-        await _unless(force, self._cores.shutdown(), limit_s)
-        _log.info("Application shutdown complete.")
+        if await _unless(force, self._cores.shutdown(), limit_s):
+            _log.info("Application shutdown complete.")
 
 
 async def _unless(
-    force: asyncio.Event, work: Coroutine[Any, Any, None], limit_s: float | None
-) -> None:
-    """Wait for `work`, but not past `force` or `limit_s` seconds: then it is cancelled."""
+    force: asyncio.Event, work: Coroutine[Any, Any, bool | None], limit_s: float | None
+) -> bool:
+    """Wait for `work`, but not past `force` or `limit_s` seconds: then it is cancelled. Whether it
+    came to its end, and returned True.
+    """
     task = asyncio.ensure_future(work)
     forced = asyncio.ensure_future(force.wait())
     await asyncio.wait({task, forced}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +147,8 @@ async def _unless(
     if not task.done():
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):  # its own, not ours
-        await task
+        return await task is True
+    return False
 
 
 def tls_settings(config: Config) -> TlsSettings:

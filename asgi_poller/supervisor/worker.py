@@ -107,6 +107,7 @@ class Worker:
             for lane, row, mark in zip(lanes, spec.rows, spec.marks, strict=True)
         ]
         self._cores: Cores | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._control: Control | None = None
         self._orders: asyncio.Queue[Drain] = asyncio.Queue()
         self._freshness: asyncio.Task[None] | None = None
@@ -133,9 +134,11 @@ class Worker:
     # A life
 
     async def _live(self) -> int:
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._control = Control(self._socket, on_message=self._on_message, on_end=self._on_orphaned)
-        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        # a bound method, not the loop's own handler: sse-starlette asks the object behind it
+        # whether the server is about to end
+        signal.signal(signal.SIGTERM, self._take_sigterm)
         log_with_pid("Started worker %d [%d]", self._spec.number, os.getpid())
         starting = asyncio.ensure_future(self._start())
         ordered = asyncio.ensure_future(self._orders.get())
@@ -213,11 +216,10 @@ class Worker:
         _log.info("Waiting for application shutdown.")
         limit_s = max(_SHUTDOWN_AT_LEAST_S, deadline - loop.time())
         try:
-            await asyncio.wait_for(cores.shutdown(), limit_s)
+            if await asyncio.wait_for(cores.shutdown(), limit_s):
+                _log.info("Application shutdown complete.")
         except TimeoutError:
             _log.error("The application did not shut down within %.1f s.", limit_s)
-        else:
-            _log.info("Application shutdown complete.")
 
     # What is said to it
 
@@ -233,6 +235,15 @@ class Worker:
     def _on_orphaned(self) -> None:
         _log.error("The supervisor has died: worker %d ends.", self._spec.number)
         self._order(Drain(self._config.timeout_graceful_shutdown, adopt=True))
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it has been told to end, as uvicorn's Server says it."""
+        return self._is_ordered
+
+    def _take_sigterm(self, number: int, frame: object) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._on_sigterm)
 
     def _on_sigterm(self) -> None:
         """Ask to be drained: what the pollers have for us must go elsewhere first."""

@@ -1,0 +1,58 @@
+"""Applications that make it hard to end a server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+
+from asgi_poller.asgi.types import Receive, Scope, Send
+
+
+async def hangs(scope: Scope, receive: Receive, send: Send) -> None:
+    """Never comes up: a database that does not answer."""
+    await receive()
+    print("waiting for the database", file=sys.stderr, flush=True)
+    await asyncio.sleep(1000)
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """`/block` blocks the loop, `/forever` does not; `/exit/N` and `/interrupt` raise what ends a
+    program; `/events` streams until the server is about to end, as sse-starlette finds out.
+    """
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        return
+    path = scope["path"]
+    if path == "/block":
+        print("blocking", file=sys.stderr, flush=True)
+        time.sleep(60)
+    if path == "/forever":
+        print("for ever", file=sys.stderr, flush=True)
+        await asyncio.sleep(1000)
+    if path.startswith("/exit/"):
+        sys.exit(int(path.rpartition("/")[2]))
+    if path == "/interrupt":
+        raise KeyboardInterrupt
+    if path == "/events":
+        from sse_starlette.sse import EventSourceResponse
+
+        async def ticks() -> AsyncIterator[dict[str, str]]:
+            while True:
+                yield {"data": "tick"}
+                await asyncio.sleep(0.2)
+
+        await EventSourceResponse(ticks())(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})

@@ -1,0 +1,123 @@
+"""What ends a server, and what does not."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+from websockets.sync.client import connect
+
+from tests.gunicorn.command import gunicorn
+from tests.supervisor.command import DEADLINE_S, Command, get
+
+APP = "tests.supervisor.ending:app"
+RAISING = ["/exit/0", "/exit/1", "/exit/3", "/interrupt"]
+#: Far beyond all that these tests wait for: who waits for it, waits in vain.
+PATIENCE = ("--timeout-graceful-shutdown", "600")
+
+
+@contextlib.contextmanager
+def command(*options: str, app: str = APP) -> Iterator[Command]:
+    run = Command("--port", "0", *options, app=app)
+    try:
+        yield run
+    except BaseException:
+        print(run.text)
+        raise
+    finally:
+        run.close()
+
+
+def request(address: tuple[str, int], path: str) -> bytes:
+    """All that is answered."""
+    with socket.create_connection(address, DEADLINE_S) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def attack(address: tuple[str, int]) -> None:
+    """Every exception that ends a program, beside a WebSocket that is somebody else's."""
+    with connect(f"ws://{address[0]}:{address[1]}/", close_timeout=1) as channel:
+        for path in RAISING * 2:
+            assert request(address, path).startswith(b"HTTP/1.1 500 ")
+        assert get(address, "/") == "ok"
+        assert channel.ping().wait(DEADLINE_S)
+        assert channel.close_code is None
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--loop", "asyncio"), ("--loops", "2"), ("--workers", "1", "--reload")]
+)
+def test_no_exception_of_a_handler_ends_the_server(options: tuple[str, ...]) -> None:
+    with command(*options) as run:
+        run.wait_ready()
+        attack(run.address)
+        assert run.process.poll() is None
+
+
+def test_no_exception_of_a_handler_ends_gunicorn() -> None:
+    with gunicorn("-w", "1", app=APP) as server:
+        host, _, port = server.address.rpartition(":")
+        attack((host, int(port)))
+        assert len(server.said("Booting worker")) == 1
+        assert server.process.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_hangs_is_ended_by_one_signal(number: signal.Signals) -> None:
+    with command(app="tests.supervisor.ending:hangs") as run:
+        run.wait_for("waiting for the database")
+        run.signal(number)
+        run.wait()
+        assert "Application startup complete" not in run.text
+        assert "Traceback" not in run.text
+
+
+def test_a_loop_that_is_blocked_is_ended_by_the_second_signal() -> None:
+    with command(*PATIENCE) as run:
+        run.wait_ready()
+        with socket.create_connection(run.address, DEADLINE_S) as client:
+            client.sendall(b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n")
+            run.wait_for("blocking")
+            run.signal(signal.SIGINT)
+            run.signal(signal.SIGTERM)
+            assert run.wait() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        assert "leaving without it" in run.text
+        assert "Application shutdown complete" not in run.text
+
+
+def test_it_is_said_what_a_stop_waits_for() -> None:
+    with command("--timeout-graceful-shutdown", "3") as run:
+        run.wait_ready()
+        with socket.create_connection(run.address, DEADLINE_S) as client:
+            client.sendall(b"GET /forever HTTP/1.1\r\nhost: a\r\n\r\n")
+            run.wait_for("for ever")
+            run.signal(signal.SIGTERM)
+            run.wait_for(r"Waiting for 1 connections and 1 tasks .* 3 s .*CTRL\+C")
+            run.wait()
+
+
+@pytest.mark.parametrize("form", ["one", "workers", "reload", "gunicorn"])
+def test_open_event_streams_end_when_the_server_is_about_to(form: str) -> None:
+    pytest.importorskip("sse_starlette")
+    events = b"GET /events HTTP/1.1\r\nhost: a\r\n\r\n"
+    if form == "gunicorn":
+        with gunicorn("-w", "1", "--graceful-timeout", "600", app=APP) as server:
+            host, _, port = server.address.rpartition(":")
+            with socket.create_connection((host, int(port)), DEADLINE_S) as client:
+                client.sendall(events)
+                assert b"200 OK" in client.recv(4096)
+                server.signal(signal.SIGTERM)
+                server.process.wait(DEADLINE_S)
+        return
+    options = {"one": (), "workers": ("--workers", "2"), "reload": ("--reload",)}[form]
+    with command(*PATIENCE, *options) as run:
+        run.wait_for("running on")
+        with socket.create_connection(run.address, DEADLINE_S) as client:
+            client.sendall(events)
+            assert b"200 OK" in client.recv(4096)
+            run.signal(signal.SIGTERM)
+            run.wait()
