@@ -87,15 +87,18 @@ def own(port: int, path: str, *, seconds: float) -> Load:
         poller.register(sock, select.EPOLLIN)
         sock.sendall(request)
     missing = dict.fromkeys(socks, expected)
-    requests = errors = 0
+    errors = 0
+    took_s: list[float] = []
     began_s = time.monotonic()
+    sent_s = dict.fromkeys(socks, began_s)
     while (now_s := time.monotonic()) < began_s + seconds and socks:
         for fd, _ in poller.poll(0.1):
             size = socks[fd].recv_into(view)
             missing[fd] -= size
             if not missing[fd]:
-                requests += 1
-                missing[fd] = expected
+                answered_s = time.monotonic()
+                took_s.append(answered_s - sent_s[fd])
+                missing[fd], sent_s[fd] = expected, answered_s
                 socks[fd].send(request)
             elif missing[fd] < 0 or not size:
                 errors += 1
@@ -103,7 +106,14 @@ def own(port: int, path: str, *, seconds: float) -> Load:
     for sock in socks.values():
         sock.close()
     poller.close()
-    return Load(requests=requests, seconds=now_s - began_s, errors=errors)
+    took_s.sort()
+    return Load(
+        requests=len(took_s),
+        seconds=now_s - began_s,
+        errors=errors,
+        p50_ms=took_s[len(took_s) // 2] * 1e3 if took_s else None,
+        p99_ms=took_s[len(took_s) * 99 // 100] * 1e3 if took_s else None,
+    )
 
 
 def _answer_octets(sock: socket.socket, request: bytes) -> int:

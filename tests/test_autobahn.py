@@ -27,6 +27,8 @@ import pytest
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.serving import serving
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("kosoku", reason="the test suite is kosoku's: pip install kosoku")
 
 LIMIT_S = 400

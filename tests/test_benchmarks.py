@@ -122,7 +122,15 @@ def test_a_run_and_its_tables(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     "name",
-    ["echo-beside-opens", "burst", "spread", "framework-*", "fan-out", "idle-*", "opens-*"],
+    [
+        "echo-beside-opens",
+        "burst",
+        "spread",
+        pytest.param("framework-*", marks=pytest.mark.tools),  # wrk, or what stands in for it
+        "fan-out",
+        "idle-*",
+        "opens-*",
+    ],
 )
 def test_the_other_measures(name: str) -> None:
     """Each gives the metrics that its columns show."""

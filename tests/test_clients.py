@@ -240,6 +240,7 @@ def curl(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     )
 
 
+@pytest.mark.tools
 def test_curl(site: Site) -> None:
     about = json.loads(curl(site.url("/about?a=b")).stdout)
     assert about == {
@@ -255,6 +256,7 @@ def test_curl(site: Site) -> None:
     assert b"x-a: b" in curl("--head", site.url("/echo")).stdout
 
 
+@pytest.mark.tools
 def test_curl_waits_for_continue(site: Site) -> None:
     body = bytes(3_000_000)
     done = curl("--verbose", "--data-binary", "@-", site.url("/echo"), input=body)
@@ -264,11 +266,13 @@ def test_curl_waits_for_continue(site: Site) -> None:
     assert forced.stdout == b"a"
 
 
+@pytest.mark.tools
 def test_curl_uploads_in_chunks(site: Site) -> None:
     done = curl("--upload-file", "-", site.url("/echo"), input=b"chunk " * 10_000)
     assert done.stdout == b"chunk " * 10_000
 
 
+@pytest.mark.tools
 def test_curl_offers_http2_and_gets_http1(site: Site) -> None:
     """--http2 on plain text is an Upgrade to h2c."""
     done = curl("--http2", "--data", "abc", site.url("/about"))

@@ -93,6 +93,7 @@ def ask_through(port: int, scheme: str) -> None:
         assert channel.recv(timeout=DEADLINE_S) == "hello"
 
 
+@pytest.mark.tools
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx on the path")
 def test_nginx(tmp_path: Path) -> None:
     path, port = tmp_path / "app.sock", free_port()
@@ -113,6 +114,7 @@ def test_nginx(tmp_path: Path) -> None:
             ask_through(port, "http")
 
 
+@pytest.mark.tools
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy on the path")
 def test_haproxy(tmp_path: Path) -> None:
     port = free_port()

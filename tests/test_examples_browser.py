@@ -9,7 +9,10 @@ import pytest
 from asgi_poller import Config, Server
 from tests.browser import Page, browser, executable
 
-pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium or Chrome on the path")
+pytestmark = [
+    pytest.mark.tools,
+    pytest.mark.skipif(executable() is None, reason="no Chromium or Chrome on the path"),
+]
 
 LAST_LINE = "document.querySelector('#lines li:last-child')?.textContent"
 

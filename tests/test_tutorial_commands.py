@@ -125,6 +125,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
             made.server.close()
 
 
+@pytest.mark.tools
 @pytest.mark.skipif(
     None in (shutil.which("pgrep"), shutil.which("pkill"), shutil.which("curl")),
     reason="needs procps and curl",

@@ -84,7 +84,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def _running(program: str, arguments: list[str], port: int) -> Iterator[None]:
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    path = shutil.which(program)
     if path is None:
         pytest.skip(f"{program} is not installed")
     process = subprocess.Popen(

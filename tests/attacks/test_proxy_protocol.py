@@ -130,6 +130,7 @@ def test_before_tls(tmp_path: Path, direct_handshake: bool) -> None:
                 client_context(authority).wrap_socket(raw, server_hostname="localhost")
 
 
+@pytest.mark.tools
 @DIRECT
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
 def test_through_a_real_haproxy(option: str, tmp_path: Path, direct_handshake: bool) -> None:

@@ -145,6 +145,7 @@ def test_honest_clients_among_slow_ones(direct: bool, capsys: pytest.CaptureFixt
             print(f"heads read by {where}, among 4 x {PEERS} slow peers: {during}")
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("mode", ["-H", "-B", "-X"], ids=["heads", "bodies", "reading"])
 def test_slowhttptest(mode: str) -> None:
     """The tool for it: 300 connections for 10 s, while honest clients are served."""

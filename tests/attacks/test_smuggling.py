@@ -87,11 +87,13 @@ def through_haproxy(site: Site, directory: Path) -> Iterator[Front]:
 Through = Callable[[Site, Path], contextlib.AbstractContextManager[Front]]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("direct", [False, True], ids=["core", "poller"])
 def test_through_nginx(tmp_path: Path, direct: bool) -> None:
     one_reading_of_every_stream(through_nginx, tmp_path, direct)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("direct", [False, True], ids=["core", "poller"])
 def test_through_haproxy(tmp_path: Path, direct: bool) -> None:
     one_reading_of_every_stream(through_haproxy, tmp_path, direct)

@@ -75,7 +75,10 @@ def is_no_heavier(now: Weight, before: Weight) -> bool:
 @pytest.mark.timeout(MINUTES * 60 + 240)
 @pytest.mark.parametrize(
     "direct",
-    ["--no-direct-handshake", pytest.param("--direct-handshake", marks=pytest.mark.slow)],
+    [
+        pytest.param("--no-direct-handshake", marks=pytest.mark.long),
+        pytest.param("--direct-handshake", marks=pytest.mark.slow),
+    ],
 )
 def test_one_process(direct: str, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.closing(Command(*OPTIONS, direct, app="tests.attacks.echo:app")) as command:
@@ -86,7 +89,7 @@ def test_one_process(direct: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "limits",
     [
-        (),
+        pytest.param((), marks=pytest.mark.long),
         pytest.param(
             ("--limit-connections", "5000", "--limit-channels", "900"), marks=pytest.mark.slow
         ),
