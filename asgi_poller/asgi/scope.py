@@ -20,6 +20,12 @@ _HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
 _WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
 
 
+class Hosts(Protocol):
+    """A set of hosts, such as TrustedHosts; None stands for the peers of unix sockets."""
+
+    def __contains__(self, host: str | None, /) -> bool: ...
+
+
 class Forwarding(Protocol):
     """Who may say on whose behalf it speaks, and what it says (`forwarded.py`)."""
 
@@ -54,13 +60,22 @@ class ScopeMaker:
     """
 
     root_path: str = ""
+    trusted: Hosts | None = None  # who may send names with _; None: everybody
     forwarding: Forwarding | None = None
     state: dict[str, Any] = field(default_factory=dict)
     _targets: dict[bytes, tuple[str, bytes, bytes]] = field(default_factory=dict)
 
+    def _drop_underscores(self, head: RequestHead, peer: Peer) -> None:
+        """Names with `_` look like others to applications that read CGI's names."""
+        host = None if peer.client is None else peer.client[0]
+        if self.trusted is not None and host not in self.trusted:
+            head.headers[:] = [field for field in head.headers if b"_" not in field[0]]
+
     def http(self, head: RequestHead, peer: Peer) -> dict[str, Any]:
         """The scope of one request."""
         client, scheme = peer.client, peer.scheme
+        if head.has_underscores:
+            self._drop_underscores(head, peer)
         if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
         path, raw_path, query = self._targets.get(head.target) or self._target(head.target)
@@ -86,6 +101,8 @@ class ScopeMaker:
     def websocket(self, head: RequestHead, peer: Peer, subprotocols: list[str]) -> dict[str, Any]:
         """The scope of one WebSocket handshake."""
         client, scheme = peer.client, peer.scheme
+        if head.has_underscores:
+            self._drop_underscores(head, peer)
         if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
         path, raw_path, query = self._targets.get(head.target) or self._target(head.target)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Sequence
 
 from asgi_poller.asgi.channel import Channel
@@ -22,11 +23,12 @@ from asgi_poller.refusals import note_refusal
 from asgi_poller.wire.handshake import check_handshake
 from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 
+_log = logging.getLogger("asgi_poller.error")
+
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
 # of a request's body after its response: who sends more, or longer, is cut off
 _DISCARD_S = 10.0
 _DISCARD_OCTETS = 16 * 1024 * 1024
-_STALL_S = 60.0  # in which something must go out, or we hang up; nginx's send_timeout
 _CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
 
 
@@ -177,14 +179,10 @@ class HttpConnection(asyncio.Protocol):
                 self._take_fault(event)
             elif self._exchange is not None:
                 self._exchange.feed(event)
-            else:
-                self._discard(event)
-
-    def _discard(self, piece: bytes) -> None:
-        """A body that goes on after its response is thrown away, within limits."""
-        self._discarded_octets += len(piece)
-        if self._discarded_octets > _DISCARD_OCTETS:
-            self._end(linger=False)
+            else:  # a body that goes on after its response
+                self._discarded_octets += len(event)
+                if self._discarded_octets > _DISCARD_OCTETS:
+                    self._end(linger=False)
 
     def _take_fault(self, fault: HttpFault) -> None:
         """A request is broken. Those before it are answered first; then the connection ends."""
@@ -438,13 +436,15 @@ class HttpConnection(asyncio.Protocol):
     def _watch_writing(self) -> None:
         """See that what waits to be written goes on its way: else the peer will never read it."""
         self._unsent_octets = self._transport.get_write_buffer_size()  # type: ignore[union-attr]  # connected
-        if self._unsent_octets:
-            self._await(_STALL_S)
+        limit_s = self._core.connection_settings.write_timeout_s
+        if self._unsent_octets and limit_s is not None:
+            self._await(limit_s)
 
     def _check_writing(self) -> int:
         before = self._unsent_octets
         self._watch_writing()
         if self._unsent_octets and self._unsent_octets >= before:
+            _log.info("Cut off %s: it reads no response (--timeout-write).", self._peer.client)
             self.abort()
             return NEVER
         return self._deadline if self._unsent_octets else NEVER

@@ -88,7 +88,7 @@ class Services:
         self.connection_settings = connection_settings(config)
         self.channel_settings = channel_settings(config)
         self.keep_alive_ticks = self.wheel.ticks(self.connection_settings.keep_alive_s)
-        self.scopes = ScopeMaker(root_path=config.root_path, forwarding=_forwarding(config))
+        self.scopes = _scope_maker(config)
         fields = DefaultFields(
             server=b"asgi-poller" if config.server_header else None,
             date=config.date_header,
@@ -255,6 +255,11 @@ async def _awaited(call: Awaitable[None]) -> None:
 def _access_log(config: Config) -> AccessLog | None:
     logger = logging.getLogger("asgi_poller.access")
     return AccessLog(logger) if config.access_log and logger.isEnabledFor(logging.INFO) else None
+
+
+def _scope_maker(config: Config) -> ScopeMaker:
+    trusted = None if config.underscores_in_headers else TrustedHosts(config.forwarded_allow_ips)
+    return ScopeMaker(root_path=config.root_path, trusted=trusted, forwarding=_forwarding(config))
 
 
 def _forwarding(config: Config) -> ProxyHeaders | None:

@@ -18,6 +18,7 @@ class ConnectionSettings:
     first_octet_timeout_s: float
     header_timeout_s: float
     keep_alive_s: float
+    write_timeout_s: float | None
     concurrency_limit: int | None
     ws_enabled: bool
 
@@ -48,6 +49,7 @@ def connection_settings(config: Config) -> ConnectionSettings:
         first_octet_timeout_s=config.timeout_first_octet,
         header_timeout_s=config.timeout_request_header,
         keep_alive_s=config.timeout_keep_alive,
+        write_timeout_s=config.timeout_write or None,
         concurrency_limit=config.limit_concurrency,
         ws_enabled=config.ws != "none",
     )

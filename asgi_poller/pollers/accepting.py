@@ -102,6 +102,7 @@ def _direct_accept_call(
 
 _unpack_ipv4 = struct.Struct("!2xH4s").unpack_from  # struct sockaddr_in, ip(7)
 _unpack_ipv6 = struct.Struct("!2xHI16s").unpack_from  # struct sockaddr_in6, ipv6(7)
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _unpack_scope = struct.Struct("=24xI").unpack_from
 
 
@@ -110,8 +111,10 @@ def _decode_ipv4(view: memoryview, _length: int) -> tuple[str, int]:
     return socket.inet_ntoa(host), port
 
 
-def _decode_ipv6(view: memoryview, _length: int) -> tuple[str, int, int, int]:
+def _decode_ipv6(view: memoryview, _length: int) -> tuple[str, int, int, int] | tuple[str, int]:
     port, flow, host = _unpack_ipv6(view)
+    if host.startswith(_MAPPED):  # an IPv4 peer of a listener for both
+        return socket.inet_ntoa(host[len(_MAPPED) :]), port
     return socket.inet_ntop(socket.AF_INET6, host), port, flow, _unpack_scope(view)[0]
 
 

@@ -217,7 +217,9 @@ def _open_places(places: list[_Place], wish: _Wish) -> list[Listener]:
                 port = opened[0].socket.getsockname()[1]
                 address = (address[0], port, *address[2:])
             try:
-                bound = _bind_tcp(family, address)
+                # `--host ::` alone takes IPv4 too, as uvicorn's workers do
+                alone = wish.option == "--host/--port" and len(places) == 1
+                bound = _bind_tcp(family, address, both=alone and address[0] == "::")
             except OSError as error:
                 if error.errno in _NOT_HERE and len(places) > 1:
                     missing = error  # a name with an IPv6 address, on a machine without IPv6
@@ -232,13 +234,16 @@ def _open_places(places: list[_Place], wish: _Wish) -> list[Listener]:
     return opened
 
 
-def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+def _bind_tcp(
+    family: socket.AddressFamily, address: tuple[Any, ...], *, both: bool
+) -> socket.socket:
+    """A bound socket; `both`: of IPv6 and IPv4."""
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         platform.reuse_address(bound)
         if family == socket.AF_INET6:
-            # `::` means IPv6 and `0.0.0.0` IPv4, so that no peer's address is a mapped one
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # elsewhere `::` means IPv6 and `0.0.0.0` IPv4: each may have a listener of its own
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         bound.bind(address)
     except BaseException:
         bound.close()

@@ -134,6 +134,20 @@ class Http:
         note="Counted from its first octet. Ends slow-header attacks (slowloris), so it cannot be "
         "switched off.",
     )
+    timeout_write: float | None = option(
+        60.0,
+        optional(seconds(), zero_is_none=True),
+        "Seconds in which an HTTP client must take some of what is sent to it; else it is cut off.",
+        note="0: no limit. nginx's send_timeout has the same default. WebSockets have "
+        "--ws-slow-consumer.",
+    )
+    underscores_in_headers: bool = option(
+        False,
+        flag(),
+        "Keep header fields with _ in their names from peers that are no proxies of ours.",
+        note="X_Forwarded_For looks like X-Forwarded-For to applications that read CGI names. "
+        "nginx has an option of the same name.",
+    )
     limit_concurrency: int | None = option(
         None,
         optional(integer(1)),
@@ -141,10 +155,10 @@ class Http:
         uvicorn="same",
     )
     limit_request_line: int = option(
-        8190,
+        16 * KIB,
         octets(64),
-        "Octets of a request line. Longer ones get 414.",
-        note="Apache's LimitRequestLine.",
+        "Octets of a request target. Longer ones get 414.",
+        note="Apache's LimitRequestLine, with room for long queries.",
     )
     limit_request_fields: int = option(
         100,
@@ -153,10 +167,10 @@ class Http:
         note="Apache's LimitRequestFields.",
     )
     limit_request_field_size: int = option(
-        8190,
+        32 * KIB,
         octets(64),
         "Octets of one header field. Longer ones get 431.",
-        note="Apache's LimitRequestFieldSize.",
+        note="Apache's LimitRequestFieldSize, with room for the cookies of single sign-on.",
     )
     limit_request_head: int = option(
         64 * KIB,

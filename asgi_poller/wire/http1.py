@@ -35,9 +35,9 @@ END: Final = _End.END  # the request is complete, body and all
 class HeadLimits:
     """Limits of a request's head, and the answer beyond them (RFC 9112, 3; RFC 6585, 5)."""
 
-    line_octets: int = 8190  # the request target: 414
+    line_octets: int = 16384  # the request target: 414
     field_count: int = 100  # header fields: 431
-    field_octets: int = 8190  # one field, name and value: 431
+    field_octets: int = 32768  # one field, name and value: 431
     head_octets: int = 65536  # all of the head: 431
 
 
@@ -49,6 +49,7 @@ class RequestHead:
     __slots__ = (
         "expects_continue",
         "has_body",
+        "has_underscores",
         "headers",
         "http_version",
         "is_forwarded",
@@ -65,6 +66,7 @@ class RequestHead:
         self.headers = headers
         self.keep_alive = True
         self.has_body = False
+        self.has_underscores = False  # in the name of a field
         self.is_forwarded = False  # a proxy's header fields are among them
         self.expects_continue = False  # RFC 9110, 10.1.1
         # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
@@ -121,6 +123,7 @@ _NOTED_NAMES = _FORWARDING_NAMES | {
     b"expect",
     b"transfer-encoding",
     b"content-length",
+    b"connection",
 }
 _VERSIONS = frozenset({"1.1", "1.0"})
 _METHODS = {
@@ -131,6 +134,7 @@ _METHODS = {
 _HOST = re.compile(rb"(\[[0-9A-Za-z.:%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 _TLS_RECORD = b"\x16\x03"  # a handshake's, RFC 8446, 5.1
 _TLS_HERE = "TLS on a port for plain HTTP"
+_ORIGIN_FORM = (b"/", b"*")  # RFC 9112, 3.2.1 and 3.2.4
 _BAD_VERSION = "Invalid HTTP version"  # llhttp's words for digits that are no version it knows
 _NO_PROTOCOL = b"-"  # what an Upgrade without a value asks for
 _KNOWN_HOSTS: set[bytes] = set()  # that were found valid: there are few, and each comes often
@@ -149,6 +153,7 @@ class RequestParser:
 
     __slots__ = (
         "_field_count",
+        "_has_underscores",
         "_head",
         "_head_octets",
         "_headers",
@@ -172,6 +177,7 @@ class RequestParser:
         # read since a head began, or since the last piece of a body: what the parser may hold
         self._head_octets = 0
         self._headers: Headers = []
+        self._has_underscores = False
         self._target = b""
         self._is_small = True  # the read at hand cannot hold a head that is too large
         self._is_over = False  # the last request said close: what follows is not read
@@ -251,6 +257,7 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         self._headers = []
+        self._has_underscores = False
         self._target = b""
         self._head_octets = 1  # at least: it may have begun in the middle of a read
 
@@ -268,6 +275,8 @@ class RequestParser:
             name = _NAMES[name]
         except KeyError:
             name = name.lower()
+            if b"_" in name:
+                self._has_underscores = True
         # llhttp leaves blanks at the end, which are not part of the value (RFC 9112, 5.1)
         headers.append((name, _VALUES[value] if value in _VALUES else value.rstrip()))
         if len(headers) > self._field_count:
@@ -283,8 +292,11 @@ class RequestParser:
         method = parser.get_method()
         name = _METHODS[method] if method in _METHODS else method.decode()
         head = RequestHead(name, self._target, version, self._headers)
+        head.has_underscores = self._has_underscores
         head.keep_alive = parser.should_keep_alive()
         _read_framing(head, wants_upgrade=parser.should_upgrade())
+        if self._target[:1] not in _ORIGIN_FORM:
+            _take_authority(head)
         if not self._is_small:
             self._check_sizes(head)
         self._head = head
@@ -331,6 +343,19 @@ class RequestParser:
         return HttpFault(400, problem)
 
 
+def _take_authority(head: RequestHead) -> None:
+    """RFC 9112, 3.2.2: the host of a target in absolute-form replaces that of the Host header, or
+    what is allowed for one would be served as the other.
+    """
+    scheme, separator, rest = head.target.partition(b"://")
+    if not separator or not scheme.isalpha():
+        return
+    authority = re.split(rb"[/?#]", rest, maxsplit=1)[0].rpartition(b"@")[2]
+    _learn_host(authority)
+    headers = [field for field in head.headers if field[0] != b"host"]
+    head.headers[:] = [(b"host", authority), *headers]
+
+
 def _learn_host(value: bytes) -> None:
     """RFC 9112, 3.2: an invalid Host is answered 400; applications build links from it."""
     if not _HOST.fullmatch(value):
@@ -369,6 +394,10 @@ def _read_framing(head: RequestHead, *, wants_upgrade: bool) -> None:
                 head.expects_continue = True
         elif name == b"upgrade":
             upgrade.append(value.lower())
+        elif name == b"connection":
+            if head.keep_alive and b"close" in value.lower():
+                options = [option.strip() for option in value.lower().split(b",")]
+                head.keep_alive = b"close" not in options  # RFC 9112, 9.3: close comes first
         else:
             head.is_forwarded = True
     if not head.has_body:

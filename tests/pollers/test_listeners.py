@@ -178,7 +178,7 @@ def test_a_port_in_use_is_said_and_nothing_stays_open(open_from: Open) -> None:
 
 
 def test_no_permission_is_said(open_from: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*args: object) -> socket.socket:
+    def denied(*args: object, **options: object) -> socket.socket:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(listeners_module, "_bind_tcp", denied)

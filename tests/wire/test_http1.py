@@ -92,7 +92,7 @@ REQUESTS: dict[str, tuple[bytes, list[Any]]] = {
     ),
     "absolute form": (
         b"GET http://b:1/x?y HTTP/1.1\r\nHost: a\r\n\r\n",
-        [head(b"http://b:1/x?y"), END],
+        [("GET", b"http://b:1/x?y", "1.1", ((b"host", b"b:1"),), True), END],
     ),
     "asterisk form": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", [head(b"*", "OPTIONS"), END]),
     "an upgrade that nobody here knows": (
