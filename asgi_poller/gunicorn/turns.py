@@ -5,6 +5,11 @@ connection, and with long-lived ones that adds up: one of two workers may hold t
 worker tells the others how many connections it has, in memory that the arbiter made before it
 forked, and one that has more than the least holds back for a moment. What is still there then it
 takes: a worker that hangs or has died delays the others, it never stops them.
+
+A worker none of whose loops answers leaves connections to the others as long as they take them, and
+gives them what it had accepted and its loops had not adopted, through a queue that the arbiter made
+(`relay`). It asks first whether a loop answers, in the same queue. Where no loop answers anywhere,
+all accept and keep what they have; it is served by whoever is back first.
 """
 
 from __future__ import annotations
@@ -17,10 +22,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.accepting import AcceptCall, accept_call
+from asgi_poller.pollers.lanes import LATE_S, PROMPT_S
+from asgi_poller.pollers.relay import Relay, RelayQueue
 
 #: Seconds that a worker with more connections than another holds back.
 HOLD_S = 0.002
+#: Seconds that a worker whose loops are late leaves a connection to the others.
+LATE_HOLD_S = LATE_S / 2
 #: Connections that a worker takes before it looks again whether it is still its turn. In a burst
 #: workers differ by about so many, in a calm by one or two.
 SHARE_COUNT = 32
@@ -29,27 +39,40 @@ _SLOTS = 512
 _FREE, _TAKEN = 0, -1  # in place of a process id
 _NOT_SERVING = sys.maxsize
 _CELL_OCTETS = 8
+_QUESTION_NS = 1_000_000_000  # after so long it may have got lost with who took it
 
 
 class Loaded(Protocol):
-    """The part of a lane that a turn needs."""
+    """The part of a lane that a turn needs. Any thread."""
 
     def load(self) -> int:
-        """Connections that it has now. Any thread."""
+        """Connections that it has now."""
+
+    def available(self) -> bool:
+        """False if its loop is late."""
+
+    def silent_s(self) -> float:
+        """Seconds for which its loop has been called and does not answer."""
+
+    def probe(self) -> None:
+        """Call its loop."""
 
 
 class Board:
-    """The loads of all workers, in shared memory. Made in the arbiter; slots are given out there
-    and written by the worker that has one.
+    """The loads of all workers, in shared memory, and the queue for what some cannot serve. Made in
+    the arbiter; slots are given out there and written by the worker that has one.
     """
 
-    __slots__ = ("_loads", "_memory", "_pids", "_used")
+    __slots__ = ("_loads", "_memory", "_pids", "_question", "_taken", "_used", "relay")
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, (2 * _SLOTS + 1) * _CELL_OCTETS)
+        self._memory = mmap.mmap(-1, (3 * _SLOTS + 3) * _CELL_OCTETS)
         cells = memoryview(self._memory).cast("q")
         self._pids, self._loads = cells[:_SLOTS], cells[_SLOTS : 2 * _SLOTS]
-        self._used = cells[2 * _SLOTS :]  # one cell: slots up to here have been given out
+        self._taken = cells[2 * _SLOTS : 3 * _SLOTS]  # batches that it accepted
+        self._used = cells[3 * _SLOTS :][:1]  # slots up to here have been given out
+        self._question = cells[3 * _SLOTS + 1 :]  # when one was asked and answered, in ns
+        self.relay = RelayQueue()
 
     def join(self) -> int | None:
         """A slot for a worker that is about to be forked; None if all are taken."""
@@ -66,17 +89,48 @@ class Board:
         self._pids[slot] = os.getpid()
 
     def publish(self, slot: int, load: int | None) -> None:
-        """Tell the others; None: no connections are accepted (any more)."""
+        """Tell the others; None: no connections are accepted (any more), or no loop answers."""
         self._loads[slot] = _NOT_SERVING if load is None else load
 
     def least(self) -> int:
-        """The least load of any worker that accepts."""
+        """The least load of any worker that accepts and whose loops answer."""
         return min(self._loads[: self._used[0]])
+
+    def has_other(self, slot: int) -> bool:
+        """Whether there is a worker besides this one that accepts and whose loops answer."""
+        loads = self._loads[: self._used[0]].tolist()
+        loads[slot] = _NOT_SERVING
+        return min(loads) < _NOT_SERVING
+
+    def take(self, slot: int) -> None:
+        """A batch of connections has been accepted."""
+        self._taken[slot] += 1
+
+    def ask(self) -> None:
+        """Ask the workers whether a loop answers, unless that question is open."""
+        asked, answered = self._question
+        now = time.monotonic_ns()
+        if answered >= asked or now - asked >= _QUESTION_NS:
+            self._question[0] = now
+            self.relay.ask()
+
+    def answer(self) -> None:
+        """One does."""
+        self._question[1] = time.monotonic_ns()
+
+    def is_answered(self) -> bool:
+        """Whether one has answered just now."""
+        asked, answered = self._question
+        return answered >= asked and time.monotonic_ns() - answered < LATE_S * 1e9
+
+    def batches(self) -> int:
+        """How many batches all workers together have accepted so far."""
+        return sum(self._taken[: self._used[0]])
 
 
 class Turns:
     """One worker's part in it: made in the arbiter, before the fork. `accept_from` and what it
-    returns are for any thread.
+    returns are for any thread, `relay` is too.
 
     `board` is None where workers share no listener.
     """
@@ -84,69 +138,148 @@ class Turns:
     def __init__(
         self, board: Board | None, *, wait: Callable[[float], object] = time.sleep
     ) -> None:
-        self._board = board
-        self._slot = None if board is None else board.join()
-        self._wait = wait
-        self._lanes: Sequence[Loaded] = ()
+        slot = None if board is None else board.join()
+        self._seat = None if board is None or slot is None else _Seat(board, slot, wait)
 
     @property
     def are_taken(self) -> bool:
         """Whether other workers are asked at all."""
-        return self._slot is not None
+        return self._seat is not None
+
+    @property
+    def relay(self) -> Relay | None:
+        """The way to the other workers."""
+        return self._seat
 
     def claim(self) -> None:
         """In the worker, first of all."""
-        if self._board is not None and self._slot is not None:
-            self._board.claim(self._slot)
+        if self._seat is not None:
+            self._seat.board.claim(self._seat.slot)
 
     def begin(self, lanes: Sequence[Loaded]) -> None:
         """The worker accepts: `lanes` know how many connections it has."""
-        self._lanes = lanes
-        self.publish()
+        if self._seat is not None:
+            self._seat.lanes = lanes
+            self._seat.publish()
 
     def publish(self) -> None:
         """Tell the others how many connections there are now."""
-        if self._board is not None and self._slot is not None:
-            self._board.publish(self._slot, self._load())
+        if self._seat is not None:
+            self._seat.publish()
 
     def end(self) -> None:
         """The pollers have ended: the others need not wait for this worker."""
-        if self._board is not None and self._slot is not None:
-            self._board.publish(self._slot, None)
+        if self._seat is not None:
+            self._seat.lanes = ()
+            self._seat.publish()
 
     def accept_from(self, listener: socket.socket) -> AcceptCall:
         """An accept call that holds back when it is another worker's turn, and then says that there
         is nothing to accept (BlockingIOError): the poller comes again.
         """
         accept = accept_call(listener)
-        board = self._board
-        if board is None or self._slot is None:
-            return accept
-        slot = self._slot
+        return accept if self._seat is None else self._seat.in_turn(accept)
+
+
+class _Seat:
+    """A worker's place at the board, and what follows from it. Any thread."""
+
+    def __init__(self, board: Board, slot: int, wait: Callable[[float], object]) -> None:
+        self.board = board
+        self.slot = slot
+        self.lanes: Sequence[Loaded] = ()  # while the worker accepts
+        self._wait = wait
+        self.fd = board.relay.fd
+
+    def publish(self, more: int = 0) -> int | None:
+        """Tell the others how many connections there are, and `more`; None: no loop answers, or
+        the worker does not accept.
+        """
+        load = None
+        if any(lane.available() for lane in self.lanes):
+            load = sum(lane.load() for lane in self.lanes) + more
+        self.board.publish(self.slot, load)
+        return load
+
+    def in_turn(self, accept: AcceptCall) -> AcceptCall:
+        """`accept`, where it is this worker's turn."""
         taken = 0  # since the poller last handed over
 
-        def in_turn() -> tuple[int, Any]:
+        def call() -> tuple[int, Any]:
             nonlocal taken
             if taken % SHARE_COUNT == 0:
-                load = self._load() + taken
-                board.publish(slot, load)
-                if load > board.least():
+                load = self.publish(taken)
+                if self._has_better(load):
                     if taken:
+                        self.board.take(self.slot)
                         taken = 0
                         raise BlockingIOError
-                    self._wait(HOLD_S)
+                    self._hold_back(load)
             try:
                 connection = accept()
             except OSError:
+                if taken:
+                    self.board.take(self.slot)
                 taken = 0
                 raise
             taken += 1
             return connection
 
-        return in_turn
+        return call
 
-    def _load(self) -> int:
-        return sum(lane.load() for lane in self._lanes)
+    def _has_better(self, load: int | None) -> bool:
+        """Whether another worker should take a connection rather than this one."""
+        if load is None:
+            return self.board.has_other(self.slot)
+        return load > self.board.least()
+
+    def _hold_back(self, load: int | None) -> None:
+        """Give the others time to take what is there. BlockingIOError if they are at it."""
+        if load is not None:
+            self._wait(HOLD_S)
+            return
+        batches = self.board.batches()
+        self._wait(LATE_HOLD_S)
+        if self.board.batches() != batches:
+            raise BlockingIOError
+
+    # As a Relay
+
+    def ask(self) -> None:
+        self.publish()  # late: nobody waits for this worker
+        self.board.ask()
+
+    def has_taker(self) -> bool:
+        return self.board.is_answered()
+
+    def give(self, batch: list[Accepted]) -> int:
+        return self.board.relay.give(batch)
+
+    def take(self) -> list[Accepted]:
+        """At once where a loop answers now, and not just lately: what is there has waited already.
+        Where none does, the others go first.
+        """
+        is_prompt = self._is_prompt()
+        if not is_prompt:
+            self._wait(LATE_HOLD_S)
+            if not any(lane.available() for lane in self.lanes):
+                return []
+        batch, is_asked = self.board.relay.take(SHARE_COUNT)
+        if is_asked and is_prompt:
+            self.board.answer()
+        return batch
+
+    def _is_prompt(self) -> bool:
+        """Call the loops, and wait a moment for one to answer; the least loaded waits least."""
+        for lane in self.lanes:
+            lane.probe()
+        load = self.publish()
+        pause_s = HOLD_S if load is None or self._has_better(load) else HOLD_S / 2
+        for _ in range(int(PROMPT_S / pause_s)):
+            self._wait(pause_s)
+            if any(lane.silent_s() < pause_s for lane in self.lanes):
+                return True
+        return False
 
 
 def _is_alive(pid: int) -> bool:

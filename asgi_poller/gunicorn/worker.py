@@ -125,6 +125,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
                 nice=config.poller_nice,
                 wakes_one=not self._turns.are_taken,
                 make_accept=self._turns.accept_from,
+                relay=self._turns.relay,
             ),
             limit_reached=self._limit_reached,
         )

@@ -13,10 +13,12 @@ from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.balance import Balance, Balancer
-from asgi_poller.pollers.lanes import EndTicket, Lane, drop
+from asgi_poller.pollers.lanes import LATE_S, PROMPT_S, EndTicket, Lane, drop
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
 from asgi_poller.pollers.reception import Reception, ReceptionRules
+from asgi_poller.pollers.relay import Relay
+from asgi_poller.pollers.relief import Relief
 from asgi_poller.pollers.shortage import Episodes, Refuser, answer_and_close
 from asgi_poller.pollers.trouble import Trouble
 from asgi_poller.pollers.waiting import Waiter
@@ -96,6 +98,7 @@ class FrontEnd:
         self._pollers: list[MasterPoller] = []
         self._switch_interval_s = switch_interval_s
         self._old_switch_interval_s: float | None = None
+        self._asked_at = 0.0  # when all loops were last asked for a sign of life
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -118,6 +121,7 @@ class FrontEnd:
                         admit=self._admit,
                         end_ticket=self.end_ticket,
                         make_reception=self._make_reception if self._reception else None,
+                        relief=Relief(self),
                         settings=self._settings,
                         rest_s=min(self._settings.gather_s * self._count, REST_LIMIT_S),
                     )
@@ -166,12 +170,9 @@ class FrontEnd:
         self._balancer.remove(lane)
 
     def receive(self, batch: list[Accepted]) -> list[Accepted]:
-        """Give connections that were held back their turn; returns what nobody took.
-
-        As `hand_over`, but through a reception if there is one.
+        """Give connections that were held back their turn, through a poller; returns them all if
+        there is none any more.
         """
-        if self._reception is None:
-            return self.hand_over(batch)
         with self._lock:
             if self._stopped or not self._pollers:
                 return batch
@@ -226,9 +227,56 @@ class FrontEnd:
         """`lane` took `count` connections but will not adopt them: they are not its load."""
         self._balancer.give_back(lane, count)
 
-    def has_alternative(self, lane: Lane) -> bool:
-        """Whether another lane than `lane` is available."""
-        return any(other is not lane and other.available() for other in self._balancer.lanes)
+    @property
+    def is_owed(self) -> bool:
+        """Whether a loop has yet to take what it was given, where another one might take it."""
+        lanes = self._balancer.lanes
+        if len(lanes) < 2 and self._settings.relay is None:
+            return False
+        return any(lane.waiting for lane in lanes)
+
+    def relieve(self) -> list[Accepted]:
+        """Take back what waits for loops that are late, if another one is not.
+
+        The caller owns it and hands it over anew. Never waits: the first call asks all loops for a
+        sign of life, since one that owes nothing may be blocked as well, and a call PROMPT_S later
+        sees which have answered. So nothing moves where all are blocked, or busy with a burst.
+        """
+        lanes = self._balancer.lanes
+        late = [lane for lane in lanes if lane.is_late()]
+        if not late:
+            return []
+        relay = self._settings.relay
+        asked_s = time.monotonic() - self._asked_at
+        if not PROMPT_S <= asked_s < LATE_S:
+            if asked_s >= LATE_S:
+                self._asked_at += asked_s
+                for lane in lanes:
+                    lane.probe()
+                if relay is not None:
+                    relay.ask()
+            return []
+        is_ours = any(lane.available() and lane.silent_s() < PROMPT_S for lane in lanes)
+        if not is_ours and (relay is None or not relay.has_taker()):
+            return []
+        taken: list[Accepted] = []
+        for lane in late:
+            if lane.waiting:
+                batch = lane.take_back()
+                self._balancer.give_back(lane, len(batch))
+                taken += batch
+        if is_ours or relay is None:
+            return taken
+        return self._give_away(taken, relay)
+
+    def _give_away(self, batch: list[Accepted], relay: Relay) -> list[Accepted]:
+        """No loop of this process answers: another process is to have `batch`. Returns the rest."""
+        given = relay.give(batch)
+        if self.end_ticket is not None:
+            for accepted in batch[:given]:
+                if accepted.ticket >= 0:
+                    self.end_ticket(accepted.ticket)
+        return batch[given:]
 
     def refuse(self, accepted: Accepted) -> None:
         """Answer 503 (a TLS peer: nothing) and close: no lane took it for too long."""

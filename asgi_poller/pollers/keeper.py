@@ -12,7 +12,6 @@ worst, never one too few.
 from __future__ import annotations
 
 import logging
-import math
 import selectors
 import threading
 import time
@@ -24,13 +23,17 @@ from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.admission import Admission
 from asgi_poller.pollers.front_end import FrontEnd
-from asgi_poller.pollers.lanes import drop
+from asgi_poller.pollers.lanes import LATE_S, drop
 from asgi_poller.pollers.process_lane import ProcessLane
 
 logger = logging.getLogger("asgi_poller.error")
 
-#: Seconds between looks while something is wrong: a stalled lane, connections without a lane.
-_TROUBLE_S = 0.05
+#: Seconds between looks while a worker may be late, and while there are connections without a lane.
+_TROUBLE_S = LATE_S / 2
+#: Seconds between looks at workers that owe nothing, as far as is known.
+_TICK_S = 1.0
+#: Seconds for which a worker does not answer before the log says so.
+STALL_S = 2.0
 #: Seconds of rest after a look that let connections go: many claims are then seen at once, and the
 #: end of a connection that was closed at once is seen that much later.
 _GATHER_S = 0.002
@@ -144,35 +147,40 @@ class LaneKeeper:
             waited = lane.waiting
             self._settle(lane, has_message=lane.channel in rang)
             let_go = let_go or lane.waiting < waited
+        self._homeless += self._front_end.relieve()
         self._find_homes()
         if let_go and events:
             time.sleep(_GATHER_S)
 
     def _timeout(self) -> float | None:
         """Seconds to sleep: until something may be wrong, or for ever."""
-        timeout_s = _TROUBLE_S if self._homeless or self._stalled else math.inf
+        if not self._lanes and not self._homeless:
+            return None
+        timeout_s = _TROUBLE_S if self._homeless else _TICK_S
         for lane in self._lanes:
             if not lane.want_ring():
-                timeout_s = 0.0  # it has claimed something meanwhile
-            timeout_s = min(timeout_s, lane.tick_s)
-        return None if timeout_s == math.inf else timeout_s
+                return 0.0  # it has claimed something meanwhile
+            if lane.waiting:
+                timeout_s = _TROUBLE_S
+        return timeout_s
 
     def _settle(self, lane: ProcessLane, *, has_message: bool) -> None:
         self._take_in(lane, lane.look(has_message=has_message))
-        if not lane.stalled:
+        self._note(lane)
+
+    def _note(self, lane: ProcessLane) -> None:
+        """Say that a worker has not answered for long, and that it does again."""
+        if not lane.is_late():
             if lane in self._stalled:
                 self._stalled.discard(lane)
                 logger.warning("%s adopts connections again", lane.name)
-            return
-        if lane not in self._stalled:
+        elif lane not in self._stalled and lane.silent_s() >= STALL_S:
             self._stalled.add(lane)
             logger.warning(
                 "%s does not adopt connections (%d wait): others get them meanwhile",
                 lane.name,
                 lane.waiting,
             )
-        if lane.waiting and self._front_end.has_alternative(lane):
-            self._take_in(lane, lane.take_back())
 
     def _add(self, lane: ProcessLane) -> None:
         self._lanes.append(lane)

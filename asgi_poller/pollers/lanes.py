@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -20,6 +21,12 @@ from asgi_poller.pollers.trouble import Trouble
 #: (20,000 connects a second); the descriptor limit is normally met first. Past it, pollers keep
 #: connections in their own bounded queues, then in the kernel's.
 LANE_CAPACITY_COUNT = 65536
+#: Seconds that a loop may leave a call unanswered before it is late: it gets nothing then while
+#: another loop answers. Far above a turn of a loop that serves, and twice this, the time within
+#: which a connection finds another loop, far below what a user notices.
+LATE_S = 0.05
+#: Seconds within which a loop that serves answers a call: then it may have what others left.
+PROMPT_S = LATE_S / 5
 
 
 EndTicket = Callable[[int], object]
@@ -38,7 +45,30 @@ class Lane(Protocol):
         """Connections that are assigned and not closed yet. Any thread."""
 
     def available(self) -> bool:
-        """False while the lane should be passed over if there is another one. Any thread."""
+        """False while the lane should be passed over if there is another one: its loop is late, or
+        it takes nothing. Any thread.
+        """
+
+    def silent_s(self) -> float:
+        """Seconds for which its loop has been called and does not answer; 0.0: it owes no answer.
+        Any thread.
+        """
+
+    def is_late(self) -> bool:
+        """Whether that is LATE_S or more."""
+
+    @property
+    def waiting(self) -> int:
+        """Connections that the core is not known to have. Any thread."""
+
+    def take_back(self) -> list[Accepted]:
+        """Take what waits and the core has not received, first come first. Any thread.
+
+        The caller owns it: hand it to another lane.
+        """
+
+    def probe(self) -> None:
+        """Call the loop, so that it is late soon if it does not answer. Any thread."""
 
     def put(self, batch: list[Accepted]) -> int:
         """Take connections from the front of `batch`; returns how many. Any thread; never waits.
@@ -87,12 +117,15 @@ class ThreadLane:
 
     __slots__ = (
         "_capacity",
+        "_clock",
         "_core",
+        "_delivering",
         "_end_ticket",
         "_ended",
         "_failed",
         "_lock",
         "_rung",
+        "_rung_at",
         "_trouble",
         "_waiting",
         "assigned",
@@ -104,13 +137,17 @@ class ThreadLane:
         *,
         capacity: int = LANE_CAPACITY_COUNT,
         end_ticket: EndTicket | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.assigned = 0
         self._core = core
         self._capacity = capacity
         self._end_ticket = end_ticket
         self._waiting: deque[Accepted] = deque()
+        self._clock = clock
         self._rung = False
+        self._rung_at = 0.0  # or when the last delivery ended: since then the loop owes an answer
+        self._delivering = False
         self._trouble = Trouble()
         self._failed = 0  # adopt() raised; written by the core's thread
         self._ended = False
@@ -120,10 +157,29 @@ class ThreadLane:
         return self.assigned - self._core.closed - self._failed
 
     def available(self) -> bool:
-        return not (self._ended or self._core.loop.is_closed())
+        return not (self._ended or self._core.loop.is_closed() or self.is_late())
+
+    def silent_s(self) -> float:
+        # who adopts a long queue is busy with those who wait, and does not keep them waiting
+        if not self._rung or self._delivering:
+            return 0.0
+        return self._clock() - self._rung_at
+
+    def is_late(self) -> bool:
+        return self.silent_s() >= LATE_S
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def take_back(self) -> list[Accepted]:
+        return self._drain()
+
+    def probe(self) -> None:
+        self._ring()
 
     def put(self, batch: list[Accepted]) -> int:
-        if not self.available():
+        if self._ended or self._core.loop.is_closed():
             return 0
         room = self._capacity - len(self._waiting)
         if room < len(batch):
@@ -133,13 +189,7 @@ class ThreadLane:
         self._waiting.extend(batch)
         # Order matters: the deque's lock makes it certain that either _deliver() sees the batch, or
         # this thread sees the flag that _deliver() took down before it looked.
-        if not self._rung:
-            self._rung = True
-            try:
-                self._core.loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop was closed just now
-                return self._take_back(batch)
-        return len(batch)
+        return len(batch) if self._ring() else self._unput(batch)
 
     def reclaim(self) -> list[Accepted]:
         """End the lane and return what was never adopted. For the owner, once the core has ended.
@@ -150,10 +200,22 @@ class ThreadLane:
             self._ended = True
             return self._drain()
 
+    def _ring(self) -> bool:
+        """Call the loop, unless it is called already; False if it was closed just now."""
+        if not self._rung:
+            self._rung_at = self._clock()
+            self._rung = True
+            try:
+                self._core.loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:
+                return False
+        return True
+
     def _deliver(self) -> None:
         """On the core's thread: adopt all that waits. What comes meanwhile rings again, so that a
         stream of connections cannot keep the loop from those it has.
         """
+        self._delivering = True
         self._rung = False
         waiting = self._waiting
         adopt = self._core.adopt
@@ -161,15 +223,17 @@ class ThreadLane:
             try:
                 accepted = waiting.popleft()
             except IndexError:
-                return  # reclaimed meanwhile
+                break  # taken back or reclaimed meanwhile
             try:
                 adopt(accepted)
             except Exception:
                 self._trouble.exception("a connection could not be adopted and was closed")
                 self._failed += 1
                 drop(accepted, self._end_ticket)
+        self._rung_at = self._clock()
+        self._delivering = False
 
-    def _take_back(self, batch: list[Accepted]) -> int:
+    def _unput(self, batch: list[Accepted]) -> int:
         """The core has ended: returns how many of `batch` it had still adopted."""
         with self._lock:
             self._ended = True

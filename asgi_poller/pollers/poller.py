@@ -30,6 +30,8 @@ from asgi_poller.pollers.accepting import (
 from asgi_poller.pollers.lanes import EndTicket, drop
 from asgi_poller.pollers.line import Line, Parking
 from asgi_poller.pollers.reception import Reception
+from asgi_poller.pollers.relay import Relay
+from asgi_poller.pollers.relief import Relief
 from asgi_poller.pollers.shortage import PATIENT_REST_S, Episodes, Patience, Refuser
 from asgi_poller.pollers.trouble import Trouble
 from asgi_poller.pollers.waiting import Waiter, make_waiter
@@ -71,6 +73,7 @@ class PollerSettings:
     do that. `wakes_one`: a connection wakes one poller and not all, where the system can do
     that; not for pollers that take turns with those of other processes. `make_accept` gives the
     call that takes connections from a listener: a seam for such turns and for injected faults.
+    `relay` leads to other processes with the same listeners, for what no loop of this one takes.
     """
 
     nice: int | None = None
@@ -80,6 +83,7 @@ class PollerSettings:
     gather_s: float = GATHER_S
     wakes_one: bool = True
     make_accept: Callable[[socket.socket], AcceptCall] = accept_call
+    relay: Relay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class PollerCounts:
     failed: int = 0  # accept() calls that failed for another reason
     failed_connections: int = 0  # closed because of an exception before they were handed over
     dropped: int = 0  # closed because the front end stopped before a lane took them
+    taken_over: int = 0  # accepted by another process whose loops are late
 
 
 class MasterPoller:
@@ -124,6 +129,7 @@ class MasterPoller:
         admit: Admit | None = None,
         end_ticket: EndTicket | None = None,
         make_reception: MakeReception | None = None,
+        relief: Relief,
         settings: PollerSettings | None = None,
         rest_s: float = 0.0,
     ) -> None:
@@ -139,11 +145,13 @@ class MasterPoller:
         self._waiter = make_waiter()
         self._waiter.watch(stop.fd, shared=False)
         self.reception = None if make_reception is None else make_reception(self._waiter)
+        self._relief = relief
         self._inbox: deque[Accepted] = deque()
-        self._bell: platform.Wakeup | None = None
-        if self.reception is not None:
-            self._bell = platform.Wakeup()
-            self._waiter.watch(self._bell.fd, shared=False)
+        self._bell = platform.Wakeup()
+        self._waiter.watch(self._bell.fd, shared=False)
+        self._relay = self._settings.relay
+        if self._relay is not None:
+            self._waiter.watch(self._relay.fd, shared=False)
         self._doors: dict[int, tuple[Door, AcceptCall]] = {}
         for door in doors:
             fd = door.socket.fileno()
@@ -168,10 +176,9 @@ class MasterPoller:
         return self._line.count
 
     def receive(self, batch: list[Accepted]) -> None:
-        """Take connections that were accepted before. Any thread; only with a reception."""
+        """Take connections that were accepted before. Any thread."""
         self._inbox.extend(batch)
-        if self._bell is not None:
-            self._bell.set()
+        self._bell.set()
 
     def start(self) -> None:
         """Start the thread."""
@@ -198,8 +205,7 @@ class MasterPoller:
             self._finish()
         finally:
             self._waiter.close()
-            if self._bell is not None:
-                self._bell.close()
+            self._bell.close()
 
     def _round(self) -> None:
         timeout_s: float | None = 1.0 if self._episodes else None
@@ -213,35 +219,55 @@ class MasterPoller:
                 timeout_s = line.retry_s
         reception = self.reception
         if reception is not None:
-            next_s = reception.next_s()
-            if next_s is not None:
-                timeout_s = next_s if timeout_s is None else min(timeout_s, next_s)
+            timeout_s = _sooner(timeout_s, reception.next_s())
+        timeout_s = _sooner(timeout_s, self._relief.next_s())
         emptied = True
         ready: list[Accepted] = []
         for fd in self._waiter.wait(timeout_s):
             entry = self._doors.get(fd)
             if entry is not None:
                 emptied = self._accept_from(*entry) and emptied
+            elif self._relay is not None and fd == self._relay.fd:
+                self._take_over(self._relay)
             elif reception is not None:
                 guest = reception.on_readable(fd)
                 if guest is not None:
                     ready.append(guest)
+        if self._bell.is_set():
+            self._take_in()
         if reception is not None:
-            self._tend(reception, ready)
+            if ready:
+                self._line.deliver(ready)
+            reception.tend()
+        overdue = self._relief.look()
+        if overdue:
+            self._line.deliver(overdue)
         if self._episodes:
             self._episodes.settle()
         if emptied and self._rest_s:
             self._gather()
 
-    def _tend(self, reception: Reception, ready: list[Accepted]) -> None:
-        """Hand over guests whose heads are complete; meet the others' deadlines."""
-        if self._bell is not None and self._bell.is_set():
-            self._bell.clear()
-        if self._inbox:
-            ready += reception.take([self._inbox.popleft() for _ in range(len(self._inbox))])
-        if ready:
-            self._line.deliver(ready)
-        reception.tend()
+    def _take_in(self) -> None:
+        """What was held back has its turn."""
+        self._bell.clear()
+        self._receive([self._inbox.popleft() for _ in range(len(self._inbox))])
+
+    def _take_over(self, relay: Relay) -> None:
+        """What another process could not serve is served by this one, if it is our turn."""
+        batch = relay.take()
+        self.counts.taken_over += len(batch)
+        if batch and self._admit is not None:
+            batch = self._admit_each(batch, self._admit)
+        self._receive(batch)
+
+    def _receive(self, batch: list[Accepted]) -> None:
+        """Hand over, through the reception if there is one."""
+        if self.reception is not None:
+            # another process's reception may have read the head already
+            read = [accepted for accepted in batch if accepted.data]
+            batch = read + self.reception.take([each for each in batch if not each.data])
+        if batch:
+            self._line.deliver(batch)
 
     def _gather(self) -> None:
         """Let connections gather, if the last time was only just now."""
@@ -274,10 +300,7 @@ class MasterPoller:
             self.counts.accepted += len(batch)
             if self._admit is not None:
                 batch = self._admit_each(batch, self._admit)
-            if self.reception is not None:
-                batch = self.reception.take(batch)
-            if batch:
-                self._line.deliver(batch)
+            self._receive(batch)
         if failure is not None:  # last, because it may rest
             self._accept_failed(failure, door, accept)
         return accepted < self._settings.batch_count
@@ -355,8 +378,15 @@ class MasterPoller:
 
     def _finish(self) -> None:
         """The front end stops: one last attempt, then what waits is closed."""
-        if self.reception is not None:
-            self._line.deliver([*self.reception.finish(), *self._inbox])
+        held = [] if self.reception is None else self.reception.finish()
+        self._line.deliver([*held, *self._inbox])
         for accepted in self._line.finish():
             self.counts.dropped += 1
             drop(accepted, self._end_ticket)
+
+
+def _sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """The shorter of two times to sleep; None is for ever."""
+    if one_s is None or other_s is None:
+        return one_s if other_s is None else other_s
+    return min(one_s, other_s)

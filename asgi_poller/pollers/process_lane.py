@@ -48,13 +48,10 @@ from asgi_poller.pollers.counters import (
     SEEN,
     Counters,
 )
-from asgi_poller.pollers.lanes import close_connection
+from asgi_poller.pollers.lanes import LATE_S, close_connection
 
 #: Connections that may be on their way to one worker; each holds a descriptor here meanwhile.
 PROCESS_LANE_CAPACITY_COUNT = 8192
-#: Seconds without a sign of life from a worker that has connections to adopt. Far above an
-#: application that blocks its loop for a moment, far below what clients put up with.
-STALL_S = 2.0
 #: Seconds that a worker without free descriptors gets nothing more.
 _FULL_S = 0.1
 #: Octets asked for as the socket's send buffer; the kernel caps it (net.core.wmem_max).
@@ -66,12 +63,11 @@ _GONE = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOT
 
 
 class State(enum.Enum):
-    """OPEN takes connections; STALLED is passed over if it can be; RETIRED takes none, but what it
-    has is still adopted; CLOSED is for a worker that is dead.
+    """OPEN takes connections; RETIRED takes none, but what it has is still adopted; CLOSED is for a
+    worker that is dead.
     """
 
     OPEN = enum.auto()
-    STALLED = enum.auto()
     RETIRED = enum.auto()
     CLOSED = enum.auto()
 
@@ -83,7 +79,6 @@ class _Sent:
     number: int
     first: int
     batch: list[Accepted]
-    at: float
     done: int = 0
 
 
@@ -117,7 +112,7 @@ class ProcessLane:
     `worker_end` is for the worker: by fork, or by its descriptor (pass_fds); this object keeps its
     own copy open. `row` is the lane's row in `counters`; both go to ProcessLaneReceiver there.
     `name` is for the log, `mark` what tickets of its connections are marked with (0: no limits),
-    `clock` gives monotonic seconds, `stall_s` is in seconds.
+    `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -128,7 +123,6 @@ class ProcessLane:
         mark: int = 0,
         capacity: int = PROCESS_LANE_CAPACITY_COUNT,
         budget: Budget | None = None,
-        stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         platform.require_fd_passing("--workers")
@@ -136,7 +130,6 @@ class ProcessLane:
         self.name = name
         self.mark = mark
         self._capacity = capacity
-        self._stall_s = stall_s
         self._clock = clock
         self.channel, self.worker_end = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
         for end in (self.channel, self.worker_end):
@@ -155,7 +148,7 @@ class ProcessLane:
         self._next_number = 1
         self._next_sequence = 0
         self._progress = (0, 0)  # what the worker had claimed and seen at the last look
-        self._progress_at = clock()
+        self._owed_at = clock()  # when it had moved last, or was called after a rest
         self._full_until = 0.0
         self._returns = 0
 
@@ -163,7 +156,21 @@ class ProcessLane:
         return self.assigned - self._cells[CLOSED] - self._cells[FAILED]
 
     def available(self) -> bool:
-        return self._state is State.OPEN and not self._is_full()
+        return self._state is State.OPEN and not self._is_full() and not self.is_late()
+
+    def is_late(self) -> bool:
+        return self.silent_s() >= LATE_S
+
+    def silent_s(self) -> float:
+        # without the lock; it has answered, too, if it has moved since the last look
+        if not self._owes() or self._progress != self._signs():
+            return 0.0
+        return self._clock() - self._owed_at
+
+    def probe(self) -> None:
+        with self._lock:
+            if self._state is State.OPEN and not self._owes():
+                self._send([])
 
     def put(self, batch: list[Accepted]) -> int:
         with self._lock:
@@ -196,20 +203,15 @@ class ProcessLane:
         """Whether its worker is gone: it holds nothing any more."""
         return self._state is State.CLOSED
 
-    @property
-    def stalled(self) -> bool:
-        """Whether the worker gives no sign of life (as of the last `look`)."""
-        return self._state is State.STALLED
-
     # The keeper's part
 
     def want_ring(self) -> bool:
         """Ask the worker to ring at its next claim. False: it has claimed since the last `look`."""
         self._cells[RING_WANTED] = 1
-        return self._progress == (self._cells[CLAIMED], self._cells[SEEN])
+        return self._progress == self._signs()
 
     def look(self, *, has_message: bool = True) -> list[Accepted]:
-        """See what the worker has done: let go of what it has claimed, notice a stall and its end.
+        """See what the worker has done: let go of what it has claimed, notice that it moves.
 
         Returns connections that the worker could not take; the caller owns them. `has_message`:
         the channel is readable.
@@ -219,41 +221,25 @@ class ProcessLane:
                 return []
             # In this order: a worker returns connections before it claims later ones, so whatever
             # it returned before this claim is read here, and not taken for claimed.
-            progress = (self._cells[CLAIMED], self._cells[SEEN])
+            progress = self._signs()
             returned = []
             if has_message or self._cells[RETURNS] != self._returns:
                 self._returns = self._cells[RETURNS]
                 returned = self._read_returned()
             self._let_go(progress[0])
-            now = self._clock()
             if progress != self._progress:
-                self._progress, self._progress_at = progress, now
-                if self._state is State.STALLED:
-                    self._state = State.OPEN
-            elif (
-                self._state is State.OPEN
-                and self._sent
-                and now - self._progress_at >= self._stall_s
-            ):
-                self._state = State.STALLED
+                # in this order: who compares without the lock may find the worker prompt, not late
+                self._owed_at = self._clock()
+                self._progress = progress
             return returned
 
-    @property
-    def tick_s(self) -> float:
-        """Seconds between looks that notice a stall in time: nobody says when a lane was given
-        something.
-        """
-        return self._stall_s / 2
-
     def take_back(self) -> list[Accepted]:
-        """Take what the worker has not received yet, and send a probe, so that its return to life
-        shows. The caller owns the connections.
-        """
+        """As for any lane. A probe takes their place, so that the worker's return shows."""
         with self._lock:
             if self._state is State.CLOSED:
                 return []
             taken = self._take_back()
-            if self._state is State.STALLED:
+            if self._state is State.OPEN:
                 self._send([])
             return taken
 
@@ -291,6 +277,16 @@ class ProcessLane:
             self._counters.free_row(self.row)
             return left
 
+    def _signs(self) -> tuple[int, int]:
+        """What changes when the worker moves."""
+        return self._cells[CLAIMED], self._cells[SEEN]
+
+    def _owes(self) -> bool:
+        """Whether it has been sent something and, as far as is known, has not taken all of it."""
+        return self._state is State.OPEN and (
+            self._held > 0 or self._cells[SEEN] < self._next_number - 1
+        )
+
     # Under the lock
 
     def _is_full(self) -> bool:
@@ -299,7 +295,9 @@ class ProcessLane:
 
     def _send(self, part: list[Accepted]) -> bool:
         """Send one message; False if the lane is full or at its end."""
-        sent = _Sent(self._next_number, self._next_sequence, part, self._clock())
+        sent = _Sent(self._next_number, self._next_sequence, part)
+        if not self._owes():
+            self._owed_at = self._clock()
         try:
             send_connections(self.channel, sent.number, sent.first, part)
         except OSError as error:
@@ -308,8 +306,6 @@ class ProcessLane:
             raise
         self._next_number += 1
         if part:
-            if not self._sent:
-                self._progress_at = sent.at
             self._next_sequence += len(part)
             self._held += len(part)
             self._sent.append(sent)

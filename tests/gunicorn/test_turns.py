@@ -6,24 +6,39 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 if sys.platform == "win32":
     pytest.skip("gunicorn is not for Windows", allow_module_level=True)
 
-from asgi_poller.gunicorn.turns import HOLD_S, SHARE_COUNT, Board, Turns
+from asgi_poller.gunicorn.turns import HOLD_S, LATE_HOLD_S, SHARE_COUNT, Board, Turns
+from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.relay import Relay, RelayQueue
 
 
 class FakeLane:
-    """A lane with a load that the test sets."""
+    """A lane with a load that the test sets, and a loop that answers or does not."""
 
     def __init__(self, load: int = 0) -> None:
         self.connections = load
+        self.is_blocked = False
+        self.is_prompt = True
+        self.probes = 0
 
     def load(self) -> int:
         return self.connections
+
+    def available(self) -> bool:
+        return not self.is_blocked
+
+    def silent_s(self) -> float:
+        return 1.0 if self.is_blocked or not self.is_prompt else 0.0
+
+    def probe(self) -> None:
+        self.probes += 1
 
 
 class Party:
@@ -31,10 +46,15 @@ class Party:
 
     def __init__(self, board: Board | None, load: int = 0) -> None:
         self.waited: list[float] = []
-        self.turns = Turns(board, wait=self.waited.append)
+        self.during_wait: Callable[[], object] = lambda: None
+        self.turns = Turns(board, wait=self._wait)
         self.lane = FakeLane(load)
         self.turns.claim()
         self.turns.begin([self.lane])
+
+    def _wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.during_wait()
 
 
 @pytest.fixture
@@ -103,6 +123,7 @@ def test_who_has_ended_is_not_waited_for(
     board = Board()
     ended, left = Party(board, 0), Party(board, 9)
     ended.turns.end()
+    ended.turns.publish()  # its loop goes on while it drains
     arrive(listener, dial, 1)
     fd, _ = left.turns.accept_from(listener)()
     os.close(fd)
@@ -144,3 +165,135 @@ def test_without_a_slot_nobody_takes_turns(
     os.close(fd)
     assert late.waited == []
     assert not Party(None).turns.are_taken
+
+
+def test_who_is_blocked_leaves_connections_to_the_others_while_they_take_them(
+    listener: socket.socket, dial: list[socket.socket]
+) -> None:
+    board = Board()
+    blocked, other = Party(board, 0), Party(board, 5)
+    blocked.lane.is_blocked = True
+    arrive(listener, dial, 2)
+    accept = other.turns.accept_from(listener)
+
+    def let_the_other_take_them() -> None:
+        os.close(accept()[0])
+        os.close(accept()[0])
+        with pytest.raises(BlockingIOError):
+            accept()
+
+    blocked.during_wait = let_the_other_take_them
+    with pytest.raises(BlockingIOError):
+        blocked.turns.accept_from(listener)()
+    assert other.waited == [], "nobody waits for a worker that is blocked"
+
+
+def test_who_is_blocked_takes_what_the_others_leave(
+    listener: socket.socket, dial: list[socket.socket]
+) -> None:
+    board = Board()
+    blocked, _hangs = Party(board, 0), Party(board, 5)
+    blocked.lane.is_blocked = True
+    arrive(listener, dial, 1)
+    os.close(blocked.turns.accept_from(listener)()[0])
+    assert blocked.waited == [LATE_HOLD_S]
+
+
+def test_when_all_are_blocked_all_accept_at_once(
+    listener: socket.socket, dial: list[socket.socket]
+) -> None:
+    board = Board()
+    parties = [Party(board, load) for load in (0, 5)]
+    for party in parties:
+        party.lane.is_blocked = True
+        party.turns.publish()
+    arrive(listener, dial, 2)
+    for party in parties:
+        os.close(party.turns.accept_from(listener)()[0])
+        assert party.waited == []
+
+
+def test_what_is_passed_on_goes_to_a_worker_that_answers_now() -> None:
+    board = Board()
+    giver, blocked, good = Party(board), Party(board), Party(board, 3)
+    giver.lane.is_blocked = blocked.lane.is_blocked = True
+    with passed_on() as (accepted, peer):
+        seat(giver).ask()
+        assert seat(blocked).take() == []
+        assert blocked.lane.probes == 1
+        assert not seat(giver).has_taker()
+        assert seat(good).take() == []
+        assert seat(giver).has_taker()
+        assert seat(giver).give([accepted._replace(ticket=7)]) == 1
+        assert seat(blocked).take() == []
+        (taken,) = seat(good).take()
+        assert taken == Accepted(taken.fd, 2, ("127.0.0.1", 9), b"GET"), "but for the ticket"
+        os.close(taken.fd)
+        assert peer.recv(1) == b"", "nobody else has it"
+        assert seat(good).take() == []
+
+
+def test_what_is_passed_on_is_taken_by_who_is_slow_if_nobody_is_prompt() -> None:
+    """Or it would wait for ever where all loops are blocked most of the time."""
+    board = Board()
+    giver, slow = Party(board), Party(board)
+    slow.lane.is_prompt = False
+    with passed_on() as (accepted, _):
+        seat(giver).ask()
+        seat(giver).give([accepted])
+        (taken,) = seat(slow).take()
+        assert slow.waited[-1] == LATE_HOLD_S
+        assert not seat(giver).has_taker()
+        os.close(taken.fd)
+
+
+def test_one_question_is_asked_at_a_time() -> None:
+    board = Board()
+    one, other = Party(board), Party(board)
+    for party in (one, other, one):
+        seat(party).ask()
+    assert board.relay.take(10) == ([], True)
+    assert board.relay.take(10) == ([], False)
+
+
+def test_what_is_passed_on_outlives_who_passed_it_on() -> None:
+    queue = RelayQueue()
+    with passed_on() as (accepted, peer):
+        pid = os.fork()
+        if not pid:
+            os._exit(1 - queue.give([accepted]))
+        assert os.waitpid(pid, 0)[1] == 0
+        os.close(accepted.fd)
+        ((taken,), _) = queue.take(5)
+        os.write(taken.fd, b"x")
+        assert peer.recv(1) == b"x"
+        os.close(taken.fd)
+    queue.close()
+
+
+def test_a_full_queue_leaves_the_rest_with_who_has_it() -> None:
+    queue = RelayQueue()
+    queue._back.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with passed_on() as (accepted, peer):
+        batch = [accepted._replace(fd=os.dup(accepted.fd)) for _ in range(500)]
+        os.close(accepted.fd)
+        given = queue.give(batch)
+        assert 0 < given < 500
+        for left in batch[given:]:
+            os.close(left.fd)
+        queue.close()
+        assert peer.recv(1) == b"", "what is in the queue is closed with it"
+
+
+@contextmanager
+def passed_on() -> Iterator[tuple[Accepted, socket.socket]]:
+    """A connection that was accepted, and its peer."""
+    ours, peer = socket.socketpair()
+    with peer:
+        yield Accepted(ours.detach(), 2, ("127.0.0.1", 9), b"GET"), peer
+
+
+def seat(party: Party) -> Relay:
+    relay = party.turns.relay
+    assert relay is not None
+    return relay

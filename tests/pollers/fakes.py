@@ -28,6 +28,24 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         pause.wait(0.002)
 
 
+class PromptLane:
+    """The part of a lane whose core answers at once: nothing waits in it, and it is never late."""
+
+    waiting = 0
+
+    def silent_s(self) -> float:
+        return 0.0
+
+    def is_late(self) -> bool:
+        return False
+
+    def take_back(self) -> list[Accepted]:
+        return []
+
+    def probe(self) -> None:
+        pass
+
+
 class LoopCore:
     """A core that keeps what it adopts: a real event loop in a thread of its own."""
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.balance import Balancer
+from tests.pollers.fakes import PromptLane
 
 
-class CountingLane:
+class CountingLane(PromptLane):
     """A lane that is only its numbers."""
 
     def __init__(self, load: int = 0, *, available: bool = True) -> None:

@@ -22,6 +22,7 @@ from asgi_poller.pollers.poller import PollerSettings
 from tests.pollers.fakes import (
     DEADLINE_S,
     LoopCore,
+    PromptLane,
     clients,
     connect,
     cores,
@@ -32,7 +33,7 @@ from tests.pollers.fakes import (
 )
 
 
-class FullLane:
+class FullLane(PromptLane):
     """A lane that takes at most `room` connections, ever."""
 
     def __init__(self, room: int = 0) -> None:
@@ -411,3 +412,39 @@ def test_pollers_that_cannot_start_are_one_clear_line(monkeypatch: pytest.Monkey
     with pytest.raises(OperatorFault, match="--pollers 2: cannot start them"):
         FrontEnd([listener]).start()
     listener.close()
+
+
+def test_what_a_blocked_core_has_not_adopted_goes_to_one_that_answers() -> None:
+    listener = make_listener()
+    with cores(3) as own, own[0].blocked(), own[1].blocked():
+        front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
+        with serving(front_end, listener), clients(listener, 90):
+            wait_until(lambda: adopted(own[2]) == 90, "the third core has them all")
+            assert front_end.stats().loads == (0, 0, 90)
+            with clients(listener, 5):
+                wait_until(lambda: adopted(own[2]) == 95, "and further ones")
+
+
+def test_who_is_back_first_gets_what_waits_for_the_others() -> None:
+    listener = make_listener()
+    with cores(2) as own, own[0].blocked():
+        with own[1].blocked():
+            front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
+            front_end.start()
+            with clients(listener, 40):
+                wait_until(lambda: front_end.stats().accepted == 40, "accepted")
+                wait_until(
+                    lambda: not any(lane.available() for lane in front_end._balancer.lanes), "late"
+                )
+        wait_until(lambda: adopted(own[1]) == 40, "the second core has them all")
+        assert front_end.stop(DEADLINE_S)
+        listener.close()
+
+
+def test_a_core_that_is_alone_is_not_looked_after() -> None:
+    with cores(1) as (core,), core.blocked():
+        lane = ThreadLane(core)
+        front_end = FrontEnd([], [lane])
+        lane.put([Accepted(1_000_000, 0)])
+        assert not front_end.is_owed
+        lane.take_back()

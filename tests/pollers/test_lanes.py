@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from asgi_poller.loops.accepted import Accepted
-from asgi_poller.pollers.lanes import ThreadLane, close_connection
+from asgi_poller.pollers.lanes import LATE_S, ThreadLane, close_connection
 from tests.pollers.fakes import DEADLINE_S, LoopCore, cores, wait_until
 
 
@@ -164,6 +164,68 @@ def test_each_poller_gets_back_its_own_from_a_loop_that_has_closed() -> None:
     core.loop.refuse_next_wake = True
     assert lane.put(refused) == 0
     assert lane.reclaim() == taken
+
+
+class Clock:
+    """Seconds that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_loop_that_does_not_answer_is_late_and_gives_up_what_waits() -> None:
+    core, clock = HandCore(), Clock()
+    lane = ThreadLane(core, clock=clock)
+    clock.now += 100.0
+    batch = fake_connections(0, 3)
+    lane.put(batch)
+    clock.now += LATE_S * 0.9
+    assert lane.available()
+    clock.now += LATE_S * 0.2
+    assert lane.is_late()
+    assert not lane.available()
+    assert lane.take_back() == batch
+    assert lane.is_late(), "nothing waits, but it has not answered"
+    assert lane.put(fake_connections(3, 1)) == 1, "it is still the last resort"
+    core.loop.turn()
+    assert not lane.is_late()
+    assert core.adopted == fake_connections(3, 1)
+
+
+def test_an_idle_loop_is_called_to_see_whether_it_answers() -> None:
+    core, clock = HandCore(), Clock()
+    lane = ThreadLane(core, clock=clock)
+    lane.probe()
+    lane.probe()
+    assert core.loop.wakes == 1
+    clock.now += LATE_S * 1.1
+    assert lane.silent_s() == pytest.approx(LATE_S * 1.1)
+    assert lane.is_late()
+    core.loop.turn()
+    assert lane.silent_s() == 0.0
+    assert not lane.is_late()
+
+
+def test_a_loop_that_adopts_for_long_is_not_late() -> None:
+    core, clock = HandCore(), Clock()
+    lane = ThreadLane(core, clock=clock)
+    seen: list[bool] = []
+
+    def take_long() -> None:
+        lane.put(fake_connections(len(core.adopted) + 10, 1))
+        clock.now += LATE_S
+        seen.append(lane.is_late())
+
+    core.during_adopt = take_long
+    lane.put(fake_connections(0, 3))
+    core.loop.turn()
+    assert seen == [False] * 3
+    assert not lane.is_late(), "it has not had its turn yet"
+    clock.now += LATE_S * 1.1
+    assert lane.is_late()
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -12,6 +12,7 @@ from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.channel import DESCRIPTORS_PER_MESSAGE, Delivery, Inbox, returned
 from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN, Counters
+from asgi_poller.pollers.lanes import LATE_S
 from asgi_poller.pollers.process_lane import Budget, ProcessLane
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
@@ -62,7 +63,7 @@ class TestProcessLane:
         self.counters.close()
 
     def make_lane(self, capacity: int = 1000) -> ProcessLane:
-        return ProcessLane(self.counters, capacity=capacity, stall_s=1.0, clock=lambda: self.now)
+        return ProcessLane(self.counters, capacity=capacity, clock=lambda: self.now)
 
     def connections(self, count: int, data: bytes = b"") -> list[Accepted]:
         """Pipes in the place of connections: their other ends tell who still has a copy."""
@@ -180,6 +181,7 @@ class TestProcessLane:
             self.lane.put([accepted])
         first = self.worker.receive()
         assert self.lane.take_back() == batch[1:]
+        assert self.worker.receive().entries == []  # a probe in their place
         assert self.worker.has_nothing()
         self.lane.look()
         assert self.held() == [True] * 4
@@ -194,6 +196,7 @@ class TestProcessLane:
         self.lane.put(batch[:2])
         assert self.lane.take_back() == batch[:2]
         self.lane.put(batch[2:])
+        assert self.worker.receive().entries == []
         self.worker.claim(self.worker.receive())  # a sequence number above theirs
         self.lane.look()
         assert self.held() == [True, True, False]
@@ -217,47 +220,72 @@ class TestProcessLane:
         assert self.lane.available()
         assert self.lane.put(batch[1:3]) == 2
 
-    def test_a_worker_that_does_not_move_is_noticed_in_bounded_time(self) -> None:
-        assert self.lane.tick_s == pytest.approx(0.5)
+    def test_a_worker_that_does_not_move_is_late(self) -> None:
         self.now += 100.0
         self.lane.put(self.connections(1))
-        self.now += 0.9
-        self.lane.look()
+        self.now += LATE_S * 0.9
         assert self.lane.available()
-        self.now += 0.2
-        self.lane.look()
-        assert self.lane.stalled
+        assert not self.lane.is_late()
+        self.now += LATE_S * 0.2
         assert not self.lane.available()
-        # still the last resort, if there is no other lane
+        assert self.lane.is_late()
+        # still the last resort, if there is no other lane, and late all the same
         assert self.lane.put(self.connections(1)) == 1
+        assert self.lane.is_late()
 
-    def test_a_worker_that_moves_slowly_is_not_stalled(self) -> None:
+    def test_a_worker_that_moves_slowly_is_not_late(self) -> None:
         self.lane.put(self.connections(3))
         delivery = self.worker.receive()
         for count in range(1, 4):
-            self.now += 0.9
+            self.now += LATE_S * 0.9
             self.worker.cells[CLAIMED] = count
             self.lane.look()
-            assert not self.lane.stalled
+            assert not self.lane.is_late()
         self.worker.claim(delivery)
 
-    def test_a_stalled_worker_shows_its_return_by_the_probe(self) -> None:
+    def test_a_worker_that_has_moved_is_not_late_before_anybody_has_looked(self) -> None:
+        self.lane.put(self.connections(2))
+        self.now += LATE_S * 2
+        assert self.lane.is_late()
+        self.worker.claim(self.worker.receive(), 1)
+        assert not self.lane.is_late()
+
+    def test_a_late_worker_shows_its_return_by_the_probe(self) -> None:
         batch = self.connections(1)
         self.lane.put(batch)
-        self.now += 2.0
-        self.lane.look()
+        self.now += LATE_S * 1.1
         assert self.lane.take_back() == batch
-        self.lane.look()
-        assert self.lane.stalled
+        assert self.lane.is_late()
         assert self.lane.take_back() == []  # and only one probe is ever under way
+        assert self.lane.is_late()
         probe = self.worker.receive()
         assert probe.entries == []
         assert self.worker.has_nothing()
+        assert not self.lane.is_late()
         self.lane.look()
-        assert not self.lane.stalled
         assert self.lane.available()
         for accepted in batch:
             os.close(accepted.fd)
+
+    def test_an_idle_worker_is_late_once_it_leaves_a_probe_unanswered(self) -> None:
+        self.now += 100.0
+        assert not self.lane.is_late()
+        self.lane.probe()
+        self.lane.probe()
+        assert not self.lane.is_late()
+        self.now += LATE_S * 1.1
+        assert self.lane.is_late()
+        assert self.worker.receive().entries == []
+        assert self.worker.has_nothing()
+        assert not self.lane.is_late()
+
+    def test_a_worker_that_drains_is_not_late(self) -> None:
+        batch = self.connections(1)
+        self.lane.put(batch)
+        assert self.lane.retire() == batch
+        self.now += 100.0
+        assert not self.lane.is_late()
+        os.close(batch[0].fd)
 
     def test_a_retired_lane_takes_nothing_and_is_still_adopted_from(self) -> None:
         batch = self.connections(2)

@@ -25,7 +25,7 @@ from asgi_poller.pollers.receiver import ProcessLaneReceiver
 from asgi_poller.pollers.reception import ReceptionRules
 from asgi_poller.wire.http1 import HeadLimits, RequestHead
 from asgi_poller.wire.origin import HostMatcher
-from tests.pollers.fakes import DEADLINE_S, connect, make_listener, serving
+from tests.pollers.fakes import DEADLINE_S, PromptLane, connect, make_listener, serving
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n"
@@ -34,7 +34,7 @@ RULES = ReceptionRules(
 )
 
 
-class Shelf:
+class Shelf(PromptLane):
     """A lane that keeps what it is given."""
 
     def __init__(self) -> None:

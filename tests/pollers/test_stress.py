@@ -20,6 +20,7 @@ from asgi_poller.pollers.poller import PollerSettings
 from tests.pollers.fakes import (
     DEADLINE_S,
     LoopCore,
+    PromptLane,
     cores,
     make_listener,
     open_descriptors,
@@ -126,7 +127,7 @@ def test_front_ends_that_start_and_stop_on_one_listener_under_load(seed: int) ->
 
 
 def test_stopping_while_lanes_take_nothing_closes_what_waits() -> None:
-    class NoLane:
+    class NoLane(PromptLane):
         assigned = 0
 
         def load(self) -> int:

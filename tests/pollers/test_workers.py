@@ -40,7 +40,7 @@ class Worker:
 
     def __init__(self, name: str, counters: Counters, *, limit: int | None = None) -> None:
         self.name = name
-        self.lane = ProcessLane(counters, name=name, stall_s=0.3)
+        self.lane = ProcessLane(counters, name=name)
         numbers = [self.lane.worker_end.fileno(), counters.fd, self.lane.row]
         if limit is not None:
             numbers.append(limit)
@@ -65,7 +65,7 @@ class Worker:
 
     def is_noticed(self) -> bool:
         """Whether it is known to be stopped, or has nothing that waits."""
-        return self.lane.stalled or not self.lane.waiting
+        return self.lane.is_late() or not self.lane.waiting
 
     def kill(self) -> None:
         self.process.kill()
@@ -207,11 +207,11 @@ def test_a_stopped_worker_gets_nothing_and_what_waits_goes_elsewhere(site: Site)
     stopped.signal(signal.SIGSTOP)
     with clients(site.listener, 100) as connected:
         assert greetings(connected) == {good.name: 100}
-        assert stopped.lane.stalled
+        assert stopped.lane.is_late()
         with clients(site.listener, 20) as more:
             assert greetings(more) == {good.name: 20}
             stopped.signal(signal.SIGCONT)
-            wait_until(lambda: not stopped.lane.stalled, "it is back")
+            wait_until(lambda: not stopped.lane.is_late(), "it is back")
             with clients(site.listener, 60) as later:
                 assert greetings(later)[stopped.name] == 60, "it has the smaller load"
             assert nobody_was_greeted_twice(connected)
@@ -251,11 +251,38 @@ def test_a_blocked_loop_delays_only_what_it_had_received(site: Site) -> None:
         assert nobody_was_greeted_twice(connected)
 
 
+def test_one_stopped_worker_after_another_is_passed_over(site: Site) -> None:
+    *stopped, good = site.start(*[None] * 5)
+    for worker in stopped:
+        worker.signal(signal.SIGSTOP)
+    for _ in range(3):
+        with clients(site.listener, 1) as connected:
+            assert greetings(connected) == {good.name: 1}
+    wait_until(lambda: all(worker.lane.is_late() for worker in stopped), "all are known")
+    for worker in stopped:
+        worker.signal(signal.SIGCONT)
+    wait_until(lambda: not any(worker.lane.is_late() for worker in stopped), "all are back")
+
+
+def test_when_all_are_stopped_whoever_is_back_first_gets_everything(site: Site) -> None:
+    workers = site.start(None, None, None)
+    for worker in workers:
+        worker.signal(signal.SIGSTOP)
+    with clients(site.listener, 60) as connected:
+        wait_until(lambda: all(worker.lane.is_late() for worker in workers), "all are late")
+        with clients(site.listener, 60) as more:
+            wait_until(lambda: site.front_end.stats().accepted == 120, "all are accepted")
+            workers[1].signal(signal.SIGCONT)
+            assert greetings(connected + more) == {workers[1].name: 120}
+    for worker in workers:
+        worker.signal(signal.SIGCONT)
+
+
 def test_the_only_worker_gets_everything_even_if_it_stalls(site: Site) -> None:
     (only,) = site.start(None)
     only.signal(signal.SIGSTOP)
     with clients(site.listener, 50) as connected:
-        wait_until(lambda: only.lane.stalled, "noticed")
+        wait_until(lambda: only.lane.is_late(), "noticed")
         with clients(site.listener, 50) as more:
             only.signal(signal.SIGCONT)
             assert greetings(connected + more) == {only.name: 100}

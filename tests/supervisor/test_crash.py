@@ -61,6 +61,7 @@ def test_a_stopped_worker_gets_nothing_more_and_is_forgiven() -> None:
         clients = visitors.open(200)
         assert not visitors.problems()
         assert {client.worker for client in clients} == {other}
+        command.wait_for("does not adopt connections")
         os.kill(stopped, signal.SIGCONT)
         command.wait_for("adopts connections again")
         assert {client.worker for client in visitors.open(50)} == {stopped}

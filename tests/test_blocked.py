@@ -1,0 +1,181 @@
+"""Two loops, one of them blocked by an application: nobody else waits for it.
+
+As workers, as loops of one process, and as workers of gunicorn. A block is a read from a FIFO that
+the test holds open for as long as it likes; so what is answered meanwhile has not waited for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("needs FIFOs and workers", allow_module_level=True)
+
+from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.gunicorn.command import gunicorn
+from tests.serving import handshake
+from tests.supervisor.command import DEADLINE_S, running, wait_until
+
+APP = "tests.test_blocked:app"
+CHANNELS, CLIENTS, REQUESTS = 40, 8, 10
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Says which loop it runs on; GET /block?FIFO blocks that loop until the FIFO is written to."""
+    place = f"{os.getpid()}/{threading.get_ident()}".encode()
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            await send({"type": (await receive())["type"] + ".complete"})
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept", "headers": [(b"place", place)]})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+    else:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"place", place)]})
+        if scope["path"] == "/block":
+            await send({"type": "http.response.body", "body": b"now", "more_body": True})
+            Path(scope["query_string"].decode()).read_bytes()
+        await send({"type": "http.response.body", "body": f"{os.getpid()} done".encode()})
+
+
+class Place(NamedTuple):
+    """A loop: its process and its thread."""
+
+    pid: int
+    thread: int
+
+
+class Client:
+    """A connection of its own that asks and is answered, or not yet."""
+
+    def __init__(self, address: tuple[str, int], request: bytes) -> None:
+        self.socket = socket.create_connection(address, DEADLINE_S)
+        self.socket.sendall(request)
+        self.answer = b""
+
+    @property
+    def place(self) -> Place | None:
+        """Where it was answered; None: not yet."""
+        head, end, _ = self.answer.partition(b"\r\n\r\n")
+        if not end:
+            return None
+        value = next(line[7:] for line in head.split(b"\r\n") if line.startswith(b"place: "))
+        return Place(*map(int, value.split(b"/")))
+
+    def read(self) -> None:
+        octets = self.socket.recv(65536)
+        assert octets, f"the server hung up after {self.answer!r}"
+        self.answer += octets
+
+
+def get(path: str = "/") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nhost: test\r\n\r\n".encode()
+
+
+def await_answers(clients: list[Client]) -> list[Place]:
+    """Wait until all are answered; where."""
+    deadline = time.monotonic() + DEADLINE_S
+    with selectors.DefaultSelector() as selector:
+        for client in clients:
+            selector.register(client.socket, selectors.EVENT_READ, client)
+        while left := [client for client in clients if client.place is None]:
+            assert time.monotonic() < deadline, f"{len(left)} of {len(clients)} have no answer"
+            for key, _ in selector.select(1.0):
+                key.data.read()
+    places = [client.place for client in clients]
+    return [place for place in places if place is not None]
+
+
+class Site:
+    """A running server, the connections to it, and the blocks in it. All end with it."""
+
+    def __init__(self, address: tuple[str, int], folder: Path) -> None:
+        self.address = address
+        self._folder = folder
+        self._ends = contextlib.ExitStack()
+        self._blocks: list[int] = []
+
+    def ask(self, *requests: bytes) -> list[Client]:
+        clients = [Client(self.address, request) for request in requests]
+        for client in clients:
+            self._ends.callback(client.socket.close)
+        return clients
+
+    def block(self) -> tuple[Client, Callable[[], None]]:
+        """Block a loop: who did it, and what releases it."""
+        fifo = self._folder / f"block-{len(self._blocks)}"
+        os.mkfifo(fifo)
+        self._blocks.append(0)
+        (client,) = self.ask(get(f"/block?{fifo}"))
+        writer: list[int] = []
+
+        def is_blocked() -> bool:
+            with contextlib.suppress(OSError):  # ENXIO, fifo(7): nobody reads it yet
+                writer.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+            return bool(writer)
+
+        wait_until(is_blocked, "the loop is blocked")
+        release = contextlib.ExitStack()
+        release.callback(os.close, writer[0])
+        self._ends.enter_context(release)
+        await_answers([client])
+        return client, release.close
+
+    def close(self) -> None:
+        self._ends.close()
+
+
+@pytest.fixture(params=["workers", "loops", "gunicorn"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A server with two loops, in each of the forms."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "gunicorn":
+            server = stack.enter_context(gunicorn("-w", "2", app=APP, ready=2))
+            host, _, port = server.address.rpartition(":")
+            address = host, int(port)
+        else:
+            options = ["--loops", "2"] if request.param == "loops" else []
+            workers = 1 if request.param == "loops" else 2
+            command = stack.enter_context(running(*options, workers=workers, app=APP))
+            address = command.address
+        made = Site(address, tmp_path)
+        stack.callback(made.close)
+        yield made
+
+
+def test_nobody_waits_for_a_blocked_loop(site: Site) -> None:
+    blocker, release = site.block()
+    channels = site.ask(*[handshake()] * CHANNELS)
+    for _ in range(REQUESTS):
+        answered = await_answers(site.ask(*[get()] * CLIENTS))
+        assert blocker.place not in answered
+    assert blocker.place not in await_answers(channels)
+    assert not blocker.answer.endswith(b"done\r\n0\r\n\r\n"), "it is still blocked"
+    release()
+    while not blocker.answer.endswith(b"done\r\n0\r\n\r\n"):
+        blocker.read()
+    # it has the least connections, and gets its share again
+    wait_until(lambda: blocker.place in await_answers(site.ask(get())), "it takes part again")
+
+
+def test_when_all_are_blocked_everything_is_accepted_and_served_by_who_is_back_first(
+    site: Site,
+) -> None:
+    first, release = site.block()
+    second, _ = site.block()
+    assert first.place != second.place
+    waiting = site.ask(*[handshake()] * CHANNELS, *[get()] * CLIENTS)
+    release()
+    assert set(await_answers(waiting)) == {first.place}
