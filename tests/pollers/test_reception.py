@@ -142,8 +142,8 @@ def test_tls_passes_through_untouched() -> None:
     ("octets", "status", "reason"),
     [
         (b"BROKEN\r\n\r\n", 400, "400"),
-        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n", 414, "414"),
-        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 9000 + b"\r\n\r\n", 431, "431"),
+        (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n", 414, "414"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 40000 + b"\r\n\r\n", 431, "431"),
         (b"GET / HTTP/3.0\r\nhost: a\r\n\r\n", 505, "505"),
         (b"GET / HTTP/1.1\r\nhost: evil\r\n\r\n", 400, "400"),
     ],
