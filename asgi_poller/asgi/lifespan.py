@@ -95,7 +95,8 @@ class Lifespan:
 
     def _failed(self, error: Exception) -> None:
         if self._phase is _Phase.STARTING and self._mode == "auto":
-            _log.debug("ASGI 'lifespan' protocol appears unsupported: %r", error)
+            _log.info("ASGI 'lifespan' protocol appears unsupported.")
+            _log.debug("The application raised in it: %r", error)
             self._settle(None)
             return
         if self._phase is not _Phase.OVER:  # else the application has said what went wrong

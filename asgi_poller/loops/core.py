@@ -14,6 +14,7 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.forwarded import TrustedHosts
 from asgi_poller.asgi.lifespan import Lifespan
+from asgi_poller.asgi.message_log import with_message_log
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.asgi.types import Application
 from asgi_poller.config import Config
@@ -53,6 +54,7 @@ class Core(Services):
         tls: TlsContext | None = None,
         access_log: AccessLog | None = None,
     ) -> None:
+        application = with_message_log(application)
         super().__init__(config, application, access_log)
         self._listeners = listeners
         self._lifespan = Lifespan(application, config.lifespan, self.context)
