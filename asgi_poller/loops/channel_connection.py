@@ -18,6 +18,7 @@ from asgi_poller.wire.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
 
 _log = logging.getLogger("asgi_poller.error")
 
+_PONG_OCTETS = 6  # header and mask of one without a payload, the answer to our Pings
 _DEFAULT_SEND_LIMIT = 65536  # octets: the high-water mark that event loops set by themselves
 
 
@@ -199,10 +200,12 @@ class ChannelConnection(asyncio.Protocol):
                 self._deadline = NEVER
                 return NEVER
         if tick >= self._ping_at:
-            if not self._life_by and settings.ping_timeout_s is not None:
-                self._octets_at_ping = channel.received_octets
-                self._life_by = wheel.after(settings.ping_timeout_s)
-            channel.ping()
+            # whoever has sent more than the answer to our last Ping is alive, and not asked
+            if channel.received_octets - self._octets_at_ping <= _PONG_OCTETS:
+                if not self._life_by and settings.ping_timeout_s is not None:
+                    self._life_by = wheel.after(settings.ping_timeout_s)
+                channel.ping()
+            self._octets_at_ping = channel.received_octets
             self._ping_at = wheel.after(settings.ping_interval_s or 0)
         self._deadline = min(self._ping_at, self._life_by or self._ping_at)
         return self._deadline
@@ -213,6 +216,7 @@ class ChannelConnection(asyncio.Protocol):
             return
         if channel.received_octets == self._octets_at_ping and not channel.is_paused:
             channel.close(CLOSE_INTERNAL_ERROR, "keepalive ping timeout")
+            channel.give_up()  # who answers no Ping will answer no Close either
         else:
             self._life_by = NEVER
             self._deadline = self._ping_at

@@ -130,8 +130,7 @@ def decode_control(first: int, payload: bytes) -> Ping | Pong | Close | None:
     if not payload:
         return Close(CLOSE_NO_STATUS_RECEIVED, "")
     code = int.from_bytes(payload[:2], "big")
-    # wsproto does not know 1014, and both lanes are to say the same
-    if len(payload) < 2 or code == CLOSE_BAD_GATEWAY or not is_sendable_close_code(code):
+    if len(payload) < 2 or not is_sendable_close_code(code):
         return None
     try:
         return Close(code, payload[2:].decode())

@@ -378,14 +378,25 @@ class WebSocketWire:
         assert self._deflate is not None
         cache = self._cache
         if cache is None:
-            return encode_frame(first, self._deflate.compress(payload))
+            return self._compressed(first, payload)
         if cache.message is message:
             return cache.frame
-        frame = encode_frame(first, self._deflate.compress(payload))
+        frame = self._compressed(first, payload)
         # kept alive by the cache, so that no other message can have its identity
         cache.message = message
         cache.frame = frame
         return frame
+
+    def _compressed(self, first: int, payload: bytes) -> bytes:
+        """A frame, compressed if that makes it smaller: RFC 7692, 6 leaves it to the sender, and
+        random octets only grow. With context takeover the peer's window must see all that ours saw.
+        """
+        deflate = self._deflate
+        assert deflate is not None
+        packed = deflate.compress(payload)
+        if len(packed) >= len(payload) and not deflate.server_takeover:
+            return encode_frame(first & ~RSV1, payload)
+        return encode_frame(first, packed)
 
     def ping(self, payload: bytes = b"") -> bytes:
         """A Ping of at most 125 octets (RFC 6455, 5.5.2)."""

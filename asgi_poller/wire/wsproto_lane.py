@@ -14,11 +14,20 @@ from typing import Any
 from wsproto import events as wsproto_events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.frame_protocol import (
+    CloseReason,
+    Frame,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    ParseFailed,
+    RsvBits,
+)
 
 from asgi_poller.errors import WebSocketFault
 from asgi_poller.wire.deflate import Deflate, Inflation
 from asgi_poller.wire.frames import (
+    CLOSE_BAD_GATEWAY,
     CLOSE_INVALID_DATA,
     CLOSE_MESSAGE_TOO_BIG,
     Close,
@@ -32,6 +41,7 @@ from asgi_poller.wire.frames import (
 _NO_BITS = RsvBits(False, False, False)
 _COMPRESSED = RsvBits(True, False, False)
 _CLOSED_BY_PEER = (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED)
+_BAD_GATEWAY = CLOSE_BAD_GATEWAY.to_bytes(2, "big")
 _GUARD = "error in extension"  # wsproto's words for what MessageGuard refused
 _GUARD_REASONS = {
     CLOSE_MESSAGE_TOO_BIG: "message too big",
@@ -106,6 +116,23 @@ class MessageGuard(Extension):
             return CloseReason(fault.code)
 
 
+class _Frames(FrameProtocol):
+    """wsproto's own, with a close code that it does not know: 1014 (IANA, WebSocket Close Code
+    Number Registry).
+    """
+
+    def _process_close(self, frame: Frame) -> Frame:
+        payload = frame.payload
+        if isinstance(payload, bytes | bytearray) and payload[:2] == _BAD_GATEWAY:
+            try:
+                reason = bytes(payload[2:]).decode()
+            except UnicodeDecodeError as error:
+                raise ParseFailed(str(error), CloseReason.INVALID_FRAME_PAYLOAD_DATA) from error
+            told = (CLOSE_BAD_GATEWAY, reason)
+            return Frame(frame.opcode, told, frame.frame_finished, frame.message_finished)
+        return super()._process_close(frame)
+
+
 class WsprotoLane:
     """Feed octets with `receive`; take whole messages and control frames from the list it returns.
 
@@ -115,9 +142,9 @@ class WsprotoLane:
     __slots__ = ("_binary", "_connection", "_text")
 
     def __init__(self, max_octets: int, deflate: Deflate | None) -> None:
-        self._connection = Connection(
-            ConnectionType.SERVER, extensions=[MessageGuard(max_octets, deflate)]
-        )
+        extensions: list[Extension] = [MessageGuard(max_octets, deflate)]
+        self._connection = Connection(ConnectionType.SERVER, extensions=extensions)
+        self._connection._proto = _Frames(False, extensions)
         # What has come of the message at hand. Not lists of pieces: a peer may send it in
         # fragments of one octet, or of none.
         self._text: StringIO | None = None

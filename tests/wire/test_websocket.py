@@ -98,6 +98,7 @@ FRAMES: dict[str, tuple[bytes, list[object]]] = {
         frame(TEXT, b"a", fin=False) + close(1000) + frame(0, b"b"),
         [Close(1000, "")],
     ),
+    "close 1014": (close(1014, "upstream"), [Close(1014, "upstream")]),
     "careful and fast in turns": (
         text("a") + frame(PING) + text("b") + frame(TEXT, fin=False) + frame(0, b"c") + text("d"),
         ["a", Ping(b""), "b", "c", "d"],
@@ -147,7 +148,7 @@ FAULTS: dict[str, tuple[bytes, list[object]]] = {
     "close 1005": (close(1005), [fault(1002)]),
     "close 1006": (close(1006), [fault(1002)]),
     "close 1015": (close(1015), [fault(1002)]),
-    "close 1014, which wsproto does not know": (close(1014), [fault(1002)]),
+    "1014 with a reason that is not UTF-8": (frame(CLOSE, b"\x03\xf6\xff"), [fault(1007)]),
     "close 1100": (close(1100), [fault(1002)]),
     "close 5000": (close(5000), [fault(1002)]),
     "a reason that is not UTF-8": (frame(CLOSE, b"\x03\xe8\xff"), [fault(1007)]),
@@ -375,3 +376,18 @@ def test_small_frames_that_grow_are_given_one_helping_at_a_time(
         helpings.append(len(events))
     assert sum(helpings) == 8
     assert max(helpings) == 2
+
+
+@pytest.mark.parametrize("make", WIRES)
+def test_what_compression_does_not_make_smaller_goes_out_as_it_is(
+    make: type[WebSocketWire],
+) -> None:
+    """1 MiB of random octets grew to 1,051,142, which a client with a limit of 1 MiB refuses."""
+    message = os.urandom(1 << 20)
+    frame_ = make(1 << 21, Deflate(), 0).binary(message)
+    assert frame_[0] == 0x82
+    assert frame_.endswith(message)
+    assert make(1 << 21, Deflate(), 0).binary(bytes(1 << 20))[0] == 0xC2
+    # with context takeover the peer's window must see it
+    takeover = make(1 << 21, Deflate(server_takeover=True), 0)
+    assert takeover.binary(message)[0] == 0xC2
