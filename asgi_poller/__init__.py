@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from asgi_poller.config import App, Config
+from asgi_poller.errors import OperatorFault
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Server", "__version__", "run"]
@@ -13,12 +15,19 @@ __all__ = ["Config", "Server", "__version__", "run"]
 def run(app: App, **options: Any) -> None:
     """Serve `app` (an ASGI application or "module:attribute") until a signal ends the server.
 
-    Options are those of the command line with underscores; uvicorn's are understood. Raises
-    OperatorFault for what must be changed before it can work.
+    Options are those of the command line with underscores; uvicorn's are understood. What must be
+    changed before it can work is one line on standard error and SystemExit with the command's exit
+    code: 2 for a wrong option, 1 for an address that cannot be had, 3 for a failed start-up.
     """
     from asgi_poller.supervisor.main import serve  # importing a Config must stay cheap
 
-    serve(Config.load(app, **options))
+    try:
+        code = serve(Config.load(app, **options))
+    except OperatorFault as fault:
+        print("asgi-poller: error:", *str(fault).split(), file=sys.stderr)
+        sys.exit(fault.exit_code)
+    if code:
+        sys.exit(code)
 
 
 def __getattr__(name: str) -> Any:
