@@ -347,14 +347,28 @@ def test_incompressible_messages_may_be_as_large_as_any(make: type[WebSocketWire
     assert received(with_deflate(make), [compressed(message)]) == [message]
 
 
+@pytest.mark.parametrize("in_fragments", [False, True])
 @pytest.mark.parametrize("make", WIRES)
-def test_16_mib_at_a_thousand_to_one(make: type[WebSocketWire]) -> None:
+def test_how_much_a_message_may_inflate(make: type[WebSocketWire], in_fragments: bool) -> None:
+    """1 MiB in any case, and 64 times what came over the wire: 16 KiB must not cost 16 MiB."""
+
+    def sent(message: bytes) -> list[bytes]:
+        if not in_fragments:
+            return [compressed(message)]
+        payload = deflated(message)
+        half = len(payload) // 2
+        first = frame(BINARY, payload[:half], rsv=RSV1, fin=False)
+        return [first, frame(0, payload[half:])]
+
     limit = 16 * 1024 * 1024
-    fits = compressed(bytes(limit))
-    assert len(fits) < limit // 1000
-    assert received(with_deflate(make, limit), [fits]) == [bytes(limit)]
-    bomb = compressed(bytes(limit + 1))
-    assert plain(received(with_deflate(make, limit), [bomb])) == [fault(1009)]
+    free = bytes(1 << 20)
+    assert received(with_deflate(make, limit), sent(free)) == [free]
+    parts = [os.urandom(1500) + bytes(65536 - 1500) for _ in range(limit // 65536)]
+    assert received(with_deflate(make, limit), sent(b"".join(parts))) == [b"".join(parts)]
+    for bomb in (bytes(limit), bytes((1 << 20) + 70_000)):
+        assert plain(received(with_deflate(make, limit), sent(bomb))) == [fault(1009)]
+    too_big = b"".join(parts) + b"x"
+    assert plain(received(with_deflate(make, limit), sent(too_big))) == [fault(1009)]
 
 
 @pytest.mark.parametrize("make", WIRES)
