@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from asgi_poller.config import App, Config
@@ -12,17 +14,19 @@ __version__ = "0.1.0"
 __all__ = ["Config", "Server", "__version__", "run"]
 
 
-def run(app: App, **options: Any) -> None:
+def run(app: App, *, sockets: Iterable[socket.socket] | None = None, **options: Any) -> None:
     """Serve `app` (an ASGI application or "module:attribute") until a signal ends the server.
 
-    Options are those of the command line with underscores; uvicorn's are understood. What must be
-    changed before it can work is one line on standard error and SystemExit with the command's exit
-    code: 2 for a wrong option, 1 for an address that cannot be had, 3 for a failed start-up.
+    Options are those of the command line with underscores; uvicorn's are understood.
+    `sockets` that the caller has bound are served instead of those that options name, in one
+    process. What must be changed before it can work is one line on standard error and SystemExit
+    with the command's exit code: 2 for a wrong option, 1 for an address that cannot be had, 3 for
+    a failed start-up.
     """
     from asgi_poller.supervisor.main import serve  # importing a Config must stay cheap
 
     try:
-        code = serve(Config.load(app, **options))
+        code = serve(Config.load(app, **options), sockets=sockets)
     except OperatorFault as fault:
         print("asgi-poller: error:", *str(fault).split(), file=sys.stderr)
         sys.exit(fault.exit_code)

@@ -34,6 +34,8 @@ _FREE_PORT_ATTEMPTS = 16
 #: What is asked of the kernel where nobody says how much: the most that older ones take.
 _LARGEST_BACKLOG = 65535
 
+_Socket = socket.socket  # Listener has a field called socket
+
 
 @dataclass(slots=True)
 class Listener:
@@ -48,6 +50,11 @@ class Listener:
     url: str
     option: str
     file: SocketFile | None = field(default=None)
+
+    @property
+    def sockets(self) -> tuple[_Socket, ...]:
+        """What it listens on, as asyncio's Server has it."""
+        return (self.socket,)
 
     def close(self, *, unlink: bool = True) -> None:
         """Stop listening. Idempotent.
@@ -82,6 +89,33 @@ def open_listeners(
             opened.append(listener)
     except BaseException:
         close_listeners(opened)
+        raise
+    return opened
+
+
+def listeners_on(config: Config, sockets: Iterable[socket.socket]) -> list[Listener]:
+    """Listen on sockets that the caller has bound, and on nothing else: they are the server's from
+    here on. Raises ListenError; then all are closed.
+    """
+    given = list(sockets)
+    opened: list[Listener] = []
+    try:
+        for bound in given:
+            if bound.type != socket.SOCK_STREAM:
+                raise ListenError("sockets: not a stream socket")
+            access = Access(config.uds_mode, config.uds_owner)
+            backlog = config.backlog or _LARGEST_BACKLOG
+            wish = _Wish(
+                "sockets",
+                f"fd://{bound.fileno()}",
+                config.ssl_certfile is not None,
+                backlog,
+                access,
+            )
+            opened.append(_listen(bound, wish))
+    except BaseException:
+        for bound in given:
+            bound.close()
         raise
     return opened
 

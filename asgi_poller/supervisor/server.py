@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ from asgi_poller.pollers.listeners import (
     Listener,
     backlog_warning,
     close_listeners,
+    listeners_on,
     open_listeners,
     say_where,
 )
@@ -50,7 +52,10 @@ class Server:
     `run()` blocks until a signal ends it; `await serve()` does the same on a loop that is running
     already; `start()` and `stop()` are for tests and notebooks: the server runs in a thread of its
     own meanwhile. All raise OperatorFault for what the operator must change. `should_exit = True`
-    ends it from anywhere, as with uvicorn.
+    ends it from anywhere, as with uvicorn, and `force_exit = True` without grace.
+
+    `sockets` are bound by the caller, and closed when it ends; then the options that say where to
+    listen do not count.
     """
 
     def __init__(self, config: Config) -> None:
@@ -61,6 +66,7 @@ class Server:
         self._exit = asyncio.Event()
         self._force = asyncio.Event()
         self._is_exit_asked = False
+        self._is_force_asked = False
         self._signals: list[int] = []
         self._last_resort: threading.Thread | None = None
         self._handled: tuple[int, ...] = ()  # signals, while it serves
@@ -73,7 +79,7 @@ class Server:
 
     # The three ways to run it
 
-    def run(self) -> None:
+    def run(self, sockets: Iterable[socket.socket] | None = None) -> None:
         """Serve until a signal, or `should_exit`, ends it. In the main thread the process is taken
         to be the server's alone.
         """
@@ -83,17 +89,17 @@ class Server:
             self._duties = Duties(self.config)
             self._duties.begin()
         try:
-            run_loop(self.serve(), make_loop)
+            run_loop(self.serve(sockets), make_loop)
         finally:
             if self._duties is not None:
                 self._duties.end()
 
-    async def serve(self) -> None:
+    async def serve(self, sockets: Iterable[socket.socket] | None = None) -> None:
         """Serve on the running loop, which becomes the first core's. In the main thread, signals
         end it meanwhile.
         """
         with self._captured_signals():
-            await self._serve()
+            await self._serve(sockets)
 
     def start(self, timeout_s: float = 60.0) -> None:
         """Serve from a thread; returns once connections are accepted. Raises what `serve` would."""
@@ -136,10 +142,22 @@ class Server:
         """Where it listens, with real ports."""
         return [listener.url for listener in self.listeners]
 
-    def force_exit(self) -> None:
-        """End without grace: cut off what is left. Any thread."""
-        self.should_exit = True
-        self._set(self._force)
+    @property
+    def servers(self) -> list[Listener]:
+        """What listens; each has `.sockets`, as uvicorn's have."""
+        return self.listeners
+
+    @property
+    def force_exit(self) -> bool:
+        """Whether it is to end without grace: True, from any thread, cuts off what is left."""
+        return self._is_force_asked
+
+    @force_exit.setter
+    def force_exit(self, value: bool) -> None:
+        if value:
+            self._is_force_asked = True
+            self.should_exit = True
+            self._set(self._force)
 
     def _set(self, event: asyncio.Event) -> None:
         if self._loop is not None:
@@ -148,12 +166,12 @@ class Server:
 
     # A life
 
-    async def _serve(self) -> None:
+    async def _serve(self, sockets: Iterable[socket.socket] | None) -> None:
         self._loop = asyncio.get_running_loop()
         log_with_pid("Started server process [%d]", os.getpid())
         config = self.config
         identity = prepare_user(config)
-        self.listeners = open_listeners(config)
+        self.listeners = listeners_on(config, sockets) if sockets else open_listeners(config)
         guard = ForkGuard(self._handled, [listener.info.address for listener in self.listeners])
         guard.begin()
         serving: Serving | None = None
@@ -267,7 +285,7 @@ class Server:
         if not self._is_exit_asked:
             self.should_exit = True
             return
-        self.force_exit()
+        self.force_exit = True
         if self._owns_process and self._last_resort is None:
             self._last_resort = threading.Thread(target=_leave, args=(number,), daemon=True)
             self._last_resort.start()

@@ -32,6 +32,7 @@ def outcome(call: str) -> tuple[int, str]:
         ("'main:app', prot=1", 2, "prot"),
         ("'main:app', port=70000", 2, "--port"),
         ("print, workers=2, port=0", 2, "workers"),
+        ("print, workers=2, preload=True, sockets=[print]", 2, "fd="),
         ("'tests.no_such_module:app', port=0", 3, "tests.no_such_module"),
     ],
 )

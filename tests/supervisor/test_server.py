@@ -77,9 +77,9 @@ def test_a_server_may_end_itself() -> None:
         assert not site.server._thread.is_alive()
 
 
-async def started(server: Server) -> asyncio.Task[None]:
+async def started(server: Server, sockets: list[socket.socket] | None = None) -> asyncio.Task[None]:
     """The server's task, once it serves."""
-    task = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve(sockets=sockets))
     while not server.started:
         assert not task.done()
         await asyncio.sleep(0.005)  # nobody is told of it
@@ -102,6 +102,38 @@ def test_on_a_running_loop(loop: str) -> None:
 
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         runner.run(main())
+
+
+def test_sockets_of_the_caller() -> None:
+    """They are served, nothing else is, and they are closed at the end."""
+    given = [socket.socket() for _ in range(2)]
+    for one in given:
+        one.bind(("127.0.0.1", 0))
+    addresses = [one.getsockname() for one in given]
+
+    async def main() -> None:
+        server = Server(Config(describe, port=0))
+        task = await started(server, given)
+        found = [one.getsockname() for listening in server.servers for one in listening.sockets]
+        assert found == addresses
+        async with httpx.AsyncClient() as client:
+            for host, port in addresses:
+                assert (await client.get(f"http://{host}:{port}")).status_code == 200
+        assert not server.force_exit
+        server.force_exit = True
+        await asyncio.wait_for(task, DEADLINE_S)
+        assert server.force_exit
+
+    asyncio.run(main())
+    assert [one.fileno() for one in given] == [-1, -1]
+
+
+def test_a_socket_that_cannot_listen() -> None:
+    stream, datagram = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+    stream.bind(("127.0.0.1", 0))
+    with pytest.raises(ListenError):
+        Server(Config(describe)).run(sockets=[stream, datagram])
+    assert (stream.fileno(), datagram.fileno()) == (-1, -1)
 
 
 def test_cancelling_serve_ends_it() -> None:
