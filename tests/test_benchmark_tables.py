@@ -155,11 +155,20 @@ def test_later_results_win() -> None:
     assert whole["scenarios"]["echo"]["title"] == "Echo, again"
 
 
+CURVES = ("echo_per_s", "idle_cpu_percent", "octets_each")  # over idle channels
+
+
 def test_curves_are_drawn() -> None:
     """From rows as they are measured, the first without idle connections."""
     found = {
-        "pollers": [{"pollers": 1, "burst_per_s": 10.0, "steady_per_s": 9.0}],
-        "connections": [{"idle": 0, "echo_per_s": 5.0}, {"idle": 9, "octets_each": 7000.0}],
+        "pollers": [
+            {"pollers": 1, "burst_per_s": 10.0, "steady_per_s": 9.0},
+            {"pollers": 2, "burst_per_s": 11.0, "steady_per_s": 9.5},
+        ],
+        "connections": [
+            {"idle": 0, "echo_per_s": 5.0},
+            *({"idle": idle, **dict.fromkeys(CURVES, 7.0)} for idle in (9, 99)),
+        ],
     }
     for name, drawn in drawings(found):
         assert ElementTree.fromstring(drawn).tag.endswith("svg"), name

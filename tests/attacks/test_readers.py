@@ -100,9 +100,8 @@ def test_a_client_that_sends_close_and_never_reads_is_not_kept() -> None:
             client.close()
 
 
-def test_a_response_that_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asgi_poller.loops.http_connection._STALL_S", 0.3)
-    with serving() as site:
+def test_a_response_that_is_never_read() -> None:
+    with serving(timeout_write=0.3) as site:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(site.address)
@@ -113,11 +112,8 @@ def test_a_response_that_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
         client.close()
 
 
-def test_a_response_that_is_read_slowly_is_read_to_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("asgi_poller.loops.http_connection._STALL_S", 1.0)
-    with serving() as site:
+def test_a_response_that_is_read_slowly_is_read_to_its_end() -> None:
+    with serving(timeout_write=1.0) as site:
         with site.connect() as client:
             client.sendall(b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
             count = 0
