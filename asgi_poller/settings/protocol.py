@@ -233,7 +233,8 @@ class WebSockets:
         256,
         octets(),
         "Messages of fewer octets are sent uncompressed.",
-        note="Small messages hardly shrink, and compressing them costs more than sending them.",
+        note="Small messages hardly shrink, and compressing them costs more than sending them. A "
+        "message that does not get smaller is sent as it is; 0: each is sent compressed.",
     )
     ws_close_timeout: float = option(
         10.0,

@@ -389,12 +389,14 @@ class WebSocketWire:
 
     def _compressed(self, first: int, payload: bytes) -> bytes:
         """A frame, compressed if that makes it smaller: RFC 7692, 6 leaves it to the sender, and
-        random octets only grow. With context takeover the peer's window must see all that ours saw.
+        random octets only grow. With context takeover the peer's window must see all that ours saw,
+        and a threshold of 0 asks for all of them.
         """
         deflate = self._deflate
         assert deflate is not None
         packed = deflate.compress(payload)
-        if len(packed) >= len(payload) and not deflate.server_takeover:
+        is_free = self._deflate_threshold > 0 and not deflate.server_takeover
+        if is_free and len(packed) >= len(payload):
             return encode_frame(first & ~RSV1, payload)
         return encode_frame(first, packed)
 
