@@ -247,10 +247,11 @@ class FrontEnd:
         if not late:
             return []
         relay = self._settings.relay
-        asked_s = time.monotonic() - self._asked_at
+        now = time.monotonic()
+        asked_s = now - self._asked_at
         if not PROMPT_S <= asked_s < LATE_S:
             if asked_s >= LATE_S:
-                self._asked_at += asked_s
+                self._asked_at = now  # by several threads perhaps, and never beyond now
                 for lane in lanes:
                     lane.probe()
                 if relay is not None:

@@ -448,3 +448,35 @@ def test_a_core_that_is_alone_is_not_looked_after() -> None:
         lane.put([Accepted(1_000_000, 0)])
         assert not front_end.is_owed
         lane.take_back()
+
+
+def test_the_question_to_the_loops_is_never_of_the_future() -> None:
+    """Pollers and the keeper ask at once: nothing would be taken back until that time has come."""
+
+    class Late(FullLane):
+        def is_late(self) -> bool:
+            return True
+
+    class Raced(FrontEnd):
+        """Another thread asks between the look at the last question and the next one."""
+
+        asked, is_raced = 0.0, False
+
+        @property
+        def _asked_at(self) -> float:
+            asked = self.asked
+            if not self.is_raced:
+                self.is_raced = True
+                self.relieve()
+            return asked
+
+        @_asked_at.setter
+        def _asked_at(self, asked: float) -> None:
+            self.asked = asked
+
+    listener = make_listener()
+    front_end = Raced([listener], [Late()])
+    front_end.relieve()
+    assert front_end.is_raced
+    assert front_end.asked <= time.monotonic()
+    listener.close()
