@@ -96,19 +96,3 @@ class StartupError(OperatorFault):
     """
 
     exit_code = 3
-
-
-def stems_from_disconnect(error: BaseException) -> bool:
-    """Whether `error` is, or was raised because of, a ClientDisconnected: frameworks raise errors
-    of their own from it. Of a group each exception must be.
-    """
-    seen = set()
-    at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        if isinstance(at, ClientDisconnected):
-            return True
-        if isinstance(at, BaseExceptionGroup) and all(map(stems_from_disconnect, at.exceptions)):
-            return True
-        seen.add(id(at))
-        at = at.__cause__ or at.__context__
-    return False

@@ -28,6 +28,7 @@ from asgi_poller.asgi.channel_context import (
     State,
 )
 from asgi_poller.asgi.denial import Denial
+from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.flow import TURN_MASK, WriteGate
 from asgi_poller.asgi.inbox import Inbox
@@ -36,7 +37,6 @@ from asgi_poller.errors import (
     ApplicationFault,
     ClientDisconnected,
     WebSocketFault,
-    stems_from_disconnect,
 )
 from asgi_poller.wire.frames import (
     CLOSE_ABNORMAL,

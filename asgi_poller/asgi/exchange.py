@@ -20,10 +20,11 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.flow import TURN_MASK, WriteGate, wait_in
 from asgi_poller.asgi.types import Loop, Message
-from asgi_poller.errors import ApplicationFault, ClientDisconnected, stems_from_disconnect
+from asgi_poller.errors import ApplicationFault, ClientDisconnected
 from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.response import (
     CONTINUE,

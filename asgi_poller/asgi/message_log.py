@@ -10,7 +10,16 @@ from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.logs import ASGI_LOGGER, TRACE
 
 _logger = logging.getLogger(ASGI_LOGGER)
-_UNITS = {"body": "bytes", "bytes": "bytes", "text": "chars", "headers": "headers"}
+_UNITS = {
+    "body": "bytes",
+    "bytes": "bytes",
+    "text": "chars",
+    "headers": "headers",
+    "query_string": "bytes",
+    "reason": "chars",
+    "state": "keys",
+    "extensions": "keys",
+}
 
 
 def with_message_log(application: Application) -> Application:

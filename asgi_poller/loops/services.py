@@ -234,17 +234,20 @@ class Services:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         conversation = self._conversations.pop(task)
-        if task.cancelled() and self._is_draining:
-            pass  # cut off at the end: its connection has been aborted already
-        elif task.cancelled():
-            conversation.application_ended(asyncio.CancelledError("the application was cancelled"))
-        else:
-            error = task.exception()
-            if isinstance(error, SystemExit | KeyboardInterrupt):
-                error.add_note(EXIT_NOTE)
-            conversation.application_ended(error)
-        if self._changed is not None:
-            self._changed.set()
+        try:
+            if not task.cancelled():
+                error = task.exception()
+                if isinstance(error, SystemExit | KeyboardInterrupt):
+                    error.add_note(EXIT_NOTE)
+                conversation.application_ended(error)
+            elif (
+                not self._is_draining
+            ):  # else cut off at the end: its connection is aborted already
+                error = asyncio.CancelledError("the application was cancelled")
+                conversation.application_ended(error)
+        finally:  # whatever happens here, a stop must not wait for what has ended
+            if self._changed is not None:
+                self._changed.set()
 
 
 async def _awaited(call: Awaitable[None]) -> None:

@@ -14,7 +14,7 @@ def test_messages_are_logged_with_sizes_at_level_trace(level: str) -> None:
     command = Command("--port", "0", "--log-level", level, app=APP)
     try:
         command.wait_for("running on")
-        get(command.address, "/secret-path")
+        get(command.address, "/secret-path?token=hidden")
         if level == "trace":
             command.wait_for(r"127\.0\.0\.1:\d+ - ASGI \[\d+\] Started scope=.*'/secret-path'")
             command.wait_for(r"Receive \{'type': 'http.request', 'body': '<0 bytes>'")
@@ -22,6 +22,7 @@ def test_messages_are_logged_with_sizes_at_level_trace(level: str) -> None:
             command.wait_for(r"Send \{'type': 'http.response.body', 'body': '<\d+ bytes>'")
             command.wait_for(r"ASGI \[\d+\] Completed")
         command.stop()
+        assert "token=hidden" not in "\n".join(one for one in command.lines if "ASGI [" in one)
         assert ("Started scope" in command.text) is (level == "trace")
     finally:
         command.close()

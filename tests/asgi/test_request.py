@@ -224,9 +224,26 @@ def in_context() -> Exception:
     return error
 
 
+def out_of_its_group(*others: Exception) -> Exception:
+    """Raised anew, as `raise group.exceptions[0]` in an `except BaseExceptionGroup` does it."""
+    error = ClientDisconnected("gone")
+    error.__context__ = ExceptionGroup("tasks", [error, *others])
+    return error
+
+
+def while_handling_a_mistake() -> Exception:
+    """A framework's 500, which nobody is there to hear."""
+    error = ClientDisconnected("gone")
+    error.__context__ = ValueError("a mistake")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "logged"),
     [
+        (out_of_its_group(), 0),
+        (out_of_its_group(ValueError("a mistake")), 1),
+        (while_handling_a_mistake(), 1),
         (ClientDisconnected("gone"), 0),
         (from_disconnect(), 0),
         (in_context(), 0),
