@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgi_poller.config import App, Config
 from asgi_poller.errors import OperatorFault
+
+if TYPE_CHECKING:  # importing a Config must stay cheap
+    import socket
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Server", "__version__", "run"]
