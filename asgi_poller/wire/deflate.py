@@ -25,6 +25,9 @@ _EMPTY = b"\x00"  # RFC 7692, 7.2.3.6: what an empty message is compressed to
 # HTML come to 5 to 20 : 1.
 _FREE_OCTETS = 1024 * 1024
 _RATIO = 64
+# What waits is copied when it is tried again: not for less than this, or a flood of tiny fragments
+# would copy it each time.
+_STEP_OCTETS = 64 * 1024
 # Of one message. Each costs a new inflater and a copy of what is left; zlib makes one at most.
 _FINAL_BLOCKS_LIMIT = 64
 
@@ -101,7 +104,8 @@ class Deflate:
 
     def _behind_final_block(self, rest: bytes, octets_left: int) -> bytes:
         """What a message has behind a BFINAL block; `rest` ends with the tail, or within it."""
-        inflation = Inflation(self, octets_left, final_blocks=1)
+        # `octets_left` is the last word: as if so much had come that nothing else limits it
+        inflation = Inflation(self, octets_left, final_blocks=1, fed_octets=octets_left)
         if len(rest) < len(_TAIL):
             message = inflation.feed(rest)
             inflation.keep()
@@ -110,8 +114,11 @@ class Deflate:
 
 
 class Inflation:
-    """One fragmented message while its frames arrive: the same bound as `Deflate.decompress`, over
-    all of them.
+    """One message while it arrives, in fragments or reads: the same bounds as `Deflate.decompress`.
+
+    What it may come to grows with what has arrived (`inflated_limit`). What is ahead of that waits
+    as it came, compressed, until more has arrived or the message ends: so the verdict is one on the
+    whole message, however it was cut.
     """
 
     __slots__ = (
@@ -121,35 +128,53 @@ class Inflation:
         "_inflater",
         "_made_octets",
         "_max_octets",
+        "_waiting",
     )
 
-    def __init__(self, deflate: Deflate, max_octets: int, *, final_blocks: int = 0) -> None:
+    def __init__(
+        self, deflate: Deflate, max_octets: int, *, final_blocks: int = 0, fed_octets: int = 0
+    ) -> None:
         self._deflate = deflate
         # None: made when there is something for it
         self._inflater = None if final_blocks else deflate._decompressor
         self._max_octets = max_octets
-        self._fed_octets = 0  # as on the wire
+        self._fed_octets = fed_octets  # so far, as on the wire
         self._made_octets = 0
         self._final_blocks = final_blocks  # so far
+        self._waiting = bytearray()
 
     def feed(self, payload: bytes) -> bytes:
         """The next octets of the message; raises WebSocketFault 1007 or 1009."""
-        pieces: list[bytes] = []
         self._fed_octets += len(payload)
+        return self._inflate(payload, is_whole=False)
+
+    def _inflate(self, payload: bytes, *, is_whole: bool) -> bytes:
         limit = min(self._max_octets, inflated_limit(self._fed_octets))
+        is_final = is_whole or limit == self._max_octets  # nothing that comes will raise the limit
+        if not is_final and limit - self._made_octets < _STEP_OCTETS:
+            self._waiting += payload
+            return b""
+        if self._waiting:
+            payload = bytes(self._waiting) + payload
+            self._waiting.clear()
+        pieces: list[bytes] = []
         while payload:
+            room = limit - self._made_octets
+            if not is_final and room <= 0:
+                self._waiting += payload
+                break
             inflater = self._inflater
             if inflater is None:
                 inflater = self._inflater = zlib.decompressobj(-self._deflate.client_bits)
             try:
-                piece = inflater.decompress(payload, limit - self._made_octets + 1)
+                piece = inflater.decompress(payload, room + is_final)
             except zlib.error as error:
                 raise _invalid() from error
             self._made_octets += len(piece)
-            if self._made_octets > limit or inflater.unconsumed_tail:
+            payload = inflater.unconsumed_tail
+            if is_final and (self._made_octets > limit or payload):
                 raise _too_big()
             pieces.append(piece)
-            payload = b""
             if inflater.eof:
                 # a BFINAL block ends a stream, not the message: another may follow (RFC 7692,
                 # 7.2.1), which starts at the next octet
@@ -162,8 +187,10 @@ class Inflation:
 
     def finish(self) -> bytes:
         """The end of the message: what the sender cut off is put back."""
+        last = self._inflate(b"", is_whole=True) if self._waiting else b""
         # behind a BFINAL block that the sender did not pad there is nothing to be completed
-        last = self.feed(_TAIL) if self._inflater is not None or not self._final_blocks else b""
+        if self._inflater is not None or not self._final_blocks:
+            last += self._inflate(_TAIL, is_whole=True)
         self.keep()
         return last
 

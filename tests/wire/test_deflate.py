@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asgi_poller.errors import WebSocketFault
+from asgi_poller.wire import deflate as deflate_module
 from asgi_poller.wire.deflate import Deflate, Inflation, negotiate
 from tests.frames import deflated, inflated
 
@@ -262,3 +263,37 @@ def test_fragments_and_whole_messages_come_to_the_same(payload: bytes, size: int
 def test_there_and_back(message: bytes, bits: int) -> None:
     deflate = Deflate(server_bits=bits, client_bits=bits)
     assert deflate.decompress(deflate.compress(message), 2000) == message
+
+
+@pytest.mark.parametrize("takeover", [False, True])
+@pytest.mark.parametrize("step", [1, 500, 65536])
+@pytest.mark.parametrize("size", [None, 1, 7, 100, 4096])
+def test_how_much_may_be_inflated_does_not_depend_on_the_cuts(
+    size: int | None, step: int, takeover: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros first and noise behind, the other way round, and over final blocks: one verdict."""
+    monkeypatch.setattr(deflate_module, "_FREE_OCTETS", 1000)
+    monkeypatch.setattr(deflate_module, "_RATIO", 4)
+    monkeypatch.setattr(deflate_module, "_STEP_OCTETS", step)
+    noise, zeros = os.urandom(3000), bytes(8000)
+    final = zlib.compressobj(9, zlib.DEFLATED, -15)
+    ended = final.compress(noise) + final.flush(zlib.Z_FINISH)
+    payloads = {
+        "zeros first": (deflated(zeros + noise), zeros + noise),
+        "noise first": (deflated(noise + zeros), noise + zeros),
+        "behind a final block": (ended + deflated(zeros), noise + zeros),
+        "a bomb": (deflated(zeros), None),
+        "a bomb behind noise": (deflated(noise + bytes(20_000)), None),
+        "a bomb behind a final block": (ended + deflated(bytes(20_000)), None),
+    }
+    for name, (payload, message) in payloads.items():
+        deflate = Deflate(client_takeover=takeover)
+        found: bytes | int
+        try:
+            if size is None:
+                found = deflate.decompress(payload, 1 << 20)
+            else:
+                found = in_pieces(deflate, payload, 1 << 20, size)
+        except WebSocketFault as fault:
+            found = fault.code
+        assert found == (1009 if message is None else message), name
