@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import select
+import signal
 import socket
 import sys
 import tempfile
@@ -36,6 +37,12 @@ HAS_FD_PASSING = HAS_UNIX_SOCKETS and hasattr(socket, "SCM_RIGHTS") and hasattr(
 CHANNEL_TYPE: int = socket.SOCK_SEQPACKET if LINUX else socket.SOCK_DGRAM
 
 
+#: What servers and supervisors handle; what does not exist on this system is left out.
+HANDLED_SIGNALS = tuple(
+    getattr(signal, f"SIG{name}")
+    for name in ("INT", "TERM", "QUIT", "HUP", "TTIN", "TTOU", "USR1", "USR2")
+    if hasattr(signal, f"SIG{name}")
+)
 #: What fits into the kernel's name of a thread (TASK_COMM_LEN without its end).
 _TASK_NAME_OCTETS = 15
 
@@ -115,6 +122,18 @@ def name_thread() -> None:
     itself from 3.14 on.
     """
     _name_task(threading.get_native_id(), threading.current_thread().name)
+
+
+def begin_service_thread() -> None:
+    """Name the calling thread, and leave signals to the main thread. Not for threads that run the
+    application: the processes it starts would inherit the mask.
+
+    A signal that another thread receives does not wake the main thread from a blocking call: its
+    handler would run only once that call has ended (signal(7), "Signal mask and pending signals").
+    """
+    name_thread()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
 
 
 def _name_task(task: int, name: str) -> None:
@@ -308,7 +327,7 @@ class ReserveDescriptor:
 def shared_memory(name: str, octets: int) -> int:
     """A descriptor of memory that processes can share: a nameless file where there is no memfd.
 
-    Its size is sealed (fcntl(2), "File sealing"): whoever has it mapped would die of SIGBUS if a
+    Its size is sealed (fcntl(2), "File sealing"): a process that maps it would die of SIGBUS if a
     process that was given the descriptor, an application's code in it, made it smaller.
     """
     if not hasattr(os, "memfd_create"):
@@ -323,7 +342,7 @@ def shared_memory(name: str, octets: int) -> int:
         os.ftruncate(fd, octets)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
+    except BaseException:  # nobody else knows the descriptor
         os.close(fd)
         raise
     return fd

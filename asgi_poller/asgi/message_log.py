@@ -47,7 +47,7 @@ def with_message_log(application: Application) -> Application:
         _logger.log(TRACE, "%s Started scope=%s", name, _outline(scope))
         try:
             await application(scope, receive_logged, send_logged)
-        except BaseException:
+        except BaseException:  # logged and raised again, a cancellation too
             _logger.log(TRACE, "%s Raised exception", name)
             raise
         _logger.log(TRACE, "%s Completed", name)

@@ -9,7 +9,7 @@ takes: a worker that hangs or has died delays the others, it never stops them.
 A worker none of whose loops answers leaves connections to the others as long as they take them, and
 gives them what it had accepted and its loops had not adopted, through a queue that the arbiter made
 (`relay`). It asks first whether a loop answers, in the same queue. Where no loop answers anywhere,
-all accept and keep what they have; it is served by whoever is back first.
+all accept and keep what they have; the first loop that answers again serves it.
 """
 
 from __future__ import annotations

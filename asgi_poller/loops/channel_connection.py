@@ -200,7 +200,7 @@ class ChannelConnection(asyncio.Protocol):
                 self._deadline = NEVER
                 return NEVER
         if tick >= self._ping_at:
-            # whoever has sent more than the answer to our last Ping is alive, and not asked
+            # a peer that has sent more than the answer to our last Ping is alive: it gets no Ping
             if channel.received_octets - self._octets_at_ping <= _PONG_OCTETS:
                 if not self._life_by and settings.ping_timeout_s is not None:
                     self._life_by = wheel.after(settings.ping_timeout_s)

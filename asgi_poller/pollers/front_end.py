@@ -238,7 +238,7 @@ class FrontEnd:
     def relieve(self) -> list[Accepted]:
         """Take back what waits for loops that are late, if another one is not.
 
-        The caller owns it and hands it over anew. Never waits: the first call asks all loops for a
+        The caller owns it and hands it over again. Never waits: the first call asks all loops for a
         sign of life, since one that owes nothing may be blocked as well, and a call PROMPT_S later
         sees which have answered. So nothing moves where all are blocked, or busy with a burst.
         """

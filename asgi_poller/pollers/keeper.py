@@ -123,7 +123,7 @@ class LaneKeeper:
         self._wakeup.set()
 
     def _run(self) -> None:
-        platform.name_thread()
+        platform.begin_service_thread()
         if self._nice:
             platform.set_thread_nice(self._nice)
         try:

@@ -61,9 +61,9 @@ class Parking:
             part = fitting(batch, parked, len(batch))
             try:
                 send_connections(self._back, self._number, 0, part)
-            except Exception as error:  # what is not parked waits with its descriptor here
+            except Exception as error:  # the rest waits here, each with its descriptor
                 if not isinstance(error, OSError) or error.errno not in CHANNEL_FULL:
-                    self._trouble.exception("connections cannot be parked")
+                    self._trouble.exception("Waiting connections cannot be moved out of the way")
                 break
             self._number += 1
             for accepted in part:

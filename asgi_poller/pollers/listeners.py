@@ -113,7 +113,7 @@ def listeners_on(config: Config, sockets: Iterable[socket.socket]) -> list[Liste
                 access,
             )
             opened.append(_listen(bound, wish))
-    except BaseException:
+    except BaseException:  # they were given to us, all of them
         for bound in given:
             bound.close()
         raise

@@ -191,7 +191,7 @@ class MasterPoller:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        platform.name_thread()
+        platform.begin_service_thread()
         if self._settings.nice:
             self.nice = platform.set_thread_nice(self._settings.nice)
         try:

@@ -138,7 +138,7 @@ class Turnstile:
         try:
             accepted = self._stamp(accepted, ticket)
             place = self._place(accepted)
-        except BaseException:
+        except BaseException:  # or the limit would count it for ever
             self.admission.end(ticket)
             raise
         if isinstance(place, Refusal):
@@ -181,7 +181,7 @@ class Turnstile:
         except OSError:
             connection.close()  # the peer has gone already
             return
-        except BaseException:
+        except BaseException:  # the descriptor stays the caller's, who closes it
             connection.detach()
             raise
         with self._condition:
@@ -201,7 +201,7 @@ class Turnstile:
     # The thread
 
     def _run(self) -> None:
-        platform.name_thread()
+        platform.begin_service_thread()
         while True:
             with self._condition:
                 if self._stopped:

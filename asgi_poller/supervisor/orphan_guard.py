@@ -40,7 +40,7 @@ class OrphanGuard:
         self._thread.start()
 
     def _watch(self) -> None:
-        platform.name_thread()
+        platform.begin_service_thread()
         poller = select.poll()
         poller.register(self._fd, 0)  # POLLHUP alone, which is reported unasked
         poller.poll()

@@ -6,12 +6,10 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-#: What the supervisor decides on; what does not exist on this system is left out.
-SUPERVISOR_SIGNALS = tuple(
-    getattr(signal, f"SIG{name}")
-    for name in ("INT", "TERM", "QUIT", "HUP", "TTIN", "TTOU", "USR1", "USR2")
-    if hasattr(signal, f"SIG{name}")
-)
+from asgi_poller import platform
+
+#: What the supervisor decides on.
+SUPERVISOR_SIGNALS = platform.HANDLED_SIGNALS
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ class Site:
                 if self._gate.admission is not None:
                     lanes[-1].mark = self._gate.admission.new_worker()
             return self._handle(number, lanes, callbacks, with_config=with_config)
-        except BaseException as error:
+        except BaseException as error:  # rows and sockets are given back, whatever it was
             for lane in lanes:
                 self._keeper.bury(lane)
             if isinstance(error, OSError):

@@ -107,7 +107,7 @@ class SourceWatcher:
         self._stop.set()
 
     def _run(self) -> None:
-        platform.name_thread()
+        platform.begin_service_thread()
         for paths in self._notice():
             if self._stop.is_set():
                 return

@@ -8,7 +8,6 @@ versions we do not speak, and heads and trailers beyond the limits.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import httptools
 
 from asgi_poller.errors import HttpFault
+from asgi_poller.wire.host import KNOWN_HOSTS, host_of_target, learn_host
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -130,15 +130,11 @@ _METHODS = {
     method.encode(): method
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 }
-# RFC 3986, 3.2.2 and 3.2.3: an address in brackets or a registered name, and perhaps a port
-_HOST = re.compile(rb"(\[[0-9A-Za-z.:%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 _TLS_RECORD = b"\x16\x03"  # a handshake's, RFC 8446, 5.1
 _TLS_HERE = "TLS on a port for plain HTTP"
 _ORIGIN_FORM = (b"/", b"*")  # RFC 9112, 3.2.1 and 3.2.4
 _BAD_VERSION = "Invalid HTTP version"  # llhttp's words for digits that are no version it knows
 _NO_PROTOCOL = b"-"  # what an Upgrade without a value asks for
-_KNOWN_HOSTS: set[bytes] = set()  # that were found valid: there are few, and each comes often
-_KNOWN_HOSTS_LIMIT = 1024  # a client that makes hosts up must not fill the memory
 
 
 class RequestParser:
@@ -296,7 +292,7 @@ class RequestParser:
         head.keep_alive = parser.should_keep_alive()
         _read_framing(head, wants_upgrade=parser.should_upgrade())
         if self._target[:1] not in _ORIGIN_FORM:
-            _take_authority(head)
+            _take_host_of_target(head)
         if not self._is_small:
             self._check_sizes(head)
         self._head = head
@@ -343,25 +339,14 @@ class RequestParser:
         return HttpFault(400, problem)
 
 
-def _take_authority(head: RequestHead) -> None:
-    """RFC 9112, 3.2.2: the host of a target in absolute-form replaces that of the Host header, or
-    what is allowed for one would be served as the other.
+def _take_host_of_target(head: RequestHead) -> None:
+    """RFC 9112, 3.2.2: the host of a target in absolute form replaces the Host header, or what is
+    allowed for one would be served as the other.
     """
-    scheme, separator, rest = head.target.partition(b"://")
-    if not separator or not scheme.isalpha():
-        return
-    authority = re.split(rb"[/?#]", rest, maxsplit=1)[0].rpartition(b"@")[2]
-    _learn_host(authority)
-    headers = [field for field in head.headers if field[0] != b"host"]
-    head.headers[:] = [(b"host", authority), *headers]
-
-
-def _learn_host(value: bytes) -> None:
-    """RFC 9112, 3.2: an invalid Host is answered 400; applications build links from it."""
-    if not _HOST.fullmatch(value):
-        raise HttpFault(400, "the Host header is not a host")
-    if len(_KNOWN_HOSTS) < _KNOWN_HOSTS_LIMIT:
-        _KNOWN_HOSTS.add(value)
+    host = host_of_target(head.target)
+    if host is not None:
+        headers = [field for field in head.headers if field[0] != b"host"]
+        head.headers[:] = [(b"host", host), *headers]
 
 
 def _read_framing(head: RequestHead, *, wants_upgrade: bool) -> None:
@@ -376,8 +361,8 @@ def _read_framing(head: RequestHead, *, wants_upgrade: bool) -> None:
             continue
         if name == b"host":
             hosts += 1
-            if value not in _KNOWN_HOSTS:
-                _learn_host(value)
+            if value not in KNOWN_HOSTS:
+                learn_host(value)
         elif name == b"content-length":
             if len(value) > LENGTH_DIGITS:  # llhttp lets any number of leading zeros pass
                 raise HttpFault(400, "the Content-Length has too many digits")

@@ -9,11 +9,9 @@ from typing import Any
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        for _ in range(2):
+            await send({"type": (await receive())["type"] + ".complete"})
+        return
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -24,5 +22,5 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/block":
         await send({"type": "http.response.body", "body": b"blocked", "more_body": True})
         await asyncio.sleep(0.1)  # what came in the same turn is served first
-        time.sleep(float(scope["query_string"]))
+        time.sleep(float(scope["query_string"]))  # blocks the loop, as an application does
     await send({"type": "http.response.body", "body": b"ok"})

@@ -188,8 +188,8 @@ def test_a_descriptor_that_cannot_be_sent_to_a_worker(monkeypatch: pytest.Monkey
     receiver = ProcessLaneReceiver(lane.worker_end.dup(), counters.row(lane.row))
     pairs = [socket.socketpair() for _ in range(3)]
     try:
-        core.count_closed_in = lambda cells, index: None  # type: ignore[attr-defined] # not LoopCore's
-        core.run(lambda: receiver.attach(core))  # type: ignore[arg-type] # the line above
+        core.count_closed_in = lambda cells, index: None  # type: ignore[attr-defined]  # a receiver wants it, LoopCore has none
+        core.run(lambda: receiver.attach(core))  # type: ignore[arg-type]  # has it since the line above
         batch = [
             Accepted(pair[0].detach(), 0, ("", 1), b"", 6 + (index == 1))
             for index, pair in enumerate(pairs)

@@ -174,6 +174,19 @@ def running(
         command.close()
 
 
+@contextlib.contextmanager
+def started(*options: str, app: str = APP) -> Iterator[Command]:
+    """A command on a free port, ended meanwhile or not; what it said is shown if the test fails."""
+    command = Command("--port", "0", *options, app=app)
+    try:
+        yield command
+    except BaseException:  # shown and raised again, whatever ends the test
+        print(command.text)
+        raise
+    finally:
+        command.close()
+
+
 def get(address: tuple[str, int], path: str = "/pid") -> str:
     """The body of a response with status 200."""
     with socket.create_connection(address, DEADLINE_S) as connection:

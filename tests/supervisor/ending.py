@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.supervisor.lifespan import take_part
 
 
 async def hangs(scope: Scope, receive: Receive, send: Send) -> None:
@@ -22,11 +23,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     program; `/events` streams until the server is about to end, as sse-starlette finds out.
     """
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        await take_part(receive, send)
+        return
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.supervisor.lifespan import take_part
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -25,11 +26,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     computes. `/leave`: a child stays when the connection ends; its pid. WebSockets are held.
     """
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        await take_part(receive, send)
+        return
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
 
 import pytest
 from websockets.sync.client import connect
 
 from tests.gunicorn.command import gunicorn
-from tests.supervisor.command import DEADLINE_S, Command, get
+from tests.supervisor.command import DEADLINE_S, Command, get, started
 
 APP = "tests.supervisor.ending:app"
 RAISING = ["/exit/0", "/exit/1", "/exit/3", "/interrupt"]
@@ -19,16 +18,8 @@ RAISING = ["/exit/0", "/exit/1", "/exit/3", "/interrupt"]
 PATIENCE = ("--timeout-graceful-shutdown", "600")
 
 
-@contextlib.contextmanager
-def command(*options: str, app: str = APP) -> Iterator[Command]:
-    run = Command("--port", "0", *options, app=app)
-    try:
-        yield run
-    except BaseException:
-        print(run.text)
-        raise
-    finally:
-        run.close()
+def command(*options: str, app: str = APP) -> contextlib.AbstractContextManager[Command]:
+    return started(*options, app=app)
 
 
 def request(address: tuple[str, int], path: str) -> bytes:

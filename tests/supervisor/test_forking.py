@@ -16,7 +16,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.gunicorn.command import gunicorn
-from tests.supervisor.command import DEADLINE_S, Command, get, is_alive, wait_until
+from tests.supervisor.command import DEADLINE_S, Command, get, is_alive, started, wait_until
 
 APP = "tests.supervisor.forking:app"
 FORMS = {
@@ -31,15 +31,9 @@ FORMS = {
 @contextlib.contextmanager
 def served(form: str) -> Iterator[tuple[tuple[str, int], Command]]:
     options, workers = FORMS[form]
-    command = Command("--port", "0", *options, app=APP)
-    try:
+    with started(*options, app=APP) as command:
         command.wait_ready(workers)
         yield command.address, command
-    except BaseException:
-        print(command.text)
-        raise
-    finally:
-        command.close()
 
 
 def ask(address: tuple[str, int], path: str) -> Any:
