@@ -7,6 +7,7 @@ Every function here raises ValueError with a message that reads on after the opt
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -70,9 +71,11 @@ def _within(value: float, minimum: float, maximum: float, what: str) -> None:
 
 
 def integer(minimum: int, maximum: float = math.inf, *, metavar: str = "N") -> Kind:
-    """A whole number within bounds."""
+    """A whole number within bounds, or text that is one: os.environ["PORT"]."""
 
     def check(value: object) -> int:
+        if isinstance(value, str):
+            return parse(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"must be a whole number, not {shown(value)}")
         _within(value, minimum, maximum, "a whole number")
@@ -89,9 +92,11 @@ def integer(minimum: int, maximum: float = math.inf, *, metavar: str = "N") -> K
 
 
 def number(minimum: float, maximum: float = math.inf, *, metavar: str = "NUMBER") -> Kind:
-    """A number, whole or not, within bounds."""
+    """A number, whole or not, within bounds, or text that is one."""
 
     def check(value: object) -> float:
+        if isinstance(value, str):
+            return parse(value)
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -103,11 +108,10 @@ def number(minimum: float, maximum: float = math.inf, *, metavar: str = "NUMBER"
 
     def parse(text: str) -> float:
         try:
-            return check(float(text))
-        except ValueError as error:
-            if str(error).startswith("must"):
-                raise
+            number = float(text)
+        except ValueError:
             raise ValueError(f"must be a number, not {shown(text)}") from None
+        return check(number)
 
     return Kind(metavar, parse, check)
 
@@ -196,21 +200,24 @@ def choice(*words: str, also: tuple[str, ...] = ()) -> Kind:
 
 
 def integer_or(word: str, minimum: int) -> Kind:
-    """A whole number, or one word that stands for a number found out later."""
+    """A whole number (text that is one, too), or one word that stands for a number found out
+    later.
+    """
 
     def check(value: object) -> int | str:
         if isinstance(value, str) and value.strip().lower() == word:
             return word
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        number = value
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):  # the refusal shows the text
+                number = int(value)
+        if isinstance(number, bool) or not isinstance(number, int) or number < minimum:
             raise ValueError(
                 f"must be a whole number, at least {minimum}, or {word!r}, not {shown(value)}"
             )
-        return value
+        return number
 
-    def parse(text: str) -> int | str:
-        return check(int(text) if text.strip().lstrip("-").isdecimal() else text)
-
-    return Kind(f"N|{word}", parse, check)
+    return Kind(f"N|{word}", check, check)
 
 
 def text(metavar: str = "TEXT", *, secret: bool = False) -> Kind:

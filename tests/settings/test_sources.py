@@ -138,7 +138,7 @@ def test_a_toml_file_with_both_spellings(tmp_path: Path) -> None:
     ("text", "option", "problem"),
     [
         ("prot = 1", "prot", "there is no such option (in {path}); did you mean 'port'?"),
-        ("port = '1'", "--port", "must be a whole number, not '1' (in {path})"),
+        ("port = '1a'", "--port", "must be a whole number, not '1a' (in {path})"),
         ("ws_max_size = true", "--ws-max-size", "such as 64k, 16MiB or 1g, not True (in {path})"),
         ("app = 3", "app", "must be text such as 'module:app' (in {path})"),
         ("pid='a'\npid_file='b'", "pid_file", "says the same as pid: give one (in {path})"),
