@@ -59,8 +59,17 @@ class Launchers:
         return self._only
 
     def _fork(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        if fork_from_here(theirs):
+        """Our end of its control socket. Raises StartupError; then nothing is left."""
+        ours: socket.socket | None = None
+        theirs: socket.socket | None = None
+        try:
+            ours, theirs = socket.socketpair()
+            is_child = fork_from_here(theirs)
+        except OSError as error:
+            for end in filter(None, (ours, theirs)):
+                end.close()
+            raise StartupError(f"the fork server could not be started: {error}") from error
+        if is_child:
             code = 1
             try:
                 leave_signals()

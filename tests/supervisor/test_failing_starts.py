@@ -57,6 +57,34 @@ def test_settings_that_cannot_be_pickled_end_the_start() -> None:
         assert "--workers: the settings cannot be passed to another process" in command.text
 
 
+# An application object, loaded once: the call that makes its fork server fails.
+PRELOADING = """
+import errno, os, sys, socket
+from asgi_poller import platform
+name, call = sys.argv[1:]
+def denied(*arguments):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+setattr(sys.modules[name], call, denied)
+before = os.listdir("/proc/self/fd")
+import asgi_poller
+from tests.supervisor.app import app
+try:
+    asgi_poller.run(app, workers=2, port=0, preload=True)
+finally:
+    print("left:", len(os.listdir("/proc/self/fd")) - len(before), file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("name", "call"), [("socket", "socketpair"), ("os", "fork")])
+def test_no_descriptor_or_process_for_a_fork_server(name: str, call: str) -> None:
+    with contextlib.closing(Command(program=[sys.executable, "-c", PRELOADING, name, call])) as run:
+        assert run.wait() == 3
+        assert "the fork server could not be started: " in run.text
+        assert "Traceback" not in run.text
+        assert run.lines[-1] == "left: 0"
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize(
     ("name", "module", "call"),
