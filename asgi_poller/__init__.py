@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from asgi_poller.config import App, Config
+from asgi_poller.config import App
+from asgi_poller.config import Config as Settings
+from asgi_poller.embedding import Config
 from asgi_poller.errors import OperatorFault
 
 if TYPE_CHECKING:  # importing a Config must stay cheap
@@ -16,7 +18,14 @@ __version__ = "0.1.0"
 __all__ = ["Config", "Server", "__version__", "run"]
 
 
-def run(app: App, *, sockets: Iterable[socket.socket] | None = None, **options: Any) -> None:
+def run(
+    app: App,
+    host: str | None = None,
+    port: int | str | None = None,
+    *,
+    sockets: Iterable[socket.socket] | None = None,
+    **options: Any,
+) -> None:
     """Serve `app` (an ASGI application or "module:attribute") until a signal ends the server.
 
     Options are those of the command line with underscores; uvicorn's are understood.
@@ -28,7 +37,8 @@ def run(app: App, *, sockets: Iterable[socket.socket] | None = None, **options: 
     from asgi_poller.supervisor.main import serve  # importing a Config must stay cheap
 
     try:
-        code = serve(Config.load(app, **options), sockets=sockets)
+        config = Settings.from_sources(app, host=host, port=port, **options)
+        code = serve(config, sockets=sockets)
     except OperatorFault as fault:
         print("asgi-poller: error:", *str(fault).split(), file=sys.stderr)
         sys.exit(fault.exit_code)

@@ -137,7 +137,7 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
         # click gives an option that takes many and was given none as ().
         if isinstance(parameter, TableOption) and given[parameter.about.name] not in (None, ())
     }
-    config = Config.load(app, file=config_file, **values)
+    config = Config.from_sources(app, file=config_file, **values)
     # Imported late: --help and a mistyped option need not wait for it.
     from asgi_poller.supervisor.main import serve
 

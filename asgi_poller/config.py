@@ -1,8 +1,9 @@
 """`Config`: every setting of a server, checked, in one immutable object.
 
-It acts on nothing: no application is imported, no socket is bound, no logging is set up. It reads
-the two environment variables that uvicorn reads (WEB_CONCURRENCY, FORWARDED_ALLOW_IPS), and
-`Config.load` the ASGI_POLLER_ ones.
+It acts on nothing: no application is imported, no socket is bound, no logging is set up (the
+Config that programs embed, in asgi_poller.embedding, does). It reads the two environment variables
+that uvicorn reads (WEB_CONCURRENCY, FORWARDED_ALLOW_IPS), and `Config.from_sources` the
+ASGI_POLLER_ ones.
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ class Config(
     be given it.
 
     `Config("module:app", port=8001, workers="auto")`: attribute names are those of the command line
-    with underscores. Durations are seconds, sizes octets; text with a unit (`"16MiB"`, `"50ms"`) is
-    accepted for both. None means "not given" unless None is a value of the option. uvicorn's
-    keywords are understood. Raises ConfigError for an unknown keyword (with the nearest known one),
-    a wrong type or range, and settings that contradict each other.
+    with underscores; the first four may be positional, as uvicorn's. Durations are seconds, sizes
+    octets; text with a unit (`"16MiB"`, `"50ms"`) is accepted for both. None means "not given"
+    unless None is a value of the option. uvicorn's keywords are understood. Raises ConfigError for
+    an unknown keyword (with the nearest known one), a wrong type or range, and settings that
+    contradict each other.
 
     `notices` are lines that the operator should read once, at start-up.
     """
@@ -63,7 +65,17 @@ class Config(
     app: App
     notices: tuple[str, ...] = field(default=(), compare=False)
 
-    def __init__(self, app: App, *, notices: tuple[str, ...] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        app: App,
+        host: str | None = None,
+        port: int | str | None = None,
+        uds: str | os.PathLike[str] | None = None,
+        *,
+        notices: tuple[str, ...] = (),
+        **options: Any,
+    ) -> None:
+        options |= {"host": host, "port": port, "uds": uds}
         given = by_option_name(without_objects(options))
         given = {name: checked(OPTIONS[name], given[name]) for name in _really_given(given)}
         found = translate(given)
@@ -75,7 +87,7 @@ class Config(
             object.__setattr__(self, name, value)
 
     @classmethod
-    def load(
+    def from_sources(
         cls,
         app: App | None = None,
         *,

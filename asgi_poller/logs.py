@@ -224,7 +224,7 @@ def configure_logging(config: Config) -> None:
     if config.log_level is not None:
         for name in (ERROR_LOGGER, ACCESS_LOGGER, ASGI_LOGGER):
             logging.getLogger(name).setLevel(config.log_level)
-    if not config.access_log:
+    if not config.access_log and config.log_config is not None:
         access = logging.getLogger(ACCESS_LOGGER)
         access.handlers = []
         access.propagate = False

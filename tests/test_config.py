@@ -268,17 +268,17 @@ def test_sources_in_their_order(tmp_path: Path) -> None:
         "ASGI_POLLER_PORT": "2",
         "ASGI_POLLER_POLLERS": "2",
     }
-    config = Config.load(environ=environ, port=3, loops=None)
+    config = Config.from_sources(environ=environ, port=3, loops=None)
     assert config.app == "toml:app"
     assert (config.port, config.pollers, config.backlog, config.loops) == (3, 2, 1, 3)
     environ["ASGI_POLLER_APP"] = "env:app"
-    assert Config.load(environ=environ).app == "env:app"
-    assert Config.load("given:app", environ=environ).app == "given:app"
+    assert Config.from_sources(environ=environ).app == "env:app"
+    assert Config.from_sources("given:app", environ=environ).app == "given:app"
 
 
 def test_none_in_a_call_takes_off_what_the_environment_sets() -> None:
     environ = {"ASGI_POLLER_WS_PING_INTERVAL": "5", "ASGI_POLLER_PORT": "1"}
-    config = Config.load("main:app", environ=environ, ws_ping_interval=None, port=None)
+    config = Config.from_sources("main:app", environ=environ, ws_ping_interval=None, port=None)
     assert config.ws_ping_interval is None, "None is a value here: no pings"
     assert config.port == 1, "None is no port"
 
@@ -286,7 +286,7 @@ def test_none_in_a_call_takes_off_what_the_environment_sets() -> None:
 def test_load_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASGI_POLLER_PORT", "1234")
     monkeypatch.setenv("ASGI_POLLER_PROT", "1")
-    config = Config.load("main:app")
+    config = Config.from_sources("main:app")
     assert config.port == 1234
     assert len(config.notices) == 1
     assert Config("main:app").port == 8000, "the constructor does not"
@@ -299,7 +299,7 @@ def test_a_password_in_the_environment_is_read_and_left_to_nobody_else(
     monkeypatch.setattr(sources, "taken_secrets", {})
     monkeypatch.setenv(variable, "secret")
     for _ in range(2):  # a second server in the same program has it too
-        assert Config.load("main:app").ssl_keyfile_password == "secret"
+        assert Config.from_sources("main:app").ssl_keyfile_password == "secret"
         assert variable not in os.environ
     code = f"import os; print({variable!r} in os.environ)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -308,7 +308,7 @@ def test_a_password_in_the_environment_is_read_and_left_to_nobody_else(
 
 def test_load_without_an_application() -> None:
     with pytest.raises(ConfigError, match="APP: is missing: give the application"):
-        Config.load(environ={})
+        Config.from_sources(environ={})
 
 
 def test_it_acts_on_nothing() -> None:

@@ -32,6 +32,7 @@ LAYERS = {
     f"{PACKAGE}.asgi": 20,
     f"{PACKAGE}.loops": 30,
     f"{PACKAGE}.pollers": 40,
+    f"{PACKAGE}.embedding": 45,
     f"{PACKAGE}.supervisor": 50,
     f"{PACKAGE}.cli": 60,
     f"{PACKAGE}.gunicorn": 60,

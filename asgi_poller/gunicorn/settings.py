@@ -113,7 +113,7 @@ def worker_config(
         options["timeout_graceful_shutdown"] = _RELOAD_DRAIN_S
     # Processes, reloading and the access log are gunicorn's, whatever a TOML file says.
     options |= {"workers": 1, "reload": False, "preload": False, "access_log": False}
-    return Config.load(app, environ=environ, **options)
+    return Config.from_sources(app, environ=environ, **options)
 
 
 def notices(cfg: Any, environ: Mapping[str, str] = os.environ) -> list[str]:

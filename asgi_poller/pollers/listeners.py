@@ -120,6 +120,26 @@ def listeners_on(config: Config, sockets: Iterable[socket.socket]) -> list[Liste
     return opened
 
 
+def bind_socket(config: Config) -> socket.socket:
+    """A bound socket of `--uds`, `--fd` or `--host` and `--port`, as uvicorn's Config binds one: of
+    a host with several addresses the first. Says where. Raises ListenError.
+    """
+    if config.bind or config.bind_tls:
+        raise ListenError("bind: is for what opens its sockets itself: give host and port")
+    tls = config.ssl_certfile is not None
+    access = Access(config.uds_mode, config.uds_owner)
+    if config.uds is not None:
+        bound, _ = bind_unix(config.uds, option="--uds", access=access)
+    elif config.fd is not None:
+        bound = _duplicate(config.fd)
+    else:
+        text = f"{config.host}:{config.port}"
+        wish = _Wish("--host/--port", text, tls, 0, access)
+        bound = _bind_first(_resolve(config.host, config.port, wish), wish)
+    _say(_url(bound, tls))
+    return bound
+
+
 def close_listeners(listeners: Iterable[Listener]) -> None:
     """Close them all."""
     for listener in listeners:
@@ -142,7 +162,11 @@ def backlog_warning(backlog: int | None) -> str | None:
 def say_where(listeners: Iterable[Listener]) -> None:
     """The start's last lines: what to open in a browser, bold on a terminal."""
     for listener in listeners:
-        _log.info(_RUNNING, listener.url, extra={"color_message": _RUNNING_IN_COLOUR})
+        _say(listener.url)
+
+
+def _say(url: str) -> None:
+    _log.info(_RUNNING, url, extra={"color_message": _RUNNING_IN_COLOUR})
 
 
 def _open_all(config: Config, environ: MutableMapping[str, str]) -> Iterable[Listener]:
@@ -266,6 +290,26 @@ def _open_places(places: list[_Place], wish: _Wish) -> list[Listener]:
     if missing is not None and not opened:
         raise ListenError(_explain(missing, places[0][1], wish)) from missing
     return opened
+
+
+def _bind_first(places: list[_Place], wish: _Wish) -> socket.socket:
+    family, address = places[0]
+    try:
+        return _bind_tcp(family, address, both=address[0] == "::")
+    except OSError as error:
+        raise ListenError(_explain(error, address, wish)) from error
+
+
+def _duplicate(fd: int) -> socket.socket:
+    """The socket that `fd` is, by a descriptor of its own."""
+    copy = -1
+    try:
+        copy = os.dup(fd)
+        return socket.socket(fileno=copy)
+    except OSError as error:
+        if copy >= 0:
+            os.close(copy)
+        raise ListenError(f"--fd: descriptor {fd} is not a socket: {error.strerror}") from error
 
 
 def _bind_tcp(

@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any
 
 from asgi_poller.config import Config
+from asgi_poller.embedding import application_of
 from asgi_poller.errors import StartupError
 from asgi_poller.fork_guard import ForkGuard, end_daemons
-from asgi_poller.importer import load_application
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.listeners import (
@@ -55,7 +55,7 @@ class Server:
     ends it from anywhere, as with uvicorn, and `force_exit = True` without grace.
 
     `sockets` are bound by the caller, and closed when it ends; then the options that say where to
-    listen do not count.
+    listen do not count, and the caller says where it is.
     """
 
     def __init__(self, config: Config) -> None:
@@ -181,13 +181,13 @@ class Server:
                 tls = TlsContext(tls_settings(config))  # while we may still read the key
             own_socket_files(config, identity, self.listeners)
             become(config, identity)
-            application = load_application(config)
+            application = application_of(config)
             serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
             self._serving = serving
             if not await self._come_up(serving, application):
                 return
             self._reload = None if tls is None else serving.reload_certificates
-            self._say_where()
+            self._say_where(is_ours=not sockets)
             if self._owns_process:
                 settle_garbage()
             if self._duties is not None:
@@ -230,11 +230,12 @@ class Server:
             return False
         return True
 
-    def _say_where(self) -> None:
+    def _say_where(self, *, is_ours: bool) -> None:
         warning = backlog_warning(self.config.backlog)
         if warning is not None:
             _log.warning(warning)
-        say_where(self.listeners)
+        if is_ours:
+            say_where(self.listeners)
 
     def _limit_reached(self) -> None:
         if not self._is_exit_asked:

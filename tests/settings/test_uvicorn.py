@@ -84,7 +84,7 @@ def test_what_cannot_be_honoured_is_refused(options: dict[str, Any], message: st
     with pytest.raises(ConfigError, match=message):
         Config("main:app", **options)
     with pytest.raises(ConfigError, match=message):
-        Config.load("main:app", environ={}, **options)
+        Config.from_sources("main:app", environ={}, **options)
 
 
 def test_accepted_without_effect() -> None:

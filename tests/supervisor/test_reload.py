@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,7 +186,7 @@ def test_directories_are_watched_once_and_excluded_ones_not(
     for name in ("a/b", "c", "d"):
         (tmp_path / name).mkdir(parents=True)
 
-    def watched(**options: tuple[str, ...]) -> list[Path]:
+    def watched(**options: Any) -> list[Path]:
         return watched_directories(Config("main:app", reload=True, **options))
 
     assert watched() == [tmp_path]
