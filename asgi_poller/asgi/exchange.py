@@ -227,6 +227,7 @@ class Exchange:
         if self.head.expects_continue and self.state is _WAITING:
             self.head.expects_continue = False
             self._port.write(CONTINUE)
+            self._port.set_reading(True)  # from now on the peer may be waited for
         while not self._is_over() and (
             self._is_body_given or not (self._body or self._body_complete)
         ):

@@ -1,6 +1,4 @@
-"""The socket of one client that speaks HTTP/1.1: an asyncio protocol between the transport and its
-exchanges.
-"""
+"""An asyncio protocol between the transport of one HTTP/1.1 client and its exchanges."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from asgi_poller.asgi.exchange import Exchange
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.channel_connection import ChannelConnection
+from asgi_poller.loops.cork import Cork
 from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRADING, Phase
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
@@ -29,7 +28,6 @@ _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on it
 # of a request's body after its response: who sends more, or longer, is cut off
 _DISCARD_S = 10.0
 _DISCARD_OCTETS = 16 * 1024 * 1024
-_CORK_OCTETS = 65536  # joined responses above this are written without waiting for the flush
 
 
 class HttpConnection(asyncio.Protocol):
@@ -46,14 +44,12 @@ class HttpConnection(asyncio.Protocol):
         "_backlog",
         "_core",
         "_cork",
-        "_cork_octets",
         "_deadline",
         "_discarded_octets",
         "_early",
         "_exchange",
         "_is_body_open",
         "_is_choked",
-        "_is_cork_growing",
         "_is_draining",
         "_is_reading",
         "_parser",
@@ -73,15 +69,13 @@ class HttpConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
         self._backlog: list[RequestEvent | HttpFault] = []
-        self._cork: list[bytes] | None = None
-        self._cork_octets = 0
+        self._cork: Cork | None = None  # made for the first pipelined request
         self._unsent_octets = 0  # when it was last looked whether the peer reads
         self._deadline = NEVER
         self._discarded_octets = 0  # of a body whose response is complete
         self._is_reading = True
         self._is_choked = False  # the peer does not read what is written for it
         self._is_draining = False  # the server stops: no further request
-        self._is_cork_growing = False
         self._phase: Phase = SILENT
         self.timer_tick = NEVER
 
@@ -91,9 +85,8 @@ class HttpConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # asyncio types it as its base class
         self._await(self._core.connection_settings.first_octet_timeout_s)
         self._core.connection_made(self)
-        tls = transport.get_extra_info("ssl_object") if self._peer.scheme == "https" else None
-        if tls is not None:
-            self._peer.tls = self._core.tls_extension(tls)
+        if self._peer.scheme == "https":
+            self._core.note_tls(self._peer, transport)
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)
@@ -112,6 +105,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if events:
             self._take(events)
+            if self._is_body_open:
+                self._await_body()
         elif parser.is_mid_head and self._phase in (IDLE, SILENT):
             self._phase = HEAD
             self._await(self._core.connection_settings.header_timeout_s)
@@ -130,6 +125,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_choked = False
         if self._exchange is not None:
             self._exchange.unblock_writing()
+            self._await_body()
         elif self._backlog:  # the next request has waited for this
             self._core.loop.call_soon(self._next)
         elif self._phase is BUSY:
@@ -143,7 +139,7 @@ class HttpConnection(asyncio.Protocol):
                 exchange.disconnect()
         finally:  # whatever happens here, the server's books are to be right
             self._backlog = []
-            self._cork = None  # a flush that is on its way would write to a closed transport
+            self._uncork()
             if self._parser is not None:
                 self._parser.close()
                 self._parser = None
@@ -290,16 +286,12 @@ class HttpConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         cork = self._cork
-        if cork is not None:
-            cork.append(data)
-            self._is_cork_growing = True
-            self._cork_octets += len(data)
-            if self._cork_octets > _CORK_OCTETS:
-                self._flush()
+        if cork is not None and (cork.is_holding or self._backlog):
+            cork.add(data)
         elif self._backlog:
-            self._cork = [data]
-            self._cork_octets = len(data)
-            self._core.loop.call_soon(self._tend_cork)
+            assert self._transport is not None
+            self._cork = Cork(self._transport, self._core.loop)
+            self._cork.add(data)
         else:
             self._transport.write(data)  # type: ignore[union-attr]  # connected
 
@@ -308,6 +300,7 @@ class HttpConnection(asyncio.Protocol):
 
     def set_reading(self, on: bool) -> None:
         self._read(on and not self._backlog)
+        self._await_body()
 
     def response_complete(self, keep_alive: bool) -> None:
         self._exchange = None
@@ -322,7 +315,7 @@ class HttpConnection(asyncio.Protocol):
             self._idle()
 
     def abort(self) -> None:
-        self._cork = None
+        self._uncork()
         if self._transport is not None:
             self._transport.abort()
 
@@ -341,6 +334,7 @@ class HttpConnection(asyncio.Protocol):
         self._take(events)
         if not self._backlog:
             self._read(True)
+            self._await_body()
 
     def _idle(self) -> None:
         """Wait for the next request, or for the rest of one that was answered early."""
@@ -367,20 +361,13 @@ class HttpConnection(asyncio.Protocol):
             else:
                 self._transport.pause_reading()
 
-    def _tend_cork(self) -> None:
-        """While each turn of the loop adds a response, wait for the next; write as soon as one does
-        not.
-        """
-        if self._is_cork_growing:
-            self._is_cork_growing = False
-            self._core.loop.call_soon(self._tend_cork)
-        else:
-            self._flush()
-
     def _flush(self) -> None:
-        cork, self._cork = self._cork, None
-        if cork and self._transport is not None:
-            self._transport.write(cork[0] if len(cork) == 1 else b"".join(cork))
+        if self._cork is not None:
+            self._cork.flush()
+
+    def _uncork(self) -> None:
+        if self._cork is not None:
+            self._cork.clear()
 
     # Deadlines and the end
 
@@ -389,6 +376,16 @@ class HttpConnection(asyncio.Protocol):
         self._deadline = deadline = wheel.after(seconds)
         wheel.hang(self, deadline)
 
+    def _await_body(self) -> None:
+        """If the request at hand has more to come, wait for its next octet. The peer is not waited
+        for while it may not send: while we don't read, or it waits for "100 Continue".
+        """
+        exchange, limit_s = self._exchange, self._core.connection_settings.body_timeout_s
+        if exchange is None or limit_s is None or not self._is_body_open or self._is_choked:
+            return
+        if self._is_reading and not exchange.head.expects_continue:
+            self._await(limit_s)
+
     def on_timer(self, tick: int) -> int:
         if self._deadline == NEVER or self._parser is None:
             return NEVER
@@ -396,7 +393,10 @@ class HttpConnection(asyncio.Protocol):
             return self._deadline
         if self._is_choked or self._phase is ENDING:
             return self._check_writing()
-        if self._phase is HEAD and self._parser.is_mid_head:
+        if self._phase is BUSY:
+            if self._exchange is not None and self._is_body_open and self._is_reading:
+                self._exchange.refuse(408, "the request body did not come in time")
+        elif self._phase is HEAD and self._parser.is_mid_head:
             self._refuse(HttpFault(408, "the request head did not come in time"))
         elif self._phase in (SILENT, HEAD, IDLE):
             # not a word of a request: a browser's spare connection, which would take a 408 for an

@@ -11,7 +11,7 @@ class Phase(Enum):
 
     SILENT = "the first octet of its first request"  # --timeout-first-octet
     HEAD = "the rest of a request's head"  # --timeout-request-header
-    BUSY = "the application's response"  # none: that is the application's business
+    BUSY = "the application's response"  # --timeout-request-body, for the request's rest only
     IDLE = "another request"  # --timeout-keep-alive
     UPGRADING = "its turn to leave HTTP"  # what is read now belongs to the new protocol
     ENDING = "its last octets to be written"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, MutableSequence
 from types import CoroutineType
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.channel_context import ChannelContext
 from asgi_poller.asgi.exchange import ExchangeContext
 from asgi_poller.asgi.forwarded import ProxyHeaders, TrustedHosts
-from asgi_poller.asgi.scope import ScopeMaker
+from asgi_poller.asgi.scope import Peer, ScopeMaker
 from asgi_poller.asgi.tls_extension import tls_extension
 from asgi_poller.asgi.types import Application, Message
 from asgi_poller.config import Config
@@ -205,9 +204,11 @@ class Services:
         limit = self.connection_settings.concurrency_limit
         return limit is not None and len(self._conversations) >= limit
 
-    def tls_extension(self, tls: ssl.SSLObject) -> dict[str, Any] | None:
-        """The ASGI `tls` extension of one connection."""
-        return dict(tls_extension(tls))
+    def note_tls(self, peer: Peer, transport: asyncio.BaseTransport) -> None:
+        """Give `peer` the ASGI `tls` extension, if its transport speaks TLS."""
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            peer.tls = dict(tls_extension(tls))
 
     def run(self, conversation: Conversation) -> None:
         """Call the application for an exchange or a channel, in a task of its own.

@@ -17,6 +17,7 @@ class ConnectionSettings:
     head_limits: HeadLimits
     first_octet_timeout_s: float
     header_timeout_s: float
+    body_timeout_s: float | None
     keep_alive_s: float
     write_timeout_s: float | None
     concurrency_limit: int | None
@@ -48,6 +49,7 @@ def connection_settings(config: Config) -> ConnectionSettings:
         ),
         first_octet_timeout_s=config.timeout_first_octet,
         header_timeout_s=config.timeout_request_header,
+        body_timeout_s=config.timeout_request_body or None,
         keep_alive_s=config.timeout_keep_alive,
         write_timeout_s=config.timeout_write or None,
         concurrency_limit=config.limit_concurrency,

@@ -134,6 +134,13 @@ class Http:
         note="Counted from its first octet. Ends slow-header attacks (slowloris), so it cannot be "
         "switched off.",
     )
+    timeout_request_body: float | None = option(
+        60.0,
+        optional(seconds(), zero_is_none=True),
+        "Seconds that may pass between two octets of a request's body; then 408.",
+        note="0: no limit. Not counted while the application does not take what has come. nginx's "
+        "client_body_timeout has the same default.",
+    )
     timeout_write: float | None = option(
         60.0,
         optional(seconds(), zero_is_none=True),

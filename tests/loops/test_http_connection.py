@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.loops.apps import Site as Application
-from tests.serving import LOOPS, Site, get, post, serving, settled, wait_for
+from tests.serving import DEADLINE_S, LOOPS, Site, get, post, serving, settled, wait_for
 from tests.wire.smuggling import BROKEN, CHUNKED, UNSUPPORTED
 
 NEXT = get("/next", "Connection: close")
@@ -288,6 +288,57 @@ def test_a_busy_connection_is_not_idle(loop: str, app: Application) -> None:
             assert client.is_silent(0.8)
             app.go_on.set()
             assert client.response().body == b"late"
+
+
+def test_a_body_that_stops_is_408(loop: str, app: Application) -> None:
+    with serving(app, loop=loop, timeout_request_body=0.3) as site, site.connect() as client:
+        client.send(post(b"hello", "/watch")[:-2])
+        response = client.response()
+        assert (response.status, response.header("connection")) == (408, "close")
+        assert client.rest() == b""
+        assert app.finished.wait(DEADLINE_S), "the application is told"
+
+
+def test_a_body_that_goes_on_has_its_time_again(loop: str, app: Application) -> None:
+    octets, sent = 200, 0
+    head = get("/echo", f"Content-Length: {octets}", method="POST")
+    with serving(app, loop=loop, timeout_request_body=1.0) as site:
+        with site.connect() as client, site.connect() as stopped:
+            client.send(head)
+            stopped.send(head)
+            while stopped.is_silent(0.05):  # the same time without octets is too long
+                client.send(b"x")
+                sent += 1
+            assert stopped.response().status == 408
+            client.send(b"x" * (octets - sent))
+            assert client.response().body == b"x" * octets
+
+
+def test_a_peer_that_may_not_send_is_not_waited_for(loop: str, app: Application) -> None:
+    """Because the application takes nothing, or has not asked yet (RFC 9110, 10.1.1)."""
+    octets = 20_000_000
+    with serving(app, loop=loop, timeout_request_body=0.3) as site:
+        with site.connect() as full, site.connect() as asks, site.connect() as stopped:
+            full.send(get("/wait", f"Content-Length: {octets}", method="POST"))
+            sent = full.send_until_stuck(bytes(1 << 20), octets)
+            asks.send(get("/wait", "Content-Length: 5", "Expect: 100-continue", method="POST"))
+            settled(lambda: len(app.started), turns=2)
+            stopped.send(post(b"hello", "/wait")[:-2])
+            assert stopped.response().status == 408
+            assert full.is_silent(0.0)
+            assert asks.is_silent(0.0)
+            app.go_on.set()
+            full.send(bytes(octets - sent))
+            assert len(full.response().body) == octets
+            assert asks.response().status == 100  # from now on it is waited for
+            assert asks.response().status == 408
+
+
+def test_a_response_that_has_begun_breaks_if_the_body_stops(loop: str, app: Application) -> None:
+    with serving(app, loop=loop, timeout_request_body=0.3) as site, site.connect() as client:
+        client.send(get("/stream/100000000", "Content-Length: 5", method="POST"))
+        with pytest.raises((EOFError, ConnectionError)):
+            client.response()
 
 
 # Peers that go, and peers that are slow
