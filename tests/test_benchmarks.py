@@ -90,6 +90,7 @@ def test_the_json_message(octets: int) -> None:
 # -- runs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("here")
 def test_a_run_and_its_tables(tmp_path: Path) -> None:
     """Two peers, two rounds, several measures: medians, spread, versions, tables, charts."""
@@ -119,6 +120,7 @@ def test_a_run_and_its_tables(tmp_path: Path) -> None:
     assert [name for _, name in order] == [OURS, "other", "other", OURS]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     "name",
@@ -356,6 +358,7 @@ def test_the_command_names_what_there_is() -> None:
     assert "nothing is named 'nothing'; see --list" in wrong.output
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("here")
 def test_a_small_hold() -> None:
     """Opened, one message from each, one to each: every channel has had both."""

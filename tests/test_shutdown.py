@@ -97,6 +97,7 @@ def is_refused(process: Command) -> bool:
     return False
 
 
+@pytest.mark.long
 @BOTH
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_everybody_gets_an_orderly_end(number: signal.Signals, loop: str) -> None:

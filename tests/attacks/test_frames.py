@@ -56,6 +56,7 @@ def bomb(octets: int) -> bytes:
     return b"".join(pieces) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["on", "takeover"])
 def test_deflate_bombs(mode: str) -> None:
     """A gibibyte in a mebibyte; the limit is 16 MiB, and memory never holds much more."""
@@ -74,6 +75,7 @@ def test_deflate_bombs(mode: str) -> None:
         site.is_well()
 
 
+@pytest.mark.long
 def test_a_bomb_in_fragments() -> None:
     payload = bomb(1024 * MIB)
     size = len(payload) // 64

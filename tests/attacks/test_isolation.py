@@ -85,6 +85,7 @@ async def vandal(scope: Scope, receive: Receive, send: Send) -> None:
         pass
 
 
+@pytest.mark.long
 def test_a_scope_is_the_applications_and_spoils_neither_log_nor_limit_nor_timer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -132,6 +132,7 @@ def test_slow_proxy_headers(direct: bool) -> None:
         assert slow.received == b""
 
 
+@pytest.mark.long
 @DIRECT
 def test_honest_clients_among_slow_ones(direct: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """All kinds at once. What it costs the honest ones is reported; that none fails is asserted."""

@@ -21,6 +21,7 @@ from tests.supervisor.command import (
 )
 
 
+@pytest.mark.long
 def test_a_worker_killed_in_a_burst_loses_only_what_it_had() -> None:
     with running(workers=3) as command, crowd(command.address) as visitors:
         victim = command.workers[0]
@@ -55,6 +56,7 @@ def test_what_a_killed_worker_had_not_adopted_goes_to_another() -> None:
         assert visitors.by_worker()[other] >= 150
 
 
+@pytest.mark.long
 def test_a_stopped_worker_gets_nothing_more_and_is_forgiven() -> None:
     with running() as command, crowd(command.address) as visitors:
         stopped, other = command.workers
@@ -68,6 +70,7 @@ def test_a_stopped_worker_gets_nothing_more_and_is_forgiven() -> None:
         assert {client.worker for client in visitors.open(50)} == {stopped}
 
 
+@pytest.mark.long
 def test_a_blocked_loop_is_shown_with_its_stack_and_replaced() -> None:
     with running("--timeout-worker-heartbeat", "1.5") as command:
         blocked = int(get(command.address, "/block?30").split()[0])
@@ -78,6 +81,7 @@ def test_a_blocked_loop_is_shown_with_its_stack_and_replaced() -> None:
         assert pid_at(command.address) != blocked
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_replaced_too_although_it_shows_no_stack() -> None:
     with running("--timeout-worker-heartbeat", "1.5") as command:
         stopped = command.workers[0]
@@ -95,6 +99,7 @@ def test_without_a_limit_a_short_block_is_nobodys_business() -> None:
         assert "blocked" not in command.text
 
 
+@pytest.mark.long
 def test_crash_loops_back_off_and_end_when_the_cause_does(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     with running(environ={"TEST_FAIL": str(fail)}) as command:
@@ -155,6 +160,7 @@ def test_a_worker_that_is_not_ready_in_time_ends_the_server(tmp_path: Path) -> N
         command.close()
 
 
+@pytest.mark.long
 def test_workers_end_when_the_supervisor_is_killed() -> None:
     with running() as command, crowd(command.address) as visitors:
         workers = command.workers

@@ -91,6 +91,7 @@ def test_it_is_said_what_a_stop_waits_for() -> None:
             run.wait()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["one", "workers", "reload", "gunicorn"])
 def test_open_event_streams_end_when_the_server_is_about_to(form: str) -> None:
     pytest.importorskip("sse_starlette")

@@ -85,6 +85,7 @@ def test_no_descriptor_or_process_for_a_fork_server(name: str, call: str) -> Non
         assert run.lines[-1] == "left: 0"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize(
     ("name", "module", "call"),

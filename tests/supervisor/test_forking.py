@@ -55,6 +55,7 @@ def are_open(channels: list[ClientConnection]) -> bool:
     return all(channel.close_code is None for channel in channels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_children_end_when_they_are_told_to_and_the_server_does_not(form: str) -> None:
     with served(form) as (address, command), contextlib.ExitStack() as stack:

@@ -17,6 +17,7 @@ from tests.supervisor.command import DEADLINE_S, Command, is_alive, running, wai
 REFUSED = "HTTP/1.1 503 Service Unavailable"
 
 
+@pytest.mark.long
 def test_connections_are_counted_over_all_workers_and_a_dead_ones_are_not() -> None:
     with running("--limit-connections", "20", workers=2) as command:
         with crowd(command.address) as visitors:
@@ -51,6 +52,7 @@ def test_where_pollers_read_no_heads_each_worker_keeps_its_share() -> None:
         assert set(visitors.by_worker().values()) == {5}
 
 
+@pytest.mark.long
 def test_pollers_may_read_heads_for_workers() -> None:
     with running("--direct-handshake") as command, crowd(command.address) as visitors:
         visitors.open(100)
@@ -58,6 +60,7 @@ def test_pollers_may_read_heads_for_workers() -> None:
         assert set(visitors.by_worker().values()) == {50}
 
 
+@pytest.mark.long
 def test_tls_is_spoken_by_workers(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")

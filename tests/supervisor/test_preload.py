@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.supervisor.clients import crowd
 from tests.supervisor.command import ROOT, Command, get, is_alive, pid_at, running, wait_until
 
@@ -34,6 +36,7 @@ def test_without_it_each_worker_imports_for_itself() -> None:
         assert {imported_in(command.address) for _ in range(8)} == set(command.workers)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_forked_again_and_a_restart_loads_anew() -> None:
     with running("--preload") as command:
         first = imported_in(command.address)

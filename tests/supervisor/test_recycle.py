@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.supervisor.clients import crowd
 from tests.supervisor.command import get, is_alive, pid_at, running, wait_until
 
 
+@pytest.mark.long
 def test_a_worker_is_replaced_after_so_many_requests() -> None:
     with running("--limit-max-requests", "20") as command:
         old = command.workers
@@ -21,6 +24,7 @@ def test_a_worker_is_replaced_after_so_many_requests() -> None:
         wait_until(lambda: len(command.workers) >= 2, "there are two again")
 
 
+@pytest.mark.long
 def test_websockets_count_as_requests() -> None:
     with running("--limit-max-requests", "30") as command, crowd(command.address) as visitors:
         old = command.workers
@@ -32,6 +36,7 @@ def test_websockets_count_as_requests() -> None:
         wait_until(lambda: not any(map(is_alive, old)), "the old ones have ended")
 
 
+@pytest.mark.long
 def test_a_worker_is_replaced_after_its_time() -> None:
     with running("--worker-max-lifetime", "2") as command:
         old = command.workers
@@ -40,6 +45,7 @@ def test_a_worker_is_replaced_after_its_time() -> None:
         assert pid_at(command.address) not in old
 
 
+@pytest.mark.long
 def test_a_worker_that_uses_too_much_memory_is_replaced() -> None:
     with running("--worker-max-memory", "150MiB") as command:
         fat = int(get(command.address, "/grow?150").split()[0])

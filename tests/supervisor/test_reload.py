@@ -202,6 +202,7 @@ def test_directories_are_watched_once_and_excluded_ones_not(
     assert not SourceFilter([], ["c"])(tmp_path / "c" / "x.py")
 
 
+@pytest.mark.long
 def test_without_watchfiles_changes_are_noticed_all_the_same(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()

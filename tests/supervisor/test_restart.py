@@ -8,10 +8,13 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.supervisor.clients import SteadyVisitors, crowd
 from tests.supervisor.command import get, is_alive, pid_at, running, wait_until
 
 
+@pytest.mark.long
 def test_three_restarts_in_a_row_under_a_steady_stream_fail_nobody() -> None:
     with running() as command:
         visitors = SteadyVisitors(command.address, rate=500)
@@ -31,6 +34,7 @@ def test_three_restarts_in_a_row_under_a_steady_stream_fail_nobody() -> None:
         assert set(visitors.crowd.by_worker()) <= set(workers)
 
 
+@pytest.mark.long
 def test_requests_finish_and_channels_are_told_to_come_again() -> None:
     with running() as command, crowd(command.address) as visitors:
         clients = visitors.open(20)
@@ -52,6 +56,7 @@ def test_requests_finish_and_channels_are_told_to_come_again() -> None:
         wait_until(lambda: not any(map(is_alive, old)), "the old ones have ended")
 
 
+@pytest.mark.long
 def test_the_ends_are_spread_over_the_time_that_is_set() -> None:
     with running("--drain-spread", "1") as command, crowd(command.address) as visitors:
         clients = visitors.open(40)
@@ -65,6 +70,7 @@ def test_the_ends_are_spread_over_the_time_that_is_set() -> None:
         assert sum(end >= 0.4 for end in ends) >= 20
 
 
+@pytest.mark.long
 def test_an_end_in_the_middle_of_a_spread_comes_at_once() -> None:
     with running("--drain-spread", "600") as command, crowd(command.address) as visitors:
         clients = visitors.open(40)
@@ -76,6 +82,7 @@ def test_an_end_in_the_middle_of_a_spread_comes_at_once() -> None:
         assert command.wait() == 0
 
 
+@pytest.mark.long
 def test_a_replacement_that_fails_keeps_the_old_workers(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     with running(environ={"TEST_FAIL": str(fail)}) as command, crowd(command.address) as visitors:
@@ -96,17 +103,19 @@ def test_a_replacement_that_fails_keeps_the_old_workers(tmp_path: Path) -> None:
         wait_until(lambda: not any(map(is_alive, old)), "now they are replaced")
 
 
+@pytest.mark.long
 def test_a_replacement_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
-    options = ("--timeout-worker-startup", "2")
+    options = ("--timeout-worker-startup", "10")
     with running(*options, environ={"TEST_FAIL": str(fail)}) as command:
         old = command.workers
         fail.write_text("hang")
         command.signal(signal.SIGHUP)
-        command.wait_for("not ready within 2 s")
+        command.wait_for("not ready within 10 s")
         wait_until(lambda: command.workers == old, "the late one is ended")
 
 
+@pytest.mark.long
 def test_a_second_order_to_restart_comes_after_the_first() -> None:
     with running() as command:
         for turn in range(1, 4):
@@ -117,6 +126,7 @@ def test_a_second_order_to_restart_comes_after_the_first() -> None:
         assert len(command.started_workers) == 6, "orders that wait are one"
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_during_a_restart_is_not_missed() -> None:
     with running(workers=3) as command:
         command.signal(signal.SIGHUP)

@@ -51,6 +51,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield made
 
 
+@pytest.mark.long
 def test_readiness_reloads_and_the_end_are_told(manager: Manager) -> None:
     with running(environ={"NOTIFY_SOCKET": str(manager.path)}) as command:
         ready = manager.wait_for("READY=1")
@@ -98,6 +99,7 @@ def test_nobody_is_told_of_a_start_that_failed(manager: Manager, tmp_path: Path)
         command.close()
 
 
+@pytest.mark.long
 def test_the_watchdog_is_fed(manager: Manager) -> None:
     environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "200000"}
     with running(environ=environ):
@@ -105,6 +107,7 @@ def test_the_watchdog_is_fed(manager: Manager) -> None:
             manager.wait_for("WATCHDOG=1")
 
 
+@pytest.mark.long
 def test_the_manager_learns_of_the_new_main_process(manager: Manager) -> None:
     with running(environ={"NOTIFY_SOCKET": str(manager.path)}) as command:
         manager.wait_for("READY=1")
@@ -140,6 +143,7 @@ def test_sockets_that_systemd_passes_are_served_by_workers() -> None:
             command.close()
 
 
+@pytest.mark.long
 def test_a_pid_file_of_a_running_server_is_respected(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     with running("--pid", str(path)) as command:
@@ -154,6 +158,7 @@ def test_a_pid_file_of_a_running_server_is_respected(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may")
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["spawn", "preload"])
 def test_workers_run_as_the_group_that_is_asked_for(options: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from tests.supervisor.clients import crowd
 from tests.supervisor.command import DEADLINE_S, get, is_alive, pid_at, running, wait_until
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_all_workers_drain(number: signal.Signals) -> None:
     with running() as command, crowd(command.address) as visitors:
@@ -36,6 +37,7 @@ def test_all_workers_drain(number: signal.Signals) -> None:
             pid_at(command.address)
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_it_at_once() -> None:
     with running("--timeout-graceful-shutdown", "600") as command:
         request = threading.Thread(target=ask_in_vain, args=(command.address,), daemon=True)
@@ -53,6 +55,7 @@ def ask_in_vain(address: tuple[str, int]) -> None:
         get(address, "/slow?600")
 
 
+@pytest.mark.long
 def test_quit_does_not_wait_for_anybody() -> None:
     with running("--timeout-graceful-shutdown", "600") as command:
         with crowd(command.address) as visitors:
@@ -63,6 +66,7 @@ def test_quit_does_not_wait_for_anybody() -> None:
             assert command.text.count("Application shutdown complete") == 2
 
 
+@pytest.mark.long
 def test_a_signal_during_the_start_ends_it_in_order(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     with running(environ={"TEST_FAIL": str(fail)}) as command:
@@ -74,6 +78,7 @@ def test_a_signal_during_the_start_ends_it_in_order(tmp_path: Path) -> None:
         assert not command.workers
 
 
+@pytest.mark.long
 def test_one_more_and_one_less() -> None:
     with running() as command, crowd(command.address) as visitors:
         clients = visitors.open(30)

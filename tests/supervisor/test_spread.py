@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.supervisor.clients import Crowd, crowd
 from tests.supervisor.command import Command, running, wait_until
 
@@ -17,6 +19,7 @@ def unevenness(visitors: Crowd, command: Command) -> int:
     return max(counts[pid] for pid in command.workers) - min(counts[pid] for pid in command.workers)
 
 
+@pytest.mark.long
 def test_idle_websockets_are_spread_evenly_also_after_a_worker_was_killed() -> None:
     with running(workers=4) as command, crowd(command.address) as visitors:
         visitors.open(2000)

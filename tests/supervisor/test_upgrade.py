@@ -34,6 +34,7 @@ def ended(pid: int, command: Command) -> Iterator[None]:
         assert not command.workers
 
 
+@pytest.mark.long
 def test_nobody_is_refused_while_the_server_is_exchanged(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     with running("--pid", str(pid_file)) as command:
@@ -54,6 +55,7 @@ def test_nobody_is_refused_while_the_server_is_exchanged(tmp_path: Path) -> None
         assert not pid_file.exists()
 
 
+@pytest.mark.long
 def test_a_new_one_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     pid_file = tmp_path / "pid"
@@ -72,6 +74,7 @@ def test_a_new_one_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> None
             assert pid_at(command.address) not in old
 
 
+@pytest.mark.long
 def test_clients_of_the_old_one_are_sent_over_in_turns() -> None:
     with running("--drain-spread", "1") as command, crowd(command.address) as visitors:
         clients = visitors.open(40)
@@ -86,6 +89,7 @@ def test_clients_of_the_old_one_are_sent_over_in_turns() -> None:
             assert command.wait(has_heir=True) == 0
 
 
+@pytest.mark.long
 def test_an_upgrade_can_follow_another() -> None:
     with running() as command:
         command.signal(signal.SIGUSR2)
@@ -98,6 +102,7 @@ def test_an_upgrade_can_follow_another() -> None:
             assert pid_at(command.address) in command.workers
 
 
+@pytest.mark.long
 def test_an_end_in_the_middle_ends_both(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     with running(environ={"TEST_FAIL": str(fail)}) as command:
@@ -112,6 +117,7 @@ def test_an_end_in_the_middle_ends_both(tmp_path: Path) -> None:
         wait_until(lambda: not command.workers, "and its workers")
 
 
+@pytest.mark.long
 def test_a_socket_file_is_handed_over(tmp_path: Path) -> None:
     path = tmp_path / "server.sock"
     command = Command("--workers", "2", "--uds", str(path))

@@ -105,6 +105,7 @@ def test_nothing_that_serves_is_root(workers: int) -> None:
         assert command.stop() in (0, -signal.SIGTERM)
 
 
+@pytest.mark.long
 def test_a_worker_that_is_started_later_is_not_root_either() -> None:
     with running("--port", "0", workers=2) as command:
         os.kill(command.workers[0], signal.SIGKILL)

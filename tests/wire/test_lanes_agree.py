@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +83,7 @@ def ends_within_a_frame(slow: list[object], fast: list[object]) -> bool:
     return longer[:-1] == shorter and longer[-1] in (fault(1002), fault(1007), fault(1009))
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=500)
 @given(data=stream, cut=st.data(), maker=st.sampled_from(makers))
 def test_both_lanes_agree_on_any_octets_cut_anywhere(
