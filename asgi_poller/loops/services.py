@@ -224,7 +224,7 @@ class Services:
             call = context.run(
                 self._application, conversation.scope, conversation.receive, conversation.send
             )
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             conversation.application_ended(error)
             return
         coroutine = call if type(call) is CoroutineType else _awaited(call)
@@ -238,8 +238,8 @@ class Services:
         try:
             if not task.cancelled():
                 error = task.exception()
-                if isinstance(error, SystemExit | KeyboardInterrupt):
-                    error.add_note(EXIT_NOTE)
+                if error is not None:
+                    _note_exits(error)
                 conversation.application_ended(error)
             elif (
                 not self._is_draining
@@ -249,6 +249,15 @@ class Services:
         finally:  # whatever happens here, a stop must not wait for what has ended
             if self._changed is not None:
                 self._changed.set()
+
+
+def _note_exits(error: BaseException) -> None:
+    """Also of those that a task group has gathered."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            _note_exits(each)
+    elif isinstance(error, SystemExit | KeyboardInterrupt):
+        error.add_note(EXIT_NOTE)
 
 
 async def _awaited(call: Awaitable[None]) -> None:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from asgi_poller.config import ASGIApplication
 from asgi_poller.errors import EXIT_NOTE
 from asgi_poller.loops.loop_factory import LoopFactory
 
@@ -22,6 +23,7 @@ T = TypeVar("T")
 _log = logging.getLogger("asgi_poller.error")
 
 _TASKS_S = 1.0  # for tasks to heed their cancellation
+_NOTE_TURNS = 200  # of a loop, for an exception to come out of all middleware: 0.01 s
 _THREADS_S = 3.0  # for threads, and for what runs at exit (Sentry: 2 s)
 
 
@@ -49,19 +51,37 @@ def run_loop(main: Coroutine[Any, Any, T], make_loop: LoopFactory) -> T:
             loop.close()
 
 
+def with_exits_as_failures(application: ASGIApplication) -> ASGIApplication:
+    """The same application for a loop that somebody else runs, and that a SystemExit or
+    KeyboardInterrupt out of a handler would stop: a RuntimeError, caused by it, takes its place.
+    """
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":  # which minds them itself
+            await application(scope, receive, send)
+            return
+        try:
+            await application(scope, receive, send)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(EXIT_NOTE) from error
+
+    return call
+
+
 def _tolerate(error: BaseException, loop: asyncio.AbstractEventLoop) -> None:
     """Raises it again, unless it came out of an application's task."""
     errors = [error]
-    while True:
+    # who waits for the task is told in the loop's next turn, and then leaves a note; middleware
+    # that runs the application in tasks of its own passes the error on, a few turns each
+    for _ in range(_NOTE_TURNS):
         try:
-            # who waits for the task is told in the loop's next turn, and then leaves a note
             loop.run_until_complete(asyncio.sleep(0))
-            break
         except (SystemExit, KeyboardInterrupt) as another:
             errors.append(another)
-    for each in errors:
-        if EXIT_NOTE not in getattr(each, "__notes__", ()):
-            raise each
+        errors = [each for each in errors if EXIT_NOTE not in getattr(each, "__notes__", ())]
+        if not errors:
+            return
+    raise errors[0]
 
 
 async def _end_tasks() -> None:

@@ -31,7 +31,7 @@ from asgi_poller.pollers.listeners import (
 from asgi_poller.supervisor.dropping import become, own_socket_files, prepare_user
 from asgi_poller.supervisor.duties import Duties
 from asgi_poller.supervisor.garbage import settle_garbage
-from asgi_poller.supervisor.running import run_loop
+from asgi_poller.supervisor.running import run_loop, with_exits_as_failures
 from asgi_poller.supervisor.serving import Serving, tls_settings
 from asgi_poller.tls import TlsContext
 
@@ -73,6 +73,7 @@ class Server:
         self._serving: Serving | None = None
         self._reload: Callable[[], None] | None = None
         self._owns_process = False
+        self._owns_loop = False
         self._duties: Duties | None = None
         self._thread: threading.Thread | None = None
         self._thread_started: Future[None] = Future()
@@ -84,6 +85,7 @@ class Server:
         to be the server's alone.
         """
         self._owns_process = threading.current_thread() is threading.main_thread()
+        self._owns_loop = True
         make_loop = loop_factory(self.config.loop)
         if self._owns_process:
             self._duties = Duties(self.config)
@@ -182,6 +184,8 @@ class Server:
             own_socket_files(config, identity, self.listeners)
             become(config, identity)
             application = application_of(config)
+            if not self._owns_loop:
+                application = with_exits_as_failures(application)
             serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
             self._serving = serving
             if not await self._come_up(serving, application):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+
+import anyio
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.supervisor.lifespan import take_part
@@ -18,7 +20,29 @@ async def hangs(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.sleep(1000)
 
 
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
+async def in_tasks(work: Awaitable[None], depth: int = 3) -> None:
+    """As middleware does that runs what it wraps in a task of a group's."""
+
+    async def inner() -> None:
+        await (in_tasks(work, depth - 1) if depth else work)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(inner)
+
+
+def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    """`/call` raises before there is anything to await, `/tasks/...` in a task of its own; for the
+    rest see `answer`.
+    """
+    path = scope.get("path", "")
+    if path == "/call":
+        sys.exit(3)
+    if path.startswith("/tasks/"):
+        return in_tasks(answer({**scope, "path": path.removeprefix("/tasks")}, receive, send))
+    return answer(scope, receive, send)
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     """`/block` blocks the loop, `/forever` does not; `/exit/N` and `/interrupt` raise what ends a
     program; `/events` streams until the server is about to end, as sse-starlette finds out.
     """

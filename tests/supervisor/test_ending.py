@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
+import sys
 
 import pytest
 from websockets.sync.client import connect
@@ -13,7 +15,9 @@ from tests.gunicorn.command import gunicorn
 from tests.supervisor.command import DEADLINE_S, Command, get, started
 
 APP = "tests.supervisor.ending:app"
-RAISING = ["/exit/0", "/exit/1", "/exit/3", "/interrupt"]
+RAISING = ["/exit/0", "/exit/1", "/exit/3", "/interrupt", "/call"]
+#: Out of a task of the application's own; only who runs the loop can keep it going then.
+IN_TASKS = ["/tasks/exit/3", "/tasks/interrupt"]
 #: Far beyond all that these tests wait for: who waits for it, waits in vain.
 PATIENCE = ("--timeout-graceful-shutdown", "600")
 
@@ -29,10 +33,10 @@ def request(address: tuple[str, int], path: str) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def attack(address: tuple[str, int]) -> None:
+def attack(address: tuple[str, int], paths: list[str]) -> None:
     """Every exception that ends a program, beside a WebSocket that is somebody else's."""
     with connect(f"ws://{address[0]}:{address[1]}/", close_timeout=1) as channel:
-        for path in RAISING * 2:
+        for path in paths * 2:
             assert request(address, path).startswith(b"HTTP/1.1 500 ")
         assert get(address, "/") == "ok"
         assert channel.ping().wait(DEADLINE_S)
@@ -45,14 +49,42 @@ def attack(address: tuple[str, int]) -> None:
 def test_no_exception_of_a_handler_ends_the_server(options: tuple[str, ...]) -> None:
     with command(*options) as run:
         run.wait_ready()
-        attack(run.address)
+        attack(run.address, RAISING + IN_TASKS)
         assert run.process.poll() is None
+
+
+# A program with a loop of its own, in which the server is one task.
+EMBEDDED = """
+import asyncio, sys
+from asgi_poller import Config, Server
+from asgi_poller.loops.loop_factory import loop_factory
+from tests.supervisor.ending import app
+
+async def main():
+    await Server(Config(app, port=0)).serve()
+    print("the program goes on", file=sys.stderr)
+
+with asyncio.Runner(loop_factory=loop_factory(sys.argv[1])) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_no_exception_of_a_handler_ends_somebody_else_s_loop(loop: str) -> None:
+    run = Command(program=[sys.executable, "-c", EMBEDDED, loop])
+    with contextlib.closing(run):
+        run.wait_ready()
+        attack(run.address, RAISING)
+        assert run.text.count("SystemExit: ") == 8
+        os.kill(run.pid, signal.SIGTERM)
+        run.wait()
+        assert "Finished server process" in run.text
 
 
 def test_no_exception_of_a_handler_ends_gunicorn() -> None:
     with gunicorn("-w", "1", app=APP) as server:
         host, _, port = server.address.rpartition(":")
-        attack((host, int(port)))
+        attack((host, int(port)), RAISING + IN_TASKS)
         assert len(server.said("Booting worker")) == 1
         assert server.process.poll() is None
 
