@@ -215,7 +215,7 @@ class Core(Services):
         """The connection is another one's, as its proxy says; whether that one may have it."""
         if header.destination is not None:
             peer.server = header.destination
-        if header.tls is not None:
+        if header.tls:
             peer.scheme = "https"
         if header.source is None:
             return True

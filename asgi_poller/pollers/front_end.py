@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter
@@ -59,12 +58,6 @@ class FrontEnd:
     has a ticket is closed before a core has it. The threads are daemons and named `MasterPoller-0`
     and so on. All methods are for any thread. `listeners` must be in the order of the ListenerInfo
     that cores were given.
-
-    `switch_interval_s` sets `sys.setswitchinterval()` for the whole process while the front end
-    runs (None: leave it): how long a computing application thread may keep the GIL from a poller
-    that wakes. Pollers take in whole bursts with the GIL held, so that the interpreter's 5 ms is
-    enough for about 100,000 connections a second; less of it makes a burst's first connection
-    faster and every computing thread slower.
     """
 
     def __init__(
@@ -78,7 +71,6 @@ class FrontEnd:
         admit: Admit | None = None,
         end_ticket: EndTicket | None = None,
         reception: ReceptionRules | None = None,
-        switch_interval_s: float | None = None,
     ) -> None:
         self._doors = [
             Door(listener.socket, index, listener.info.tls)
@@ -96,8 +88,6 @@ class FrontEnd:
         self._refuser: Refuser | None = None
         self._wakeup: platform.Wakeup | None = None
         self._pollers: list[MasterPoller] = []
-        self._switch_interval_s = switch_interval_s
-        self._old_switch_interval_s: float | None = None
         self._asked_at = 0.0  # when all loops were last asked for a sign of life
         self._lock = threading.Lock()
         self._stopped = False
@@ -131,7 +121,6 @@ class FrontEnd:
                 problem = OperatorFault(f"--pollers {self._count}: cannot start them: {error}")
                 problem.__cause__ = error
             else:
-                self._set_switch_interval()
                 return
         self.stop(timeout_s=1.0)
         raise problem
@@ -145,9 +134,6 @@ class FrontEnd:
         with self._lock:
             self._stopped = True
             wakeup = self._wakeup
-            if self._old_switch_interval_s is not None:
-                sys.setswitchinterval(self._old_switch_interval_s)
-                self._old_switch_interval_s = None
         if wakeup is None:
             return True
         wakeup.set()
@@ -308,8 +294,3 @@ class FrontEnd:
             if poller.reception is not None:
                 total.update(dict(poller.reception.turned_away))
         return dict(total)
-
-    def _set_switch_interval(self) -> None:
-        if self._switch_interval_s is not None:
-            self._old_switch_interval_s = sys.getswitchinterval()
-            sys.setswitchinterval(self._switch_interval_s)

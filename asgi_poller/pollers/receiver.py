@@ -67,19 +67,11 @@ class ProcessLaneReceiver:
         self._inbox = Inbox(channel)
         self._trouble = Trouble()
         self._core: ReceiverCore | None = None
-        self._on_orphaned: Callable[[], object] = lambda: None
         self._unsent = b""
 
-    def attach(
-        self, core: ReceiverCore, *, on_orphaned: Callable[[], object] | None = None
-    ) -> None:
-        """Adopt from now on. `on_orphaned` is called once if the supervisor is gone.
-
-        (Where the channel is a datagram socket the death of the supervisor does not show here.)
-        """
+    def attach(self, core: ReceiverCore) -> None:
+        """Adopt from now on."""
         self._core = core
-        if on_orphaned is not None:
-            self._on_orphaned = on_orphaned
         core.count_closed_in(self._cells, CLOSED)
         core.loop.add_reader(self._channel.fileno(), self._receive)
 
@@ -113,7 +105,6 @@ class ProcessLaneReceiver:
                 delivery = None
             if delivery is None:
                 self.detach()
-                self._on_orphaned()
                 return
             cells[SEEN] = delivery.number
             self._adopt(core, delivery)

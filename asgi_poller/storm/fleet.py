@@ -60,7 +60,6 @@ class Outcome:
     phase: str = "starting"
     started_s: float = 0.0
     started_at: float = 0.0
-    ended_s: float = 0.0
     measured: int = 0
     rounds: int = 0
     window_s: float = 0.0
@@ -173,7 +172,6 @@ class Fleet:
                 self._mark_server("opening")
                 self._measure()
             self._until(lambda client: client.done)
-            outcome.ended_s = time.monotonic()
             if plan.mode == "open":
                 self._pause(AFTERMATH_S)
                 self._mark_server("opening")

@@ -15,8 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
@@ -70,12 +69,6 @@ class ForkServerSpec:
 
 
 Spec = WorkerSpec | ForkServerSpec
-S = TypeVar("S", WorkerSpec, ForkServerSpec)
-
-
-def without_application(spec: WorkerSpec) -> WorkerSpec:
-    """The specification for a worker that is forked from a process that has the rest."""
-    return replace(spec, config=None)
 
 
 def packed(spec: Spec) -> bytes:

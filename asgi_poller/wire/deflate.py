@@ -63,10 +63,6 @@ class Deflate:
         self._compressor: zlib._Compress | None = None
         self._decompressor: zlib._Decompress | None = None
 
-    @property
-    def is_stateless(self) -> bool:
-        return not (self.server_takeover or self.client_takeover)
-
     def compress(self, payload: bytes) -> bytes:
         """One message, compressed (RFC 7692, 7.2.1). Not thread-safe with takeover."""
         compressor = self._compressor

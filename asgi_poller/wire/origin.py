@@ -21,7 +21,6 @@ from asgi_poller.errors import ConfigError
 
 ANY = "*"
 OPAQUE_ORIGIN = "null"  # RFC 6454, 6.1: sandboxed frames, file: pages, some redirects
-SAME_HOST = "same"  # the page's host and port are those of the request's Host
 
 _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
 

@@ -41,8 +41,6 @@ V2_LIMIT_OCTETS = 4096
 
 _PP2_TYPE_CRC32C = 0x03  # 2.2.3
 _PP2_TYPE_SSL = 0x20  # 2.2.6
-_PP2_SUBTYPE_SSL_VERSION = 0x21
-_PP2_SUBTYPE_SSL_CN = 0x22
 _PP2_CLIENT_SSL = 0x01
 _UNIX_PATH_OCTETS = 108
 _FIXED = struct.Struct("!12sBBH")
@@ -59,35 +57,20 @@ class Family(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ProxiedTls:
-    """What the proxy says of the TLS connection that it ended (section 2.2.6).
-
-    `version` is as the proxy wrote it ("TLSv1.3"), "" where it did not. `client_verified` is True
-    only if the client showed a certificate and the proxy verified it; `client_common_name` is then
-    its CN, if sent.
-    """
-
-    version: str
-    client_verified: bool
-    client_common_name: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Parsed:
     """One whole header. Immutable, owned by no thread.
 
     `source` and `destination` are ASGI's `client` and `server` pairs, None where the header says to
     keep the connection's real ones (LOCAL, UNKNOWN, UNSPEC). For `Family.UNIX` they are (path, 0)
     and (path, None), and None for a socket without a name. `consumed_octets` is the length of the
-    header. `tls` is set where the proxy says that its client spoke TLS: the scheme is then https or
-    wss.
+    header. `tls`: the proxy's client spoke TLS (2.2.6), so that the scheme is https or wss.
     """
 
     family: Family
     source: tuple[str, int] | None
     destination: tuple[str, int | None] | None
     consumed_octets: int
-    tls: ProxiedTls | None = None
+    tls: bool = False
 
 
 def parse(data: bytes, *, limit_octets: int = V2_LIMIT_OCTETS) -> Parsed | None:
@@ -260,9 +243,9 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
         start += length
 
 
-def _tlvs(data: bytes, start: int, end: int) -> ProxiedTls | None:
-    """Walk the TLVs: the checksum is verified, TLS understood, what else there is skipped."""
-    tls: ProxiedTls | None = None
+def _tlvs(data: bytes, start: int, end: int) -> bool:
+    """Whether the client spoke TLS. The checksum is verified, other TLVs are skipped."""
+    tls = False
     checked = False
     for kind, value_start, value_end in _fields(data, start, end):
         if kind == _PP2_TYPE_CRC32C:
@@ -274,25 +257,17 @@ def _tlvs(data: bytes, start: int, end: int) -> ProxiedTls | None:
             if _crc32c(header) != int.from_bytes(data[value_start:value_end], "big"):
                 raise ProxyProtocolFault("version 2: the checksum is wrong")
         elif kind == _PP2_TYPE_SSL:
-            tls = _tls(data, value_start, value_end)
+            tls = _is_tls(data, value_start, value_end)
     return tls
 
 
-def _tls(data: bytes, start: int, end: int) -> ProxiedTls | None:
+def _is_tls(data: bytes, start: int, end: int) -> bool:
     if end - start < _SSL_FIXED.size:
         raise ProxyProtocolFault("version 2: the TLS field is cut short")
-    client, verify = _SSL_FIXED.unpack_from(data, start)
-    version, common_name = "", None
-    for kind, value_start, value_end in _fields(data, start + _SSL_FIXED.size, end):
-        if kind == _PP2_SUBTYPE_SSL_VERSION:
-            version = _text(data[value_start:value_end])
-        elif kind == _PP2_SUBTYPE_SSL_CN:
-            common_name = _text(data[value_start:value_end])
-    if not client & _PP2_CLIENT_SSL:
-        return None
-    # 2.2.6: `verify` is zero "if the client presented a certificate and it was successfully
-    # verified"; the other two client bits say that there was a certificate at all.
-    return ProxiedTls(version, verify == 0 and bool(client & 0x06), common_name)
+    client, _ = _SSL_FIXED.unpack_from(data, start)
+    for _ in _fields(data, start + _SSL_FIXED.size, end):
+        pass  # they must fill the field, whatever they say
+    return bool(client & _PP2_CLIENT_SSL)
 
 
 def _crc32c_table() -> tuple[int, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -393,14 +392,6 @@ def test_a_lane_that_breaks_its_promise_does_not_end_accepting() -> None:
             wait_until(lambda: broken.asked >= 1, "put was called")
         with clients(listener, 1):
             wait_until(lambda: broken.asked >= 2, "and called again")
-
-
-def test_the_switch_interval_holds_while_it_runs() -> None:
-    listener = make_listener()
-    before = sys.getswitchinterval()
-    with serving(FrontEnd([listener], switch_interval_s=0.001), listener):
-        assert sys.getswitchinterval() == pytest.approx(0.001)
-    assert sys.getswitchinterval() == pytest.approx(before)
 
 
 def test_pollers_that_cannot_start_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

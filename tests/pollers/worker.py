@@ -57,11 +57,10 @@ async def main(name: str, channel: int, counters: int, row: int, limit: int | No
 
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     loop = asyncio.get_running_loop()
-    orphaned = asyncio.Event()
     receiver = ProcessLaneReceiver(
         socket.socket(fileno=channel), Counters.attach(counters).row(row)
     )
-    receiver.attach(GreetingCore(name), on_orphaned=orphaned.set)
+    receiver.attach(GreetingCore(name))
 
     def command() -> None:
         line = os.read(0, 4096)
@@ -72,7 +71,8 @@ async def main(name: str, channel: int, counters: int, row: int, limit: int | No
 
     loop.add_reader(0, command)
     print("ready", flush=True)
-    await orphaned.wait()
+    while receiver.fileno() >= 0:  # it closes when the supervisor has gone
+        await asyncio.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_the_answer_to_an_offer(offers: str) -> None:
     else:
         assert agreed is not None
         assert agreed[0] == NAME + expected
-        assert agreed[1].is_stateless
+        assert (agreed[1].server_takeover, agreed[1].client_takeover) == (False, False)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_compression(mode: str, answer: bytes | None) -> None:
         assert (lines, deflate) == ([], None)
     else:
         assert lines == [b"Sec-WebSocket-Extensions: permessage-deflate" + answer]
-        assert deflate.is_stateless is (mode == "on")
+        assert (not deflate.server_takeover) is (mode == "on")
 
 
 def test_extensions_of_several_fields_are_one_list() -> None:
