@@ -18,6 +18,8 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from asgi_poller.supervisor.signals import interrupt_blocked
+
 # The directory that this package is in.
 _HOME = str(Path(__file__).parents[2])
 
@@ -87,7 +89,8 @@ class SpawnedProcess:
     def __init__(self, end: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self.exit_code: asyncio.Future[int] = self._loop.create_future()
-        self._popen = subprocess.Popen(_command(end.fileno()), pass_fds=(end.fileno(),))
+        with interrupt_blocked():
+            self._popen = subprocess.Popen(_command(end.fileno()), pass_fds=(end.fileno(),))
         self._watch()
 
     @property

@@ -23,6 +23,20 @@ def kept_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def interrupt_blocked() -> Iterator[None]:
+    """For starting a child: it begins with SIGINT blocked, until `leave_signals`.
+
+    Ctrl-C goes to the whole process group. It ended an interpreter that had just begun, with a
+    traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals() -> None:
     """Leave to the supervisor what is sent to all of its process group. For a child's main thread.
 
@@ -30,6 +44,7 @@ def leave_signals() -> None:
     """
     for number in SUPERVISOR_SIGNALS:
         signal.signal(number, _nothing)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _nothing(number: int, frame: object) -> None:

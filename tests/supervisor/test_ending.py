@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
 from tests.gunicorn.command import gunicorn
-from tests.supervisor.command import DEADLINE_S, Command, get, started
+from tests.supervisor.command import DEADLINE_S, Command, get, started, wait_until
 
 APP = "tests.supervisor.ending:app"
 RAISING = ["/exit/0", "/exit/1", "/exit/3", "/interrupt", "/call"]
@@ -97,6 +98,19 @@ def test_a_start_that_hangs_is_ended_by_one_signal(number: signal.Signals) -> No
         run.wait()
         assert "Application startup complete" not in run.text
         assert "Traceback" not in run.text
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("options", [("--workers", "3"), ("--workers", "2", "--preload")])
+def test_ctrl_c_while_processes_start_is_no_traceback(options: tuple[str, ...]) -> None:
+    """The terminal sends it to all of them."""
+    with command(*options) as run:
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        wait_until(lambda: bool(children.read_text()), "a child has begun")
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.wait() == 0
+        assert "Traceback" not in run.text
+        assert "KeyboardInterrupt" not in run.text
 
 
 def test_a_loop_that_is_blocked_is_ended_by_the_second_signal() -> None:
