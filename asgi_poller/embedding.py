@@ -9,6 +9,7 @@ cheap.
 from __future__ import annotations
 
 import os
+from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any
 
 from asgi_poller import config
@@ -41,10 +42,9 @@ class Config(config.Config):
         self.configure_logging()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("loaded", "loaded_app"):
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        if name not in ("loaded", "loaded_app"):
+            raise FrozenInstanceError(f"{name!r} cannot be changed: give it to Config(...)")
+        object.__setattr__(self, name, value)
 
     def configure_logging(self) -> None:
         """Done already, when it was made. Raises ConfigError for a log_config that cannot be used.
