@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.types import Application, Message
+from asgi_poller.loops.denial_port import DenialPort
+from asgi_poller.wire.deflate import Deflate
+from asgi_poller.wire.handshake import Handshake
+from asgi_poller.wire.http1 import RequestHead
+from asgi_poller.wire.response import CONTINUE, ResponseEncoder, phrase
 
 T = TypeVar("T")
 DEADLINE_S = 20.0
@@ -31,16 +37,18 @@ class Ended(Protocol):
 
 
 class Wire:
-    """The connection as an exchange or a channel sees it: keeps what it was told."""
+    """The connection as an exchange or a channel sees it, with HTTP/1.1 below: keeps what it was
+    told.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.is_read = True
-        self.completed: list[bool] = []  # response_complete(keep_alive)
+        self.completed: list[bool] = []  # whether the connection may go on, for each response
         self.is_aborted = False
         self.refusals: list[tuple[int, str]] = []
-        self.states = 0  # how often state_changed() was called
         self.on_write: Callable[[], None] | None = None
+        self._encoder = ResponseEncoder(default_fields)
 
     @property
     def written(self) -> bytes:
@@ -60,14 +68,64 @@ class Wire:
     def set_reading(self, on: bool) -> None:
         self.is_read = on
 
-    def refused(self, status: int, detail: str) -> None:
-        self.refusals.append((status, detail))
+    # ResponsePort
 
-    def response_complete(self, keep_alive: bool) -> None:
-        self.completed.append(keep_alive)
+    def send_head(
+        self,
+        request: RequestHead,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        body: bytes,
+        more_body: bool,
+    ) -> None:
+        self.write(self._encoder.head(request, status, headers, body=body, more_body=more_body))
+
+    def send_body(self, body: bytes, more_body: bool) -> None:
+        if encoded := self._encoder.body(body, more_body):
+            self.write(encoded)
+
+    def end(self) -> None:
+        self.completed.append(self._encoder.keep_alive)
 
     def abort(self) -> None:
         self.is_aborted = True
+
+    def refuse(self, request: RequestHead, status: int, detail: str) -> None:
+        self.refusals.append((status, detail))
+        self.write(error_response(status, detail, head_only=request.method == "HEAD"))
+        self.completed.append(False)
+
+    def send_continue(self) -> None:
+        self.write(CONTINUE)
+
+
+class WebSocketPort(Wire):
+    """The same for a channel whose handshake is to be answered."""
+
+    def __init__(self, handshake: Handshake, deflate: str) -> None:
+        super().__init__()
+        self.states = 0  # how often state_changed() was called
+        self.handshake = handshake
+        self.deflate = deflate
+
+    def accept(
+        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Deflate | None:
+        head, deflate = self.handshake.accept(
+            subprotocol=subprotocol,
+            headers=headers,
+            default_fields=default_fields,
+            deflate=self.deflate,
+        )
+        self.write(head)
+        return deflate
+
+    def deny(self, status: int) -> None:
+        self.write(error_response(status, phrase(status).decode()))
+
+    def denial_port(self, done: Callable[[], None]) -> DenialPort:
+        return DenialPort(self.write, default_fields, done)
 
     def state_changed(self) -> None:
         self.states += 1

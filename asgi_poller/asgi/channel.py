@@ -29,7 +29,7 @@ from asgi_poller.asgi.channel_context import (
 )
 from asgi_poller.asgi.denial import Denial
 from asgi_poller.asgi.disconnect import stems_from_disconnect
-from asgi_poller.asgi.error_response import error_response
+from asgi_poller.asgi.exchange import ExchangeContext
 from asgi_poller.asgi.flow import TURN_MASK, WriteGate
 from asgi_poller.asgi.inbox import Inbox
 from asgi_poller.asgi.types import Message
@@ -49,8 +49,6 @@ from asgi_poller.wire.frames import (
     Pong,
     is_sendable_close_code,
 )
-from asgi_poller.wire.handshake import Handshake
-from asgi_poller.wire.response import phrase
 
 _log = logging.getLogger("asgi_poller.error")
 _CORK_OCTETS = 65536  # joined frames above this are written without waiting for the flush
@@ -72,7 +70,6 @@ class Channel(Inbox):
         "_denial",
         "_entry",
         "_gate",
-        "_handshake",
         "_late_pong",
         "_opened_at",
         "_sent_count",
@@ -87,7 +84,6 @@ class Channel(Inbox):
     def __init__(
         self,
         scope: dict[str, Any],
-        handshake: Handshake,
         port: ChannelPort,
         context: ChannelContext,
     ) -> None:
@@ -96,7 +92,6 @@ class Channel(Inbox):
         self._entry = None if context.access_log is None else context.access_log.entry(scope)
         self.close_code = CLOSE_ABNORMAL
         self.closed_by = "peer"
-        self._handshake: Handshake | None = handshake
         self._write = port.write
         self._cork: list[bytes] | None = None
         self._cork_octets = 0
@@ -232,22 +227,14 @@ class Channel(Inbox):
                 await self._gate.passed()
 
     def _on_accept(self, message: Message) -> None:
-        assert self._handshake is not None
         context = self._context
-        head, deflate = self._handshake.accept(
-            subprotocol=message.get("subprotocol"),
-            headers=message.get("headers") or (),
-            default_fields=context.default_fields,
-            deflate=context.deflate,
-        )
-        self._handshake = None
+        deflate = self._port.accept(message.get("subprotocol"), message.get("headers") or ())
         wire = context.wire(context.max_octets, deflate, context.deflate_threshold, context.cache)
         self._wire = wire
         self._opened_at = context.clock()
         self._enter(OPEN)
         if context.access_log is not None and self._entry is not None:
             context.access_log.channel_opened(self._entry)
-        self._write(head)
         self._start_wire(wire)
 
     def _on_close(self, message: Message) -> None:
@@ -267,7 +254,8 @@ class Channel(Inbox):
         log = context.access_log
         if log is not None and entry is not None:
             log = log.for_denials(entry)
-        self._denial = Denial(self.scope, self._port, context, access_log=log, done=self._denied)
+        port = self._port.denial_port(self._denied)
+        self._denial = Denial(self.scope, port, ExchangeContext(context.loop, log))
         self._enter(DENYING)
 
     # What both sides come to
@@ -276,14 +264,13 @@ class Channel(Inbox):
         """Answer the handshake with an HTTP status and no body of the application's."""
         if self._context.access_log is not None and self._entry is not None:
             self._context.access_log.channel_denied(self._entry, status)
-        self._write(error_response(status, phrase(status).decode()))
+        self._port.deny(status)
         self._denied()
 
     def _denied(self) -> None:
         """The handshake was answered with something else than 101: to the application that is a
         1006.
         """
-        self._handshake = None
         self.closed_by = "server"
         self._put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
         self._enter(CLOSED)

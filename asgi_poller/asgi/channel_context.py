@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.exchange import ResponsePort
 from asgi_poller.asgi.types import Loop, Message
-from asgi_poller.wire.response import DefaultFields
+from asgi_poller.wire.deflate import Deflate
 from asgi_poller.wire.websocket import FrameCache, WebSocketWire
 
 
@@ -35,10 +36,28 @@ CLOSED: Final = State.CLOSED
 
 
 class ChannelPort(Protocol):
-    """The connection as its channel sees it."""
+    """The connection as its channel sees it: `accept`, `deny` or `denial_port` answers the
+    handshake in whatever version of HTTP it came; frames follow.
+    """
+
+    def accept(
+        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Deflate | None:
+        """Answer the handshake (RFC 6455, 4.2.2); the compression that was agreed. Raises
+        ApplicationFault, and writes nothing, for what may not be answered.
+        """
+
+    def deny(self, status: int) -> None:
+        """Answer the handshake with this status and no body of the application's."""
+
+    def denial_port(self, done: Callable[[], None]) -> ResponsePort:
+        """Takes the application's own response to the handshake; `done` is called when that is
+        complete or cannot be.
+        """
 
     @property
-    def write(self) -> Callable[[bytes], None]: ...
+    def write(self) -> Callable[[bytes], None]:
+        """Frames."""
 
     def set_reading(self, on: bool) -> None: ...
 
@@ -57,8 +76,6 @@ class ChannelContext:
     wire: type[WebSocketWire]
     max_octets: int
     max_queue: int
-    deflate: str
     deflate_threshold: int
-    default_fields: DefaultFields
     cache: FrameCache
     access_log: AccessLog | None = None

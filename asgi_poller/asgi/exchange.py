@@ -14,35 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.disconnect import stems_from_disconnect
-from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.flow import TURN_MASK, WriteGate, wait_in
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
 from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.response import (
-    CONTINUE,
-    LAST_CHUNK,
-    WHOLE_KEPT,
-    DefaultFields,
-    Framing,
-    encode_chunk,
-    encode_head,
-    status_line,
-)
 
 _log = logging.getLogger("asgi_poller.error")
 # of request body waiting for the application: above it the peer is not read
 _APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
 _BODY_HIGH_OCTETS = 65536
-
-_UNFRAMED = Framing(True, False, None, False)
 
 
 class State(Enum):
@@ -64,33 +51,47 @@ _COMPLETE: Final = State.COMPLETE
 _GONE: Final = State.GONE
 
 
-class ExchangePort(Protocol):
-    """The connection as its exchange sees it."""
+class ResponsePort(Protocol):
+    """The connection as its exchange sees it: whatever version of HTTP it speaks encodes there.
 
-    def write(self, data: bytes) -> None: ...
+    A response is `send_head`, any number of `send_body`, `end`; or `refuse` alone; or it breaks off
+    with `abort`. `send_head` and `send_body` raise ApplicationFault, and write nothing, for what
+    cannot be encoded.
+    """
 
-    def set_reading(self, on: bool) -> None: ...
+    def send_head(
+        self,
+        request: RequestHead,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        body: bytes,
+        more_body: bool,
+    ) -> None:
+        """The head and the first piece of the body, which is all of it unless `more_body`."""
 
-    def refused(self, status: int, detail: str) -> None:
-        """The peer gets this status, and not because of the application."""
+    def send_body(self, body: bytes, more_body: bool) -> None: ...
 
-    def response_complete(self, keep_alive: bool) -> None:
-        """The response is written in full; `keep_alive` says whether the connection may serve
-        another request.
-        """
+    def end(self) -> None:
+        """The response is complete."""
 
     def abort(self) -> None:
-        """The response cannot be completed: the peer must see the connection break."""
+        """The response cannot be completed: the peer must see that it breaks off."""
+
+    def refuse(self, request: RequestHead, status: int, detail: str) -> None:
+        """A whole response that is ours and not the application's; nothing follows it."""
+
+    def send_continue(self) -> None:
+        """100 Continue (RFC 9110, 15.2.1)."""
+
+    def set_reading(self, on: bool) -> None: ...
 
 
 @dataclass(slots=True)
 class ExchangeContext:
-    """What all exchanges of one core share. `default_fields` gives whole header lines (Date,
-    Server, ...).
-    """
+    """What all exchanges of one core share."""
 
     loop: Loop
-    default_fields: DefaultFields
     access_log: AccessLog | None = None
     max_body_octets: int | None = None
 
@@ -106,8 +107,6 @@ class Exchange:
         "_body_octets",
         "_context",
         "_entry",
-        "_expected_octets",
-        "_framing",
         "_gate",
         "_handlers",
         "_is_body_given",
@@ -123,7 +122,7 @@ class Exchange:
     )
 
     def __init__(
-        self, head: RequestHead, scope: dict[str, Any], port: ExchangePort, context: ExchangeContext
+        self, head: RequestHead, scope: dict[str, Any], port: ResponsePort, context: ExchangeContext
     ) -> None:
         self.head = head
         self.scope = scope
@@ -140,8 +139,6 @@ class Exchange:
         self._waiters: list[asyncio.Future[None]] = []
         self._gate: WriteGate | None = None
         self._start: Message | None = None
-        self._framing = _UNFRAMED
-        self._expected_octets: int | None = None  # of the response's body, still to come
         self.state = _WAITING
         self._handlers = _WAITING.handlers
 
@@ -186,12 +183,8 @@ class Exchange:
         """Answer for the application, if it has not begun to, and break the connection."""
         if self.state in (_WAITING, _STARTED):
             self._log_access(status)
-            if status != _APPLICATION_FAILED:
-                self._port.refused(status, detail)
-            head_only = self.head.method == "HEAD"
-            self._port.write(error_response(status, detail, head_only=head_only))
             self._enter(_GONE)
-            self._port.response_complete(False)
+            self._port.refuse(self.head, status, detail)
         elif self.state is _STREAMING:
             self._enter(_GONE)
             self._port.abort()
@@ -226,8 +219,7 @@ class Exchange:
         """The next piece of the request, or http.disconnect (ASGI: HTTP, Request, Disconnect)."""
         if self.head.expects_continue and self.state is _WAITING:
             self.head.expects_continue = False
-            self._port.write(CONTINUE)
-            self._port.set_reading(True)  # from now on the peer may be waited for
+            self._port.send_continue()
         while not self._is_over() and (
             self._is_body_given or not (self._body or self._body_complete)
         ):
@@ -265,7 +257,9 @@ class Exchange:
                 await asyncio.sleep(0)
 
     def _on_start(self, message: Message) -> None:
-        status_line(message["status"])  # raises now, and not only with the body
+        status = message["status"]
+        if not isinstance(status, int) or not 200 <= status <= 599:  # 1xx are no responses
+            raise ApplicationFault(f"{status!r} is not the status of a response")
         self._start = message
         self._enter(_STARTED)
 
@@ -276,23 +270,14 @@ class Exchange:
         if type(body) is not bytes:
             body = _as_bytes(body)
         more = message.get("more_body", False)
-        context = self._context
         if self.head.expects_continue:
             # nobody said "continue": the peer may or may not send its body now (RFC 9110, 10.1.1)
             self.head.keep_alive = False
-        head, self._framing = encode_head(
-            self.head,
-            start["status"],
-            start.get("headers", ()),
-            default_fields=context.default_fields,
-            body_octets=None if more else len(body),
-        )
-        if self._framing is not WHOLE_KEPT:
-            self._expected_octets = self._framing.expected_octets
-            body = self._framed(body, more)  # if it raises, nothing is written: a clean 500
-        self._log_access(start["status"])
+        status = start["status"]
+        # if it raises, nothing is written: a clean 500
+        self._port.send_head(self.head, status, start.get("headers", ()), body=body, more_body=more)
+        self._log_access(status)
         self._enter(_STREAMING)
-        self._port.write(head + body if body else head)
         if not more:
             self._complete()
 
@@ -301,36 +286,18 @@ class Exchange:
         body = message.get("body", b"")
         if type(body) is not bytes:
             body = _as_bytes(body)
-        body = self._framed(body, more)
-        if body:
-            self._port.write(body)
+        self._port.send_body(body, more)
         if not more:
             self._complete()
 
     def _on_gone(self, message: Message) -> None:
         raise ClientDisconnected(f"{message['type']!r} cannot be sent: the peer has gone")
 
-    def _framed(self, body: bytes, more: bool) -> bytes:
-        """A piece of the response's body as it goes on the wire."""
-        framing = self._framing
-        if not framing.has_body:
-            return b""
-        if self._expected_octets is not None:
-            left = self._expected_octets = self._expected_octets - len(body)
-            if left < 0 or (left and not more):
-                word = "longer" if left < 0 else "shorter"
-                raise ApplicationFault(f"response body is {word} than its Content-Length")
-        if framing.is_chunked:
-            body = encode_chunk(body) if body else b""
-            if not more:
-                body += LAST_CHUNK
-        return body
-
     def _complete(self) -> None:
         self._enter(_COMPLETE)
         if self._waiters:
             self._wake()
-        self._port.response_complete(self._framing.keep_alive)
+        self._port.end()
 
     def _enter(self, state: State) -> None:
         self.state = state

@@ -6,15 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.channel_context import CLOSED, CLOSING, CONNECTING, OPEN
+from asgi_poller.asgi.error_response import error_response
 from asgi_poller.loops.channel_term import ChannelTerm, channel_term
+from asgi_poller.loops.denial_port import DenialPort
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER, TICK_S
+from asgi_poller.wire.deflate import Deflate
 from asgi_poller.wire.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
+from asgi_poller.wire.handshake import Handshake
+from asgi_poller.wire.response import phrase
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -36,6 +41,7 @@ class ChannelConnection(asyncio.Protocol):
     __slots__ = (
         "_core",
         "_deadline",
+        "_handshake",
         "_is_draining",
         "_life_by",
         "_octets_at_ping",
@@ -55,10 +61,11 @@ class ChannelConnection(asyncio.Protocol):
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # a slot, not a method
     write: Callable[[bytes], None]
 
-    def __init__(self, transport: asyncio.Transport, core: Services) -> None:
+    def __init__(self, transport: asyncio.Transport, core: Services, handshake: Handshake) -> None:
         self._transport = transport
         self.write = transport.write
         self._core = core
+        self._handshake: Handshake | None = handshake  # until it is accepted
         self.channel: Channel | None = None
         self._deadline = NEVER  # of the channel's state
         self._ping_at = NEVER  # the next one
@@ -116,6 +123,27 @@ class ChannelConnection(asyncio.Protocol):
             self._core.connection_lost(self)
 
     # ChannelPort
+
+    def accept(
+        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Deflate | None:
+        core, handshake = self._core, self._handshake
+        assert handshake is not None
+        head, deflate = handshake.accept(
+            subprotocol=subprotocol,
+            headers=headers,
+            default_fields=core.default_fields,
+            deflate=core.deflate,
+        )
+        self._handshake = None
+        self.write(head)
+        return deflate
+
+    def deny(self, status: int) -> None:
+        self.write(error_response(status, phrase(status).decode()))
+
+    def denial_port(self, done: Callable[[], None]) -> DenialPort:
+        return DenialPort(self.write, self._core.default_fields, done)
 
     def set_reading(self, on: bool) -> None:
         if on:

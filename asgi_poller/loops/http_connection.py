@@ -7,23 +7,22 @@ import functools
 import logging
 from collections.abc import Sequence
 
-from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.exchange import Exchange
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
-from asgi_poller.loops.channel_connection import ChannelConnection
-from asgi_poller.loops.cork import Cork
 from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRADING, Phase
+from asgi_poller.loops.http_responses import HttpResponses
 from asgi_poller.loops.linger import Linger
 from asgi_poller.loops.services import Services
 from asgi_poller.loops.timers import NEVER
+from asgi_poller.loops.upgrade import upgrade
 from asgi_poller.refusals import note_refusal
-from asgi_poller.wire.handshake import check_handshake
 from asgi_poller.wire.http1 import END, RequestEvent, RequestHead, RequestParser
 
 _log = logging.getLogger("asgi_poller.error")
 
+_APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
 # of a request's body after its response: who sends more, or longer, is cut off
 _DISCARD_S = 10.0
@@ -43,7 +42,6 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_backlog",
         "_core",
-        "_cork",
         "_deadline",
         "_discarded_octets",
         "_early",
@@ -55,6 +53,7 @@ class HttpConnection(asyncio.Protocol):
         "_parser",
         "_peer",
         "_phase",
+        "_responses",
         "_transport",
         "_unsent_octets",
         "timer_tick",
@@ -66,10 +65,10 @@ class HttpConnection(asyncio.Protocol):
         self._early = early  # what a poller has already read
         self._transport: asyncio.Transport | None = None
         self._parser: RequestParser | None = RequestParser(core.connection_settings.head_limits)
+        self._responses: HttpResponses | None = None
         self._exchange: Exchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
         self._backlog: list[RequestEvent | HttpFault] = []
-        self._cork: Cork | None = None  # made for the first pipelined request
         self._unsent_octets = 0  # when it was last looked whether the peer reads
         self._deadline = NEVER
         self._discarded_octets = 0  # of a body whose response is complete
@@ -82,11 +81,14 @@ class HttpConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # asyncio types it as its base class
-        self._await(self._core.connection_settings.first_octet_timeout_s)
-        self._core.connection_made(self)
+        core = self._core
+        both_ways: asyncio.Transport = transport  # type: ignore[assignment]  # typed as its base
+        self._transport = both_ways
+        self._responses = HttpResponses(self, both_ways, core.loop, core.default_fields)
+        self._await(core.connection_settings.first_octet_timeout_s)
+        core.connection_made(self)
         if self._peer.scheme == "https":
-            self._core.note_tls(self._peer, transport)
+            core.note_tls(self._peer, transport)
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)
@@ -139,7 +141,9 @@ class HttpConnection(asyncio.Protocol):
                 exchange.disconnect()
         finally:  # whatever happens here, the server's books are to be right
             self._backlog = []
-            self._uncork()
+            if self._responses is not None:
+                self._responses.clear()
+                self._responses = None
             if self._parser is not None:
                 self._parser.close()
                 self._parser = None
@@ -195,7 +199,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _wait_behind(self, events: Sequence[RequestEvent | HttpFault]) -> None:
         """The exchange at hand comes first; nothing is read until these have had their turn."""
+        assert self._responses is not None
         self._backlog = list(events)
+        self._responses.is_joining = True
         self._read(False)
         if self._parser is not None and self._parser.leftover is not None:
             self._phase = UPGRADING
@@ -214,7 +220,8 @@ class HttpConnection(asyncio.Protocol):
         if self._is_draining:
             head.keep_alive = False
         scope = core.scopes.http(head, self._peer)
-        exchange = Exchange(head, scope, self, core.exchange_context)
+        assert self._responses is not None
+        exchange = Exchange(head, scope, self._responses, core.exchange_context)
         self._exchange = exchange
         if self._is_choked:
             exchange.block_writing()
@@ -245,64 +252,49 @@ class HttpConnection(asyncio.Protocol):
             self._take(events)
 
     def _upgrade(self, head: RequestHead) -> None:
-        """Leave HTTP behind (RFC 6455, 4.2): the transport goes to a ChannelConnection."""
-        core = self._core
+        """Leave HTTP behind; the responses to requests before this one are written first."""
+        transport, parser, responses = self._transport, self._parser, self._responses
+        assert transport is not None
+        assert parser is not None
+        assert responses is not None
+        responses.flush()
+        self._read(True)
         try:
-            handshake = check_handshake(head)
-            core.admit_channel(self, head)
+            upgrade(
+                self._core,
+                head,
+                old=self,
+                peer=self._peer,
+                transport=transport,
+                is_choked=self._is_choked,
+                leftover=parser.leftover or b"",
+                is_draining=self._is_draining,
+            )
         except HttpFault as fault:
             self._refuse(fault)
             return
-        transport, parser = self._transport, self._parser
-        assert transport is not None
-        assert parser is not None
-        leftover = parser.leftover
         parser.close()
-        self._flush()  # responses to requests before this one
-        self._read(True)
-        scope = core.scopes.websocket(head, self._peer, handshake.subprotocols)
-        connection = ChannelConnection(transport, core)
-        channel = Channel(scope, handshake, connection, core.channel_context)
-        core.wheel.drop(self)
-        core.connection_changed(self, connection)
-        self._parser = self._exchange = None
-        connection.start(channel)
-        transport.set_protocol(connection)
-        if self._is_choked:
-            channel.block_writing()
-        core.run(channel)
-        if leftover:
-            channel.feed(leftover)
-        if self._is_draining:
-            connection.shutdown()
+        self._core.wheel.drop(self)
+        self._parser = self._exchange = self._responses = None
 
     def _refuse(self, fault: HttpFault) -> None:
         """Answer a broken request, to which there is no exchange, and end the connection."""
-        self.refused(fault.status, fault.detail)
-        self.write(error_response(fault.status, fault.detail, fault.headers))
+        assert self._responses is not None
+        self.note_refusal(fault.status, fault.detail)
+        self._responses.write(error_response(fault.status, fault.detail, fault.headers))
         self._end(linger=True)
 
-    # ExchangePort
+    # For its responses
 
-    def write(self, data: bytes) -> None:
-        cork = self._cork
-        if cork is not None and (cork.is_holding or self._backlog):
-            cork.add(data)
-        elif self._backlog:
-            assert self._transport is not None
-            self._cork = Cork(self._transport, self._core.loop)
-            self._cork.add(data)
-        else:
-            self._transport.write(data)  # type: ignore[union-attr]  # connected
-
-    def refused(self, status: int, detail: str) -> None:
-        note_refusal(f"{status} {detail}", self._peer.client)
+    def note_refusal(self, status: int, detail: str) -> None:
+        if status != _APPLICATION_FAILED:
+            note_refusal(f"{status} {detail}", self._peer.client)
 
     def set_reading(self, on: bool) -> None:
         self._read(on and not self._backlog)
         self._await_body()
 
-    def response_complete(self, keep_alive: bool) -> None:
+    def response_ended(self, keep_alive: bool) -> None:
         self._exchange = None
         if not keep_alive or self._is_draining:
             # unread octets at the end would destroy what the peer is still to read
@@ -315,7 +307,8 @@ class HttpConnection(asyncio.Protocol):
             self._idle()
 
     def abort(self) -> None:
-        self._uncork()
+        if self._responses is not None:
+            self._responses.clear()
         if self._transport is not None:
             self._transport.abort()
 
@@ -330,7 +323,9 @@ class HttpConnection(asyncio.Protocol):
             or self._parser is None
         ):
             return
+        assert self._responses is not None
         events, self._backlog = self._backlog, []
+        self._responses.is_joining = False
         self._take(events)
         if not self._backlog:
             self._read(True)
@@ -360,14 +355,6 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
-
-    def _flush(self) -> None:
-        if self._cork is not None:
-            self._cork.flush()
-
-    def _uncork(self) -> None:
-        if self._cork is not None:
-            self._cork.clear()
 
     # Deadlines and the end
 
@@ -424,7 +411,8 @@ class HttpConnection(asyncio.Protocol):
         if self._phase is ENDING or self._transport is None:
             return
         self._phase = ENDING
-        self._flush()
+        if self._responses is not None:
+            self._responses.flush()
         if linger and not self._transport.is_closing():
             self._core.wheel.drop(self)
             lost = functools.partial(self.connection_lost, None)

@@ -88,24 +88,21 @@ class Services:
         self.channel_settings = channel_settings(config)
         self.keep_alive_ticks = self.wheel.ticks(self.connection_settings.keep_alive_s)
         self.scopes = _scope_maker(config)
-        fields = DefaultFields(
+        self.default_fields = DefaultFields(
             server=b"asgi-poller" if config.server_header else None,
             date=config.date_header,
             headers=config.headers,
         )
         access_log = _access_log(config) if access_log is None else access_log
-        self.exchange_context = ExchangeContext(
-            self.loop, fields, access_log, config.limit_request_body
-        )
+        self.exchange_context = ExchangeContext(self.loop, access_log, config.limit_request_body)
+        self.deflate = config.ws_per_message_deflate
         self.channel_context = ChannelContext(
             loop=self.loop,
             clock=self.loop.time,
             wire=CarefulWebSocketWire if config.ws == "wsproto" else WebSocketWire,
             max_octets=config.ws_max_size,
             max_queue=config.ws_max_queue,
-            deflate=config.ws_per_message_deflate,
             deflate_threshold=config.ws_deflate_threshold,
-            default_fields=fields,
             cache=FrameCache(),
             access_log=access_log,
         )

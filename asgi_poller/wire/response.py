@@ -136,6 +136,67 @@ def encode_chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+class ResponseEncoder:
+    """The responses on one connection, one after the other, each from its head to its last piece.
+
+    `default_fields` gives the header lines that every response has.
+    """
+
+    __slots__ = ("_default_fields", "_expected_octets", "_framing")
+
+    def __init__(self, default_fields: DefaultFields) -> None:
+        self._default_fields = default_fields
+        self._framing = WHOLE_KEPT
+        self._expected_octets: int | None = None  # of the body at hand, still to come
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection may serve another request after the response at hand."""
+        return self._framing.keep_alive
+
+    def head(
+        self,
+        request: RequestHead,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        body: bytes,
+        more_body: bool,
+    ) -> bytes:
+        """The head of the next response and the first piece of its body. Raises ApplicationFault,
+        as `encode_head` and `body` do.
+        """
+        head, self._framing = encode_head(
+            request,
+            status,
+            headers,
+            default_fields=self._default_fields,
+            body_octets=None if more_body else len(body),
+        )
+        if self._framing is not WHOLE_KEPT:
+            self._expected_octets = self._framing.expected_octets
+            body = self.body(body, more_body)
+        return head + body if body else head
+
+    def body(self, body: bytes, more_body: bool) -> bytes:
+        """A piece of the body as it goes on the wire, perhaps nothing. Raises ApplicationFault
+        where the body does not have the length that its head says.
+        """
+        framing = self._framing
+        if not framing.has_body:
+            return b""
+        if self._expected_octets is not None:
+            left = self._expected_octets = self._expected_octets - len(body)
+            if left < 0 or (left and not more_body):
+                word = "longer" if left < 0 else "shorter"
+                raise ApplicationFault(f"response body is {word} than its Content-Length")
+        if framing.is_chunked:
+            body = encode_chunk(body) if body else b""
+            if not more_body:
+                body += LAST_CHUNK
+        return body
+
+
 def simple_response(
     status: int, detail: str, extra: Iterable[tuple[bytes, bytes]] = (), *, head_only: bool = False
 ) -> bytes:

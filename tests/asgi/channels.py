@@ -13,7 +13,7 @@ from asgi_poller.wire.careful import CarefulWebSocketWire
 from asgi_poller.wire.handshake import check_handshake
 from asgi_poller.wire.http1 import RequestHead
 from asgi_poller.wire.websocket import FrameCache, WebSocketWire
-from tests.fakes import Clock, Wire, default_fields
+from tests.fakes import Clock, WebSocketPort
 from tests.frames import ServerFrame, server_frames
 
 ACCEPT: Message = {"type": "websocket.accept"}
@@ -58,7 +58,7 @@ class Peer:
             ],
         )
         self.clock = Clock()
-        self.wire = Wire()
+        self.wire = WebSocketPort(check_handshake(head), deflate)
         scope = {
             "type": "websocket",
             "http_version": "1.1",
@@ -72,13 +72,11 @@ class Peer:
             wire=CarefulWebSocketWire if careful else WebSocketWire,
             max_octets=MAX_OCTETS,
             max_queue=MAX_QUEUE,
-            deflate=deflate,
             deflate_threshold=0,
-            default_fields=default_fields,
             cache=FrameCache(),
             access_log=access_log,
         )
-        self.channel = Channel(scope, check_handshake(head), self.wire, context)
+        self.channel = Channel(scope, self.wire, context)
 
     async def accepted(self, accept: Message = ACCEPT) -> Channel:
         """The channel, open; the 101 has been taken."""

@@ -10,7 +10,7 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.exchange import Exchange, ExchangeContext
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.wire.http1 import END, HeadLimits, RequestHead, RequestParser
-from tests.fakes import Wire, default_fields, run, start, turns
+from tests.fakes import Wire, run, start, turns
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -33,9 +33,7 @@ class Request:
         events = self.parser.receive(data)
         head = events[0]
         assert isinstance(head, RequestHead)
-        context = ExchangeContext(
-            asyncio.get_running_loop(), default_fields, access_log, max_body_octets=limit
-        )
+        context = ExchangeContext(asyncio.get_running_loop(), access_log, max_body_octets=limit)
         scope = {"type": "http", "method": head.method, **(scope or {})}
         self.exchange = Exchange(head, scope, self.wire, context)
         self._take(events[1:])

@@ -96,6 +96,8 @@ class Site:
                 )
             ),
             connection_lost=self.lost.append,
+            deflate="off",
+            default_fields=default_fields,
         )
         context = ChannelContext(
             loop=cast("Any", self.loop),
@@ -103,14 +105,14 @@ class Site:
             wire=WebSocketWire,
             max_octets=1000,
             max_queue=4,
-            deflate="off",
             deflate_threshold=0,
-            default_fields=default_fields,
             cache=FrameCache(),
         )
-        self.connection = ChannelConnection(cast("Any", self.transport), cast("Any", core))
         handshake = Handshake(b"dGhlIHNhbXBsZSBub25jZQ==", [], "")
-        self.channel = Channel({"type": "websocket"}, handshake, self.connection, context)
+        self.connection = ChannelConnection(
+            cast("Any", self.transport), cast("Any", core), handshake
+        )
+        self.channel = Channel({"type": "websocket"}, self.connection, context)
         self.connection.start(self.channel)
 
     def send(self, message: dict[str, Any]) -> None:

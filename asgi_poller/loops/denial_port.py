@@ -1,0 +1,59 @@
+"""HTTP/1.1 below the response with which an application denies a WebSocket handshake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from asgi_poller.asgi.error_response import error_response
+from asgi_poller.wire.http1 import RequestHead
+from asgi_poller.wire.response import DefaultFields, ResponseEncoder
+
+
+class DenialPort:
+    """A ResponsePort for one response, after which the connection closes: `done` is called when it
+    is complete or cannot be. Owned by the core's thread.
+    """
+
+    __slots__ = ("_done", "_encoder", "_write")
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        default_fields: DefaultFields,
+        done: Callable[[], None],
+    ) -> None:
+        self._write = write
+        self._encoder = ResponseEncoder(default_fields)
+        self._done = done
+
+    def send_head(
+        self,
+        request: RequestHead,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        body: bytes,
+        more_body: bool,
+    ) -> None:
+        self._write(self._encoder.head(request, status, headers, body=body, more_body=more_body))
+
+    def send_body(self, body: bytes, more_body: bool) -> None:
+        encoded = self._encoder.body(body, more_body)
+        if encoded:
+            self._write(encoded)
+
+    def end(self) -> None:
+        self._done()
+
+    def abort(self) -> None:
+        self._done()
+
+    def refuse(self, request: RequestHead, status: int, detail: str) -> None:
+        self._write(error_response(status, detail))
+        self._done()
+
+    def send_continue(self) -> None:
+        """A handshake has no body that could be waited for."""
+
+    def set_reading(self, on: bool) -> None:
+        """Nor one to read."""

@@ -1,0 +1,44 @@
+"""From HTTP/1.1 to a WebSocket (RFC 6455, 4.2): the transport goes from one protocol to another."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asgi_poller.asgi.channel import Channel
+from asgi_poller.asgi.scope import Peer
+from asgi_poller.loops.channel_connection import ChannelConnection
+from asgi_poller.loops.services import Connection, Services
+from asgi_poller.wire.handshake import check_handshake
+from asgi_poller.wire.http1 import RequestHead
+
+
+def upgrade(
+    core: Services,
+    head: RequestHead,
+    *,
+    old: Connection,
+    peer: Peer,
+    transport: asyncio.Transport,
+    is_choked: bool,
+    leftover: bytes,
+    is_draining: bool,
+) -> None:
+    """Serve the WebSocket that `head` asks for. `leftover` are the octets behind the handshake.
+
+    Raises HttpFault, and changes nothing, for a handshake that is not valid or not to be served.
+    """
+    handshake = check_handshake(head)
+    core.admit_channel(old, head)
+    scope = core.scopes.websocket(head, peer, handshake.subprotocols)
+    connection = ChannelConnection(transport, core, handshake)
+    channel = Channel(scope, connection, core.channel_context)
+    core.connection_changed(old, connection)
+    connection.start(channel)
+    transport.set_protocol(connection)
+    if is_choked:
+        channel.block_writing()
+    core.run(channel)
+    if leftover:
+        channel.feed(leftover)
+    if is_draining:
+        connection.shutdown()
