@@ -21,6 +21,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ProxyProtocolFault
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
+from asgi_poller.loops.after_tls import AfterTls
 from asgi_poller.loops.http_connection import HttpConnection
 from asgi_poller.loops.preamble import Refused, peek, read_proxy_header
 from asgi_poller.loops.services import Connection, Services
@@ -102,12 +103,10 @@ class Core(Services):
         self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, peer: Peer
     ) -> None:
         """Serve `peer` from now on. If it raises, neither descriptor nor ticket are the core's."""
-        connection = HttpConnection(self, peer, accepted.data)
-        if accepted.ticket >= 0:
-            self._tickets[connection] = accepted.ticket
         if info.tls and self._tls is not None:
-            self._arrive(self._connect_tls(sock, connection, peer, self._tls))
+            self._arrive(self._connect_tls(sock, accepted, peer, self._tls))
             return
+        connection = self._connection(accepted, peer)
         # What connect_accepted_socket waits for is only that connection_made has been called. A
         # task for that would cost as much as all the rest: the coroutine is driven by hand.
         connecting = self.loop.connect_accepted_socket(lambda: connection, sock)
@@ -141,33 +140,43 @@ class Core(Services):
             _log.exception("A connection failed before its request, and is closed.")
             self._not_connected(sock, connection)
 
+    def _connection(self, accepted: Accepted, peer: Peer) -> HttpConnection:
+        connection = HttpConnection(self, peer, accepted.data)
+        if accepted.ticket >= 0:
+            self._tickets[connection] = accepted.ticket
+        return connection
+
     async def _connect_tls(
-        self, sock: socket.socket, connection: HttpConnection, peer: Peer, tls: TlsContext
+        self, sock: socket.socket, accepted: Accepted, peer: Peer, tls: TlsContext
     ) -> None:
-        first = b""
+        first, ticket = b"", accepted.ticket
+        chosen = AfterTls(lambda _: self._connection(accepted, peer))
         try:
             async with asyncio.timeout(self.connection_settings.first_octet_timeout_s):
                 first = await peek(self.loop, sock, 1)
             if is_plaintext(first):
-                ticket = self._tickets.pop(connection, -1)
                 note_refusal("400 plain HTTP on a TLS port", peer.client)
                 await self._refuse(sock, PLAINTEXT_REFUSAL, ticket)
                 return
             await self.loop.connect_accepted_socket(
-                lambda: connection,
+                lambda: chosen,
                 sock,
                 ssl=tls.context,
                 ssl_handshake_timeout=self._tls_timeout_s,
             )
         except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
             _note_tls(error, peer.client, has_begun=bool(first))
-            self._not_connected(sock, connection)
+            self._not_connected_tls(sock, chosen, ticket)
         except asyncio.CancelledError:
-            self._not_connected(sock, connection)
+            self._not_connected_tls(sock, chosen, ticket)
             raise
         except Exception:
             _log.exception("A connection failed before its TLS handshake was done, and is closed.")
-            self._not_connected(sock, connection)
+            self._not_connected_tls(sock, chosen, ticket)
+
+    def _not_connected_tls(self, sock: socket.socket, chosen: AfterTls, ticket: int) -> None:
+        if not chosen.is_made:  # else the connection keeps the books
+            self._not_adopted(sock, ticket)
 
     async def _adopt_proxied(
         self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, proxies: TrustedHosts
