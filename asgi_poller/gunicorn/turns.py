@@ -6,14 +6,16 @@ worker tells the others how many connections it has, in memory that the arbiter 
 forked, and one that has more than the least holds back for a moment. What is still there then it
 takes: a worker that hangs or has died delays the others, it never stops them.
 
-A worker none of whose loops answers leaves connections to the others as long as they take them, and
-gives them what it had accepted and its loops had not adopted, through a queue that the arbiter made
-(`relay`). It asks first whether a loop answers, in the same queue. Where no loop answers anywhere,
-all accept and keep what they have; the first loop that answers again serves it.
+A worker whose loops are all late beside another's leaves connections to the others as long as they
+take them, and gives them what it had accepted and its loops had not adopted, through a queue that
+the arbiter made (`relay`). It asks first whether a loop answers, in the same queue. What is late is
+measured by the quickest worker: where no loop answers anywhere, or all are busy, all accept and
+keep what they have; the first loop that answers again serves it.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import socket
@@ -24,7 +26,7 @@ from typing import Any, Protocol
 
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.accepting import AcceptCall, accept_call
-from asgi_poller.pollers.lanes import LATE_S, PROMPT_S
+from asgi_poller.pollers.lanes import LATE_S, PROMPT_S, REMEMBER_TIMES, late_after_s
 from asgi_poller.pollers.relay import Relay, RelayQueue
 
 #: Seconds that a worker with more connections than another holds back.
@@ -48,11 +50,11 @@ class Loaded(Protocol):
     def load(self) -> int:
         """Connections that it has now."""
 
-    def available(self) -> bool:
-        """False if its loop is late."""
-
     def silent_s(self) -> float:
         """Seconds for which its loop has been called and does not answer."""
+
+    def pace_s(self) -> float:
+        """Seconds that its loop has lately taken to answer, at the longest."""
 
     def probe(self) -> None:
         """Call its loop."""
@@ -63,15 +65,27 @@ class Board:
     the arbiter; slots are given out there and written by the worker that has one.
     """
 
-    __slots__ = ("_loads", "_memory", "_pids", "_question", "_taken", "_used", "relay")
+    __slots__ = (
+        "_loads",
+        "_memory",
+        "_paced_at",
+        "_paces",
+        "_pids",
+        "_question",
+        "_taken",
+        "_used",
+        "relay",
+    )
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, (3 * _SLOTS + 3) * _CELL_OCTETS)
+        self._memory = mmap.mmap(-1, (5 * _SLOTS + 3) * _CELL_OCTETS)
         cells = memoryview(self._memory).cast("q")
         self._pids, self._loads = cells[:_SLOTS], cells[_SLOTS : 2 * _SLOTS]
         self._taken = cells[2 * _SLOTS : 3 * _SLOTS]  # batches that it accepted
-        self._used = cells[3 * _SLOTS :][:1]  # slots up to here have been given out
-        self._question = cells[3 * _SLOTS + 1 :]  # when one was asked and answered, in ns
+        self._paces = cells[3 * _SLOTS : 4 * _SLOTS]  # in ns
+        self._paced_at = cells[4 * _SLOTS : 5 * _SLOTS]  # when that was told, in ns
+        self._used = cells[5 * _SLOTS :][:1]  # slots up to here have been given out
+        self._question = cells[5 * _SLOTS + 1 :]  # when one was asked and answered, in ns
         self.relay = RelayQueue()
 
     def join(self) -> int | None:
@@ -89,18 +103,28 @@ class Board:
         self._pids[slot] = os.getpid()
 
     def publish(self, slot: int, load: int | None) -> None:
-        """Tell the others; None: no connections are accepted (any more), or no loop answers."""
+        """Tell the others; None: no connections are accepted (any more), or all loops are late."""
         self._loads[slot] = _NOT_SERVING if load is None else load
 
-    def least(self) -> int:
-        """The least load of any worker that accepts and whose loops answer."""
-        return min(self._loads[: self._used[0]])
+    def keep_pace(self, slot: int, pace_s: float) -> None:
+        """Tell the others how long the worker's quickest loop has lately taken to answer."""
+        self._paces[slot] = int(pace_s * 1e9)
+        self._paced_at[slot] = time.monotonic_ns()
 
-    def has_other(self, slot: int) -> bool:
-        """Whether there is a worker besides this one that accepts and whose loops answer."""
-        loads = self._loads[: self._used[0]].tolist()
-        loads[slot] = _NOT_SERVING
-        return min(loads) < _NOT_SERVING
+    def quickest_s(self, slot: int) -> float:
+        """The least pace of the workers besides this one that serve; infinite: there is none."""
+        now = time.monotonic_ns()
+        quickest = math.inf
+        for other in range(self._used[0]):
+            if other != slot and self._loads[other] != _NOT_SERVING:
+                pace = self._paces[other]
+                is_old = now - self._paced_at[other] >= REMEMBER_TIMES * pace
+                quickest = min(quickest, 0 if is_old else pace)
+        return quickest / 1e9
+
+    def least(self) -> int:
+        """The least load of any worker that accepts and whose loops are not late."""
+        return min(self._loads[: self._used[0]])
 
     def take(self, slot: int) -> None:
         """A batch of connections has been accepted."""
@@ -192,12 +216,17 @@ class _Seat:
         self.fd = board.relay.fd
 
     def publish(self, more: int = 0) -> int | None:
-        """Tell the others how many connections there are, and `more`; None: no loop answers, or
-        the worker does not accept.
+        """Tell the others how many connections there are, and `more`; None: all loops are late
+        beside another worker's, or the worker does not accept.
         """
         load = None
-        if any(lane.available() for lane in self.lanes):
-            load = sum(lane.load() for lane in self.lanes) + more
+        lanes = self.lanes
+        if lanes:
+            board = self.board
+            board.keep_pace(self.slot, min(lane.pace_s() for lane in lanes))
+            silent_s = min(lane.silent_s() for lane in lanes)
+            if silent_s < LATE_S or silent_s < late_after_s(board.quickest_s(self.slot)):
+                load = sum(lane.load() for lane in lanes) + more
         self.board.publish(self.slot, load)
         return load
 
@@ -229,9 +258,8 @@ class _Seat:
 
     def _has_better(self, load: int | None) -> bool:
         """Whether another worker should take a connection rather than this one."""
-        if load is None:
-            return self.board.has_other(self.slot)
-        return load > self.board.least()
+        least = self.board.least()
+        return least < (_NOT_SERVING if load is None else load)
 
     def _hold_back(self, load: int | None) -> None:
         """Give the others time to take what is there. BlockingIOError if they are at it."""
@@ -249,8 +277,8 @@ class _Seat:
         self.publish()  # late: nobody waits for this worker
         self.board.ask()
 
-    def has_taker(self) -> bool:
-        return self.board.is_answered()
+    def pace_s(self) -> float:
+        return self.board.quickest_s(self.slot) if self.board.is_answered() else math.inf
 
     def give(self, batch: list[Accepted]) -> int:
         return self.board.relay.give(batch)
@@ -262,7 +290,7 @@ class _Seat:
         is_prompt = self._is_prompt()
         if not is_prompt:
             self._wait(LATE_HOLD_S)
-            if not any(lane.available() for lane in self.lanes):
+            if self.publish() is None:
                 return []
         batch, is_asked = self.board.relay.take(SHARE_COUNT)
         if is_asked and is_prompt:

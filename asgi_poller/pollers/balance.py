@@ -12,7 +12,7 @@ import threading
 from collections.abc import Container
 from typing import Literal
 
-from asgi_poller.pollers.lanes import Lane
+from asgi_poller.pollers.lanes import Lane, late_after_s
 
 Balance = Literal["least-connections", "round-robin"]
 
@@ -48,13 +48,13 @@ class Balancer:
         """Share `count` connections out: (lane, how many) pairs that add up to `count`.
 
         They count as assigned from now on; what a lane does not take must be given back. Lanes in
-        `without` get none; lanes that are not `available()` get some only if there is no other.
-        Empty if there is no lane at all.
+        `without` get none; lanes that are not `available()`, or are late, get some only if there is
+        no other. Empty if there is no lane at all.
         """
         with self._lock:
             lanes = [lane for lane in self._lanes if lane not in without]
             if len(lanes) > 1:
-                lanes = [lane for lane in lanes if lane.available()] or lanes
+                lanes = _in_time([lane for lane in lanes if lane.available()]) or lanes
             if not lanes:
                 return []
             if len(lanes) == 1:
@@ -105,3 +105,11 @@ class Balancer:
             if share:
                 shares.append((lanes[(turn + place) % size], share))
         return shares
+
+
+def _in_time(lanes: list[Lane]) -> list[Lane]:
+    """Those of `lanes` that are not late, by the pace of the quickest of them."""
+    if not any(lane.is_late() for lane in lanes):
+        return lanes
+    limit_s = late_after_s(min(lane.pace_s() for lane in lanes))
+    return [lane for lane in lanes if lane.silent_s() < limit_s]

@@ -12,7 +12,7 @@ from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.balance import Balance, Balancer
-from asgi_poller.pollers.lanes import LATE_S, PROMPT_S, EndTicket, Lane, drop
+from asgi_poller.pollers.lanes import LATE_S, PROMPT_S, EndTicket, Lane, drop, late_after_s
 from asgi_poller.pollers.listeners import Listener
 from asgi_poller.pollers.poller import Admit, Door, MasterPoller, PollerSettings
 from asgi_poller.pollers.reception import Reception, ReceptionRules
@@ -226,7 +226,8 @@ class FrontEnd:
 
         The caller owns it and hands it over again. Never waits: the first call asks all loops for a
         sign of life, since one that owes nothing may be blocked as well, and a call PROMPT_S later
-        sees which have answered. So nothing moves where all are blocked, or busy with a burst.
+        sees which have answered. So nothing moves where all are blocked, or busy with a burst:
+        then those that answer have lately taken as long as the late ones.
         """
         lanes = self._balancer.lanes
         late = [lane for lane in lanes if lane.is_late()]
@@ -243,16 +244,21 @@ class FrontEnd:
                 if relay is not None:
                     relay.ask()
             return []
-        is_ours = any(lane.available() and lane.silent_s() < PROMPT_S for lane in lanes)
-        if not is_ours and (relay is None or not relay.has_taker()):
+        takers = [lane for lane in lanes if lane.available() and lane.silent_s() < PROMPT_S]
+        if takers:
+            quickest_s = min(lane.pace_s() for lane in takers)
+        elif relay is not None:
+            quickest_s = relay.pace_s()
+        else:
             return []
+        limit_s = late_after_s(quickest_s)
         taken: list[Accepted] = []
         for lane in late:
-            if lane.waiting:
+            if lane.waiting and lane.silent_s() >= limit_s:
                 batch = lane.take_back()
                 self._balancer.give_back(lane, len(batch))
                 taken += batch
-        if is_ours or relay is None:
+        if takers or relay is None:
             return taken
         return self._give_away(taken, relay)
 

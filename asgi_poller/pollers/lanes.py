@@ -27,6 +27,11 @@ LANE_CAPACITY_COUNT = 65536
 LATE_S = 0.05
 #: Seconds within which a loop that serves answers a call: then it may have what others left.
 PROMPT_S = LATE_S / 5
+#: And how many times as long as the quickest loop takes for its answers: where all are busy, as in
+#: a burst, none is late, and loads stay even.
+LATE_TIMES = 4
+#: For how many times as long as it took an answer is remembered: over a few turns of the loop.
+REMEMBER_TIMES = 4
 
 
 EndTicket = Callable[[int], object]
@@ -45,14 +50,15 @@ class Lane(Protocol):
         """Connections that are assigned and not closed yet. Any thread."""
 
     def available(self) -> bool:
-        """False while the lane should be passed over if there is another one: its loop is late, or
-        it takes nothing. Any thread.
-        """
+        """False while it takes nothing: it has ended or is full. Any thread."""
 
     def silent_s(self) -> float:
         """Seconds for which its loop has been called and does not answer; 0.0: it owes no answer.
         Any thread.
         """
+
+    def pace_s(self) -> float:
+        """Seconds that its loop has lately taken to answer, at the longest. Any thread."""
 
     def is_late(self) -> bool:
         """Whether that is LATE_S or more."""
@@ -76,6 +82,31 @@ class Lane(Protocol):
         Those are the lane's from now on, the others stay the caller's. If it raises, it has taken
         none.
         """
+
+
+def late_after_s(quickest_s: float) -> float:
+    """How long a loop may be silent beside one that lately took `quickest_s` seconds to answer."""
+    return max(LATE_S, LATE_TIMES * quickest_s)
+
+
+class Pace:
+    """How long a loop has lately taken to answer. Written by one thread at a time, read by any."""
+
+    __slots__ = ("_at", "_longest_s")
+
+    def __init__(self) -> None:
+        self._longest_s = 0.0
+        self._at = 0.0
+
+    def note(self, took_s: float, now: float) -> None:
+        """It has answered at `now`, after `took_s` seconds."""
+        if took_s >= self.longest_s(now):
+            self._longest_s, self._at = took_s, now
+
+    def longest_s(self, now: float) -> float:
+        """The longest of its answers until `now` that count still; 0.0: none."""
+        longest_s = self._longest_s
+        return longest_s if now - self._at < REMEMBER_TIMES * longest_s else 0.0
 
 
 class CoreLoop(Protocol):
@@ -124,6 +155,7 @@ class ThreadLane:
         "_ended",
         "_failed",
         "_lock",
+        "_pace",
         "_rung",
         "_rung_at",
         "_trouble",
@@ -148,6 +180,7 @@ class ThreadLane:
         self._rung = False
         self._rung_at = 0.0  # or when the last delivery ended: since then the loop owes an answer
         self._delivering = False
+        self._pace = Pace()
         self._trouble = Trouble()
         self._failed = 0  # adopt() raised; written by the core's thread
         self._ended = False
@@ -157,13 +190,16 @@ class ThreadLane:
         return self.assigned - self._core.closed - self._failed
 
     def available(self) -> bool:
-        return not (self._ended or self._core.loop.is_closed() or self.is_late())
+        return not (self._ended or self._core.loop.is_closed())
 
     def silent_s(self) -> float:
         # who adopts a long queue is busy with those who wait, and does not keep them waiting
         if not self._rung or self._delivering:
             return 0.0
         return self._clock() - self._rung_at
+
+    def pace_s(self) -> float:
+        return max(self._pace.longest_s(self._clock()), self.silent_s())
 
     def is_late(self) -> bool:
         return self.silent_s() >= LATE_S
@@ -216,6 +252,8 @@ class ThreadLane:
         stream of connections cannot keep the loop from those it has.
         """
         self._delivering = True
+        now = self._clock()
+        self._pace.note(now - self._rung_at, now)
         self._rung = False
         waiting = self._waiting
         adopt = self._core.adopt

@@ -48,7 +48,7 @@ from asgi_poller.pollers.counters import (
     SEEN,
     Counters,
 )
-from asgi_poller.pollers.lanes import LATE_S, close_connection
+from asgi_poller.pollers.lanes import LATE_S, Pace, close_connection
 
 #: Connections that may be on their way to one worker; each holds a descriptor here meanwhile.
 PROCESS_LANE_CAPACITY_COUNT = 8192
@@ -79,6 +79,7 @@ class _Sent:
     number: int
     first: int
     batch: list[Accepted]
+    at: float
     done: int = 0
 
 
@@ -149,6 +150,8 @@ class ProcessLane:
         self._next_sequence = 0
         self._progress = (0, 0)  # what the worker had claimed and seen at the last look
         self._owed_at = clock()  # when it had moved last, or was called after a rest
+        self._pace = Pace()
+        self._behind_at = 0.0  # since when the oldest waits that it has not taken
         self._full_until = 0.0
         self._returns = 0
 
@@ -156,7 +159,7 @@ class ProcessLane:
         return self.assigned - self._cells[CLOSED] - self._cells[FAILED]
 
     def available(self) -> bool:
-        return self._state is State.OPEN and not self._is_full() and not self.is_late()
+        return self._state is State.OPEN and not self._is_full()
 
     def is_late(self) -> bool:
         return self.silent_s() >= LATE_S
@@ -166,6 +169,11 @@ class ProcessLane:
         if not self._owes() or self._progress != self._signs():
             return 0.0
         return self._clock() - self._owed_at
+
+    def pace_s(self) -> float:
+        # whether or not it moves: what waits behind much else waits all the same
+        now = self._clock()
+        return max(self._pace.longest_s(now), now - self._behind_at if self._owes() else 0.0)
 
     def probe(self) -> None:
         with self._lock:
@@ -229,8 +237,11 @@ class ProcessLane:
             self._let_go(progress[0])
             if progress != self._progress:
                 # in this order: who compares without the lock may find the worker prompt, not late
-                self._owed_at = self._clock()
+                now = self._clock()
+                self._pace.note(now - self._behind_at, now)
+                self._owed_at = now
                 self._progress = progress
+                self._behind_at = self._sent[0].at if self._sent else now
             return returned
 
     def take_back(self) -> list[Accepted]:
@@ -295,9 +306,10 @@ class ProcessLane:
 
     def _send(self, part: list[Accepted]) -> bool:
         """Send one message; False if the lane is full or at its end."""
-        sent = _Sent(self._next_number, self._next_sequence, part)
+        now = self._clock()
+        sent = _Sent(self._next_number, self._next_sequence, part, now)
         if not self._owes():
-            self._owed_at = self._clock()
+            self._owed_at = self._behind_at = now
         try:
             send_connections(self.channel, sent.number, sent.first, part)
         except OSError as error:

@@ -34,8 +34,10 @@ class Relay(Protocol):
     def ask(self) -> None:
         """Ask the other processes for a loop that answers. Never waits."""
 
-    def has_taker(self) -> bool:
-        """Whether one has answered just now."""
+    def pace_s(self) -> float:
+        """Seconds that the quickest of the others has lately taken to answer; infinite: none has
+        answered just now.
+        """
 
     def give(self, batch: list[Accepted]) -> int:
         """Give away connections from the front of `batch`; returns how many. Never waits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ if sys.platform == "win32":
 
 from asgi_poller.gunicorn.turns import HOLD_S, LATE_HOLD_S, SHARE_COUNT, Board, Turns
 from asgi_poller.loops.accepted import Accepted
+from asgi_poller.pollers.lanes import LATE_S
 from asgi_poller.pollers.relay import Relay, RelayQueue
 
 
@@ -27,15 +29,16 @@ class FakeLane:
         self.is_blocked = False
         self.is_prompt = True
         self.probes = 0
+        self.longest_s = 0.0
 
     def load(self) -> int:
         return self.connections
 
-    def available(self) -> bool:
-        return not self.is_blocked
-
     def silent_s(self) -> float:
-        return 1.0 if self.is_blocked or not self.is_prompt else 0.0
+        return 1.0 if self.is_blocked else 0.0 if self.is_prompt else LATE_S / 2
+
+    def pace_s(self) -> float:
+        return max(self.longest_s, self.silent_s())
 
     def probe(self) -> None:
         self.probes += 1
@@ -199,18 +202,31 @@ def test_who_is_blocked_takes_what_the_others_leave(
     assert blocked.waited == [LATE_HOLD_S]
 
 
-def test_when_all_are_blocked_all_accept_at_once(
+def test_when_all_are_blocked_they_take_turns_as_ever(
     listener: socket.socket, dial: list[socket.socket]
 ) -> None:
     board = Board()
     parties = [Party(board, load) for load in (0, 5)]
-    for party in parties:
+    for party in (*parties, parties[0]):
         party.lane.is_blocked = True
         party.turns.publish()
     arrive(listener, dial, 2)
     for party in parties:
         os.close(party.turns.accept_from(listener)()[0])
-        assert party.waited == []
+    assert [party.waited for party in parties] == [[], [HOLD_S]]
+
+
+def test_in_a_burst_nobody_is_late_beside_who_was_as_slow_just_now(
+    listener: socket.socket, dial: list[socket.socket]
+) -> None:
+    board = Board()
+    busy, answers = Party(board, 0), Party(board, 5)
+    busy.lane.is_blocked = True
+    answers.lane.longest_s = 0.3  # it answers now, and took so long for it
+    answers.turns.publish()
+    arrive(listener, dial, 1)
+    os.close(busy.turns.accept_from(listener)()[0])
+    assert busy.waited == []
 
 
 def test_what_is_passed_on_goes_to_a_worker_that_answers_now() -> None:
@@ -221,9 +237,9 @@ def test_what_is_passed_on_goes_to_a_worker_that_answers_now() -> None:
         seat(giver).ask()
         assert seat(blocked).take() == []
         assert blocked.lane.probes == 1
-        assert not seat(giver).has_taker()
+        assert seat(giver).pace_s() == math.inf
         assert seat(good).take() == []
-        assert seat(giver).has_taker()
+        assert seat(giver).pace_s() == 0.0
         assert seat(giver).give([accepted._replace(ticket=7)]) == 1
         assert seat(blocked).take() == []
         (taken,) = seat(good).take()
@@ -243,7 +259,7 @@ def test_what_is_passed_on_is_taken_by_who_is_slow_if_nobody_is_prompt() -> None
         seat(giver).give([accepted])
         (taken,) = seat(slow).take()
         assert slow.waited[-1] == LATE_HOLD_S
-        assert not seat(giver).has_taker()
+        assert seat(giver).pace_s() == math.inf
         os.close(taken.fd)
 
 

@@ -36,6 +36,9 @@ class PromptLane:
     def silent_s(self) -> float:
         return 0.0
 
+    def pace_s(self) -> float:
+        return 0.0
+
     def is_late(self) -> bool:
         return False
 

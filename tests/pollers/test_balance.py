@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.balance import Balancer
+from asgi_poller.pollers.lanes import LATE_S, LATE_TIMES
 from tests.pollers.fakes import PromptLane
 
 
@@ -20,12 +21,23 @@ class CountingLane(PromptLane):
         self.assigned = load
         self.closed = 0
         self.usable = available
+        self.silence_s = 0.0
+        self.longest_s = 0.0
 
     def load(self) -> int:
         return self.assigned - self.closed
 
     def available(self) -> bool:
         return self.usable
+
+    def silent_s(self) -> float:
+        return self.silence_s
+
+    def pace_s(self) -> float:
+        return max(self.silence_s, self.longest_s)
+
+    def is_late(self) -> bool:
+        return self.silence_s >= LATE_S
 
     def put(self, batch: list[Accepted]) -> int:
         raise AssertionError("the Balancer never puts")
@@ -117,3 +129,27 @@ def test_many_threads_keep_the_spread_at_one() -> None:
     balancer.reserve(1000)
     loads = [lane.load() for lane in lanes]
     assert max(loads) - min(loads) <= 1
+
+
+def test_who_is_late_beside_one_that_answers_gets_nothing() -> None:
+    late, prompt = CountingLane(), CountingLane(50)
+    late.silence_s = LATE_S
+    assert Balancer((late, prompt)).reserve(10) == [(prompt, 10)]
+
+
+def test_in_a_burst_nobody_is_late_beside_who_was_as_slow_just_now() -> None:
+    """One loop has just come back from a long turn, and the other one is in one."""
+    busy, back = CountingLane(), CountingLane()
+    balancer = Balancer((busy, back))
+    back.longest_s = 2 * LATE_S
+    busy.silence_s = LATE_TIMES * back.longest_s * 0.9
+    assert sorted(share for _, share in balancer.reserve(10)) == [5, 5]
+    busy.silence_s = LATE_TIMES * back.longest_s
+    assert balancer.reserve(10) == [(back, 10)]
+
+
+def test_where_all_are_silent_all_get_their_share() -> None:
+    lanes = [CountingLane(), CountingLane()]
+    for lane in lanes:
+        lane.silence_s = 10.0
+    assert sorted(share for _, share in Balancer(tuple(lanes)).reserve(10)) == [5, 5]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from asgi_poller.loops.accepted import Accepted
-from asgi_poller.pollers.lanes import LATE_S, ThreadLane, close_connection
+from asgi_poller.pollers.lanes import LATE_S, REMEMBER_TIMES, ThreadLane, close_connection
 from tests.pollers.fakes import DEADLINE_S, LoopCore, cores, wait_until
 
 
@@ -183,10 +183,9 @@ def test_a_loop_that_does_not_answer_is_late_and_gives_up_what_waits() -> None:
     batch = fake_connections(0, 3)
     lane.put(batch)
     clock.now += LATE_S * 0.9
-    assert lane.available()
+    assert not lane.is_late()
     clock.now += LATE_S * 0.2
     assert lane.is_late()
-    assert not lane.available()
     assert lane.take_back() == batch
     assert lane.is_late(), "nothing waits, but it has not answered"
     assert lane.put(fake_connections(3, 1)) == 1, "it is still the last resort"
@@ -207,6 +206,23 @@ def test_an_idle_loop_is_called_to_see_whether_it_answers() -> None:
     core.loop.turn()
     assert lane.silent_s() == 0.0
     assert not lane.is_late()
+
+
+def test_a_long_turn_is_remembered_for_some_turns() -> None:
+    core, clock = HandCore(), Clock()
+    lane = ThreadLane(core, clock=clock)
+    assert lane.pace_s() == 0.0
+    lane.put(fake_connections(0, 1))
+    clock.now += 0.3
+    assert lane.pace_s() == pytest.approx(0.3), "it has not answered yet"
+    core.loop.turn()
+    lane.put(fake_connections(1, 1))
+    clock.now += 0.01
+    core.loop.turn()
+    assert lane.silent_s() == 0.0
+    assert lane.pace_s() == pytest.approx(0.3)
+    clock.now += REMEMBER_TIMES * 0.3 + 0.01
+    assert lane.pace_s() == 0.0
 
 
 def test_a_loop_that_adopts_for_long_is_not_late() -> None:

@@ -12,7 +12,7 @@ from asgi_poller import platform
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.channel import DESCRIPTORS_PER_MESSAGE, Delivery, Inbox, returned
 from asgi_poller.pollers.counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN, Counters
-from asgi_poller.pollers.lanes import LATE_S
+from asgi_poller.pollers.lanes import LATE_S, REMEMBER_TIMES
 from asgi_poller.pollers.process_lane import Budget, ProcessLane
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
@@ -224,10 +224,8 @@ class TestProcessLane:
         self.now += 100.0
         self.lane.put(self.connections(1))
         self.now += LATE_S * 0.9
-        assert self.lane.available()
         assert not self.lane.is_late()
         self.now += LATE_S * 0.2
-        assert not self.lane.available()
         assert self.lane.is_late()
         # still the last resort, if there is no other lane, and late all the same
         assert self.lane.put(self.connections(1)) == 1
@@ -263,7 +261,7 @@ class TestProcessLane:
         assert self.worker.has_nothing()
         assert not self.lane.is_late()
         self.lane.look()
-        assert self.lane.available()
+        assert not self.lane.is_late()
         for accepted in batch:
             os.close(accepted.fd)
 
@@ -278,6 +276,26 @@ class TestProcessLane:
         assert self.worker.receive().entries == []
         assert self.worker.has_nothing()
         assert not self.lane.is_late()
+
+    def test_its_pace_is_how_long_the_oldest_waits_though_it_moves(self) -> None:
+        self.now += 100.0
+        assert self.lane.pace_s() == 0.0
+        batch = self.connections(3)
+        self.lane.put(batch[:1])
+        self.now += 0.1
+        self.lane.put(batch[1:])
+        self.now += 0.2
+        self.worker.claim(self.worker.receive())
+        assert self.lane.silent_s() == 0.0
+        assert self.lane.pace_s() == pytest.approx(0.3), "before anybody has looked, too"
+        self.lane.look()
+        assert self.lane.pace_s() == pytest.approx(0.3)
+        self.now += 0.2
+        self.worker.claim(self.worker.receive())
+        self.lane.look()
+        assert self.lane.pace_s() == pytest.approx(0.4)
+        self.now += REMEMBER_TIMES * 0.4 + 0.01
+        assert self.lane.pace_s() == 0.0
 
     def test_a_worker_that_drains_is_not_late(self) -> None:
         batch = self.connections(1)

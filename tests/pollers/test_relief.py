@@ -6,7 +6,7 @@ import time
 
 from asgi_poller.loops.accepted import Accepted
 from asgi_poller.pollers.front_end import FrontEnd
-from asgi_poller.pollers.lanes import ThreadLane
+from asgi_poller.pollers.lanes import LATE_S, PROMPT_S, ThreadLane
 from tests.pollers.fakes import DEADLINE_S, clients, cores, make_listener, serving, wait_until
 from tests.pollers.test_front_end import FullLane, adopted
 
@@ -31,11 +31,54 @@ def test_who_is_back_first_gets_what_waits_for_the_others() -> None:
             with clients(listener, 40):
                 wait_until(lambda: front_end.stats().accepted == 40, "accepted")
                 wait_until(
-                    lambda: not any(lane.available() for lane in front_end._balancer.lanes), "late"
+                    lambda: all(lane.is_late() for lane in front_end._balancer.lanes), "late"
                 )
         wait_until(lambda: adopted(own[1]) == 40, "the second core has them all")
         assert front_end.stop(DEADLINE_S)
         listener.close()
+
+
+def test_in_a_burst_nothing_moves_to_a_core_that_was_as_slow_just_now() -> None:
+    """It has just answered, and its next long turn is near: loads would not be even again."""
+
+    class Busy(FullLane):
+        silence_s, longest_s = 0.0, 0.0
+        left: tuple[Accepted, ...] = ()
+
+        @property
+        def waiting(self) -> int:  # type: ignore[override]  # that of a lane, too, is read only
+            return len(self.left)
+
+        def silent_s(self) -> float:
+            return self.silence_s
+
+        def pace_s(self) -> float:
+            return max(self.silence_s, self.longest_s)
+
+        def is_late(self) -> bool:
+            return self.silence_s >= LATE_S
+
+        def take_back(self) -> list[Accepted]:
+            left, self.left = self.left, ()
+            return list(left)
+
+    late, answers = Busy(), Busy()
+    late.silence_s, answers.longest_s = 0.5, 0.2
+    late.left = (Accepted(1_000_000, 0),)
+    looks: list[list[Accepted]] = []
+    front_end = FrontEnd([], [late, answers])
+
+    def looked() -> bool:
+        """Whether it has asked, and then looked before it would ask anew."""
+        asked, before = front_end._asked_at, time.monotonic()
+        looks.append(front_end.relieve())
+        return asked == front_end._asked_at and before - asked >= PROMPT_S
+
+    wait_until(looked, "it looks")
+    assert not any(looks)
+    answers.longest_s = 0.1
+    wait_until(lambda: looked() and bool(looks[-1]), "it looks again")
+    assert looks[-1] == [Accepted(1_000_000, 0)]
 
 
 def test_a_core_that_is_alone_is_not_looked_after() -> None:
