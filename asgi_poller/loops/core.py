@@ -22,9 +22,10 @@ from asgi_poller.errors import ProxyProtocolFault
 from asgi_poller.loops.accepted import Accepted, ListenerInfo
 from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
 from asgi_poller.loops.after_tls import AfterTls
+from asgi_poller.loops.drain import drain
 from asgi_poller.loops.http_connection import HttpConnection
 from asgi_poller.loops.preamble import Refused, peek, read_proxy_header
-from asgi_poller.loops.services import Connection, Services
+from asgi_poller.loops.services import Services
 from asgi_poller.refusals import NO_PROXY_HEADER, note_refusal
 from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
 from asgi_poller.wire.proxy_protocol import Parsed
@@ -32,14 +33,11 @@ from asgi_poller.wire.proxy_protocol import Parsed
 _log = logging.getLogger("asgi_poller.error")
 
 _TOO_MANY = "Too many connections from your address"
-_ARRIVAL_S = 1.0  # while draining: for TLS handshakes and PROXY headers that are on their way
-_PATIENCE_S = 0.5  # while draining: then it is said what is waited for
-_SPREAD_STEP_S = 0.02  # while draining: how often it is somebody's turn, at most
 
 
-class Core(Services):
+class Core:
     """Serves connections on the loop it was made in. Everything but `loop` and `closed` belongs to
-    that loop's thread.
+    that loop's thread. `state` is what its connections share.
 
     `listeners` are what the indexes in Accepted refer to. The order of a life: `startup`, `adopt`
     as often as needed, `drain`, `shutdown`. `access_log` replaces the one that the configuration
@@ -56,18 +54,35 @@ class Core(Services):
         access_log: AccessLog | None = None,
     ) -> None:
         application = with_message_log(application)
-        super().__init__(config, application, access_log)
+        self.state = Services(config, application, access_log)
+        self.loop = self.state.loop
         self._listeners = listeners
-        self._lifespan = Lifespan(application, config.lifespan, self.context)
+        self._lifespan = Lifespan(application, config.lifespan, self.state.context)
         self._tls = tls
         self._tls_timeout_s = config.ssl_handshake_timeout
         self._proxies = TrustedHosts(config.forwarded_allow_ips) if config.proxy_protocol else None
         self._arriving: set[asyncio.Task[None]] = set()  # PROXY headers and TLS handshakes
 
+    @property
+    def closed(self) -> int:
+        """Connections that it has finished with. Any thread."""
+        return self.state.closed
+
+    @property
+    def requests(self) -> int:
+        """Requests and WebSockets that it has begun. Any thread."""
+        return self.state.requests
+
+    def count_closed_in(self, cells: memoryview[int], index: int) -> None:
+        """Count them in `cells[index]` from now on, where another process can read it. Before the
+        first connection.
+        """
+        self.state.count_closed_in(cells, index)
+
     async def startup(self) -> None:
         """Run the lifespan's start-up. Raises StartupError."""
         await self._lifespan.startup()
-        self.scopes.state = self._lifespan.state
+        self.state.scopes.state = self._lifespan.state
 
     # Connections
 
@@ -96,8 +111,7 @@ class Core(Services):
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         self._arriving.discard(task)
-        if self._changed is not None:
-            self._changed.set()
+        self.state.note_change()
 
     def _connect(
         self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, peer: Peer
@@ -141,9 +155,8 @@ class Core(Services):
             self._not_connected(sock, connection)
 
     def _connection(self, accepted: Accepted, peer: Peer) -> HttpConnection:
-        connection = HttpConnection(self, peer, accepted.data)
-        if accepted.ticket >= 0:
-            self._tickets[connection] = accepted.ticket
+        connection = HttpConnection(self.state, peer, accepted.data)
+        self.state.hold_ticket(connection, accepted.ticket)
         return connection
 
     async def _connect_tls(
@@ -152,7 +165,7 @@ class Core(Services):
         first, ticket = b"", accepted.ticket
         chosen = AfterTls(lambda _: self._connection(accepted, peer))
         try:
-            async with asyncio.timeout(self.connection_settings.first_octet_timeout_s):
+            async with asyncio.timeout(self.state.connection_settings.first_octet_timeout_s):
                 first = await peek(self.loop, sock, 1)
             if is_plaintext(first):
                 note_refusal("400 plain HTTP on a TLS port", peer.client)
@@ -186,9 +199,9 @@ class Core(Services):
         try:
             peer = _peer(sock, accepted, info)
             if not accepted.data:
-                async with asyncio.timeout(self.connection_settings.first_octet_timeout_s):
+                async with asyncio.timeout(self.state.connection_settings.first_octet_timeout_s):
                     await peek(self.loop, sock, 1)
-            async with asyncio.timeout(self.connection_settings.header_timeout_s):
+            async with asyncio.timeout(self.state.connection_settings.header_timeout_s):
                 header, early = await read_proxy_header(
                     self.loop,
                     sock,
@@ -229,7 +242,7 @@ class Core(Services):
         if header.source is None:
             return True
         peer.client = header.source
-        return ticket < 0 or self._door is None or self._door.identify(ticket, header.source)
+        return self.state.identify(ticket, header.source)
 
     async def _refuse(self, sock: socket.socket, answer: bytes, ticket: int) -> None:
         """Answer on a socket that has no connection, and close it."""
@@ -238,7 +251,9 @@ class Core(Services):
             self._not_adopted(sock, ticket)
 
         try:
-            await self.loop.connect_accepted_socket(lambda: Refused(answer, self.wheel, lost), sock)
+            await self.loop.connect_accepted_socket(
+                lambda: Refused(answer, self.state.wheel, lost), sock
+            )
         except OSError:
             lost()
         except Exception:
@@ -246,92 +261,23 @@ class Core(Services):
             lost()
 
     def _not_connected(self, sock: socket.socket, connection: HttpConnection) -> None:
-        self._not_adopted(sock, self._tickets.pop(connection, -1))
+        self._not_adopted(sock, self.state.release_ticket(connection))
 
     def _not_adopted(self, sock: socket.socket, ticket: int) -> None:
         sock.close()
-        self._closed_in[self._closed_at] += 1
-        self._end_ticket(ticket)
+        self.state.count_closed(ticket)
 
     # The end
 
     async def drain(self, timeout_s: float, spread_s: float = 0.0) -> bool:
-        """End every connection in an orderly way; what has not ended after `timeout_s` seconds is
-        cut off.
-
-        Idle connections close, requests finish, channels get 1012 and their closing handshake: with
-        `spread_s`, evenly over so many seconds, which come on top of `timeout_s`. True if nothing
-        had to be cut off. Cancelling it cuts everything off at once. A second call while the first
-        one runs makes the end come sooner.
+        """End every connection in an orderly way; `drain.py` says how. A second call while the
+        first one runs makes the end come sooner.
         """
-        self._is_draining = True
-        self._changed = self._changed or asyncio.Event()
-        late = []
-        for connection in list(self._connections):
-            if spread_s > 0 and connection.is_channel:
-                late.append(connection)
-            else:
-                connection.shutdown()
-        try:
-            async with asyncio.timeout(spread_s + timeout_s):
-                give_up = self.loop.call_later(_ARRIVAL_S, self._give_up_arriving)
-                say = self.loop.call_later(_PATIENCE_S, self._say_what_is_left, timeout_s)
-                await self._shut_down_evenly(late, spread_s)
-                while self._connections or self._conversations or self._arriving:
-                    self._changed.clear()
-                    await self._changed.wait()
-                give_up.cancel()
-                say.cancel()
-        except TimeoutError:
-            _log.warning(
-                "Graceful shutdown took longer than %g s: %d connections and %d tasks are cut off.",
-                timeout_s,
-                len(self._connections),
-                len(self._conversations),
-            )
-            return False
-        finally:
-            await self._cut_off()
-        return True
-
-    def _say_what_is_left(self, timeout_s: float) -> None:
-        _log.info(
-            "Waiting for %d connections and %d tasks to end, %g s at most. (CTRL+C to force quit)",
-            len(self._connections),
-            len(self._conversations),
-            timeout_s,
-        )
-
-    def _give_up_arriving(self) -> None:
-        """Who has not said all of a TLS handshake or PROXY header by now is not waited for."""
-        for task in self._arriving:
-            task.cancel("the server is shutting down")
-
-    async def _shut_down_evenly(self, connections: list[Connection], spread_s: float) -> None:
-        """The first at once, the last `spread_s` seconds later."""
-        start = self.loop.time()
-        count = len(connections)
-        done = 0
-        while connections:
-            due = min(count, int((self.loop.time() - start) / spread_s * count) + 1)
-            while done < due:
-                connections.pop().shutdown()  # does nothing for one that has ended meanwhile
-                done += 1
-            if connections:
-                await asyncio.sleep(max(_SPREAD_STEP_S, spread_s / count))
-
-    async def _cut_off(self) -> None:
-        for connection in list(self._connections):
-            connection.abort()
-        tasks = [*self._conversations, *self._arriving]
-        for task in tasks:
-            task.cancel("the server is shutting down")
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+        return await drain(self.state, self._arriving, timeout_s, spread_s)
 
     async def shutdown(self) -> bool:
         """Run the lifespan's shutdown; whether it went well."""
-        self.wheel.stop()
+        self.state.wheel.stop()
         return await self._lifespan.shutdown()
 
 

@@ -118,8 +118,8 @@ class Services:
         self._door: Door | None = None
         self._tickets: dict[Connection, int] = {}  # of those that a limit counts
         self._channel_count = 0
-        self._connections: set[Connection] = set()
-        self._conversations: dict[asyncio.Task[None], Conversation] = {}
+        self.connections: set[Connection] = set()
+        self.conversations: dict[asyncio.Task[None], Conversation] = {}
         self._release = self._ended  # one bound method for all tasks
         self._request_limit: int | None = None
         self._limit_reached: Callable[[], None] | None = None
@@ -147,20 +147,20 @@ class Services:
         self._limit_reached = reached
 
     def connection_made(self, connection: Connection) -> None:
-        self._connections.add(connection)
+        self.connections.add(connection)
         if self._is_draining:
             connection.shutdown()
 
     def connection_changed(self, old: Connection, new: Connection) -> None:
         """An upgrade: the same socket in other hands."""
-        self._connections.discard(old)
-        self._connections.add(new)
+        self.connections.discard(old)
+        self.connections.add(new)
         self._channel_count += 1
         if self._tickets and old in self._tickets:
             self._tickets[new] = self._tickets.pop(old)
 
     def connection_lost(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self.connections.discard(connection)
         self._closed_in[self._closed_at] += 1
         self._channel_count -= connection.is_channel
         if self._tickets:
@@ -168,9 +168,42 @@ class Services:
         if self._changed is not None:
             self._changed.set()
 
+    # What limits count
+
+    def hold_ticket(self, connection: Connection, ticket: int) -> None:
+        """`ticket` is ended with the connection; -1 is none."""
+        if ticket >= 0:
+            self._tickets[connection] = ticket
+
+    def release_ticket(self, connection: Connection) -> int:
+        """The connection does not come to be: its ticket, or -1."""
+        return self._tickets.pop(connection, -1)
+
+    def count_closed(self, ticket: int) -> None:
+        """A socket was closed before it became a connection."""
+        self._closed_in[self._closed_at] += 1
+        self._end_ticket(ticket)
+
+    def identify(self, ticket: int, peer: Any) -> bool:
+        """The connection is really `peer`'s; whether that one may have one more."""
+        return ticket < 0 or self._door is None or self._door.identify(ticket, peer)
+
     def _end_ticket(self, ticket: int) -> None:
         if ticket >= 0 and self._door is not None:
             self._door.end(ticket)
+
+    # The end
+
+    def begin_drain(self) -> asyncio.Event:
+        """No connection begins anything from now on. The event is set whenever something ends."""
+        self._is_draining = True
+        self._changed = self._changed or asyncio.Event()
+        return self._changed
+
+    def note_change(self) -> None:
+        """Something has ended that a drain waits for."""
+        if self._changed is not None:
+            self._changed.set()
 
     def objection(self, head: RequestHead) -> HttpFault | None:
         """Why a request is not to be served, if it is not."""
@@ -199,7 +232,7 @@ class Services:
         # connections that are idle or have sent half a request are no load (in uvicorn they are,
         # so that a few of them keep everybody out)
         limit = self.connection_settings.concurrency_limit
-        return limit is not None and len(self._conversations) >= limit
+        return limit is not None and len(self.conversations) >= limit
 
     def note_tls(self, peer: Peer, transport: asyncio.BaseTransport) -> None:
         """Give `peer` the ASGI `tls` extension, if its transport speaks TLS."""
@@ -227,11 +260,11 @@ class Services:
         coroutine = call if type(call) is CoroutineType else _awaited(call)
         task = self.loop.create_task(coroutine, context=context)
         # the loop itself holds tasks weakly: one that waits for something of its own could vanish
-        self._conversations[task] = conversation
+        self.conversations[task] = conversation
         task.add_done_callback(self._release)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        conversation = self._conversations.pop(task)
+        conversation = self.conversations.pop(task)
         try:
             if not task.cancelled():
                 error = task.exception()

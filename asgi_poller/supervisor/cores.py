@@ -105,11 +105,11 @@ class Cores:
             access_log=self._access_log,
         )
         if self._door is not None:
-            core.use_door(self._door)
-        core.channel_share = self._channel_share
+            core.state.use_door(self._door)
+        core.state.channel_share = self._channel_share
         limit = self._config.limit_max_requests
         if limit is not None:
-            core.limit_requests(
+            core.state.limit_requests(
                 limit + random.randint(0, self._config.limit_max_requests_jitter),
                 self._limit_reached,
             )

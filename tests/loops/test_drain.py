@@ -74,7 +74,7 @@ async def serving(certificate: str | None = None) -> AsyncIterator[Site]:
 
 async def settled(site: Site, count: int) -> None:
     """Wait until the core has `count` connections."""
-    while len(site.core._connections) != count:
+    while len(site.core.state.connections) != count:
         await asyncio.sleep(0)
 
 

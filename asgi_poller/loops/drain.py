@@ -1,0 +1,95 @@
+"""The orderly end of every connection of a core."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from asgi_poller.loops.services import Connection, Services
+
+_log = logging.getLogger("asgi_poller.error")
+
+_ARRIVAL_S = 1.0  # for TLS handshakes and PROXY headers that are on their way
+_PATIENCE_S = 0.5  # then it is said what is waited for
+_SPREAD_STEP_S = 0.02  # between two of those that end one after the other, at least
+
+
+async def drain(
+    state: Services, arriving: set[asyncio.Task[None]], timeout_s: float, spread_s: float
+) -> bool:
+    """End every connection in an orderly way; what has not ended after `timeout_s` seconds is cut
+    off.
+
+    Idle connections close, requests finish, channels get 1012 and their closing handshake: with
+    `spread_s`, evenly over so many seconds, which come on top of `timeout_s`. `arriving` are
+    connections that are not made yet. True if nothing had to be cut off. Cancelling it cuts
+    everything off at once.
+    """
+    changed = state.begin_drain()
+    late = []
+    for connection in list(state.connections):
+        if spread_s > 0 and connection.is_channel:
+            late.append(connection)
+        else:
+            connection.shutdown()
+    try:
+        async with asyncio.timeout(spread_s + timeout_s):
+            give_up = state.loop.call_later(_ARRIVAL_S, _give_up, arriving)
+            say = state.loop.call_later(_PATIENCE_S, _say_what_is_left, state, timeout_s)
+            await _shut_down_evenly(late, spread_s)
+            while state.connections or state.conversations or arriving:
+                changed.clear()
+                await changed.wait()
+            give_up.cancel()
+            say.cancel()
+    except TimeoutError:
+        _log.warning(
+            "Graceful shutdown took longer than %g s: %d connections and %d tasks are cut off.",
+            timeout_s,
+            len(state.connections),
+            len(state.conversations),
+        )
+        return False
+    finally:
+        await _cut_off(state, arriving)
+    return True
+
+
+def _say_what_is_left(state: Services, timeout_s: float) -> None:
+    _log.info(
+        "Waiting for %d connections and %d tasks to end, %g s at most. (CTRL+C to force quit)",
+        len(state.connections),
+        len(state.conversations),
+        timeout_s,
+    )
+
+
+def _give_up(arriving: set[asyncio.Task[None]]) -> None:
+    """Who has not said all of a TLS handshake or PROXY header by now is not waited for."""
+    for task in arriving:
+        task.cancel("the server is shutting down")
+
+
+async def _shut_down_evenly(connections: list[Connection], spread_s: float) -> None:
+    """The first at once, the last `spread_s` seconds later."""
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    count = len(connections)
+    done = 0
+    while connections:
+        due = min(count, int((clock() - start) / spread_s * count) + 1)
+        while done < due:
+            connections.pop().shutdown()  # does nothing for one that has ended meanwhile
+            done += 1
+        if connections:
+            await asyncio.sleep(max(_SPREAD_STEP_S, spread_s / count))
+
+
+async def _cut_off(state: Services, arriving: set[asyncio.Task[None]]) -> None:
+    for connection in list(state.connections):
+        connection.abort()
+    tasks = [*state.conversations, *arriving]
+    for task in tasks:
+        task.cancel("the server is shutting down")
+    if tasks:
+        await asyncio.wait(tasks, timeout=1.0)
