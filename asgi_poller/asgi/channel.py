@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from asgi_poller.asgi.channel_context import (
@@ -49,12 +50,13 @@ from asgi_poller.wire.frames import (
     Pong,
     is_sendable_close_code,
 )
+from asgi_poller.wire.websocket import WebSocketWire
 
 _log = logging.getLogger("asgi_poller.error")
 _CORK_OCTETS = 65536  # joined frames above this are written without waiting for the flush
 
 
-class Channel(Inbox):
+class Channel:
     """One WebSocket. The connection feeds it; the application calls `receive` and `send`. Owned by
     the core's thread.
 
@@ -65,6 +67,7 @@ class Channel(Inbox):
     """
 
     __slots__ = (
+        "_context",
         "_cork",
         "_cork_octets",
         "_denial",
@@ -72,13 +75,17 @@ class Channel(Inbox):
         "_gate",
         "_late_pong",
         "_opened_at",
+        "_port",
         "_sent_count",
         "_sent_octets",
         "_turn",
+        "_wire",
         "_write",
         "close_code",
         "closed_by",
+        "inbox",
         "scope",
+        "state",
     )
 
     def __init__(
@@ -87,8 +94,12 @@ class Channel(Inbox):
         port: ChannelPort,
         context: ChannelContext,
     ) -> None:
-        super().__init__(port, context)
+        self.state: State = CONNECTING
         self.scope = scope
+        self.inbox = Inbox(self, port, context)
+        self._context = context
+        self._port = port
+        self._wire: WebSocketWire | None = None
         self._entry = None if context.access_log is None else context.access_log.entry(scope)
         self.close_code = CLOSE_ABNORMAL
         self.closed_by = "peer"
@@ -115,6 +126,7 @@ class Channel(Inbox):
             self._finish(CLOSE_ABNORMAL, "", by="peer")
         elif self.state is CLOSING:
             self._enter(CLOSED)
+        self.inbox.connection_lost()
         if self._gate is not None:
             self._gate.open()
 
@@ -133,7 +145,7 @@ class Channel(Inbox):
     @property
     def message_count(self) -> int:
         """Messages that have passed, both ways."""
-        return self._received_count + self._sent_count
+        return self.inbox.received_count + self._sent_count
 
     def give_up(self) -> None:
         """The peer did not answer our Close in time: the channel is closed without it."""
@@ -177,6 +189,11 @@ class Channel(Inbox):
                 _log.error("ASGI callable returned without completing the denial response.")
             self._denial.fail()
 
+    @property
+    def receive(self) -> Callable[[], Coroutine[Any, Any, Message]]:
+        """ASGI's receive()."""
+        return self.inbox.receive
+
     async def send(self, message: Message) -> None:
         """Take a message from the application; waits while the peer is slow."""
         if self.state is not OPEN or message["type"] != "websocket.send":
@@ -198,7 +215,7 @@ class Channel(Inbox):
             self._cork_octets += len(frame)
             if self._cork_octets > _CORK_OCTETS:
                 self._flush()
-        elif self._queue:
+        elif self.inbox.queue:
             self._cork = [frame]
             self._cork_octets = len(frame)
             self._context.loop.call_soon(self._flush)
@@ -235,7 +252,7 @@ class Channel(Inbox):
         self._enter(OPEN)
         if context.access_log is not None and self._entry is not None:
             context.access_log.channel_opened(self._entry)
-        self._start_wire(wire)
+        self.inbox.open(wire)
 
     def _on_close(self, message: Message) -> None:
         code = message.get("code") or CLOSE_NORMAL
@@ -272,10 +289,10 @@ class Channel(Inbox):
         1006.
         """
         self.closed_by = "server"
-        self._put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
+        self.inbox.put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
         self._enter(CLOSED)
 
-    def _on_control(self, event: Event) -> None:
+    def on_control(self, event: Event) -> None:
         """Control frames are answered at once, whatever the application does."""
         match event:
             case Ping(payload):
@@ -316,14 +333,14 @@ class Channel(Inbox):
         self._flush()
         self._write(self._wire.close(code, reason))  # type: ignore[union-attr]  # OPEN has a wire
         self._finish(code, reason, by=by, state=CLOSING)
-        self._read_to_the_end()
+        self.inbox.read_to_the_end()
 
     def _finish(self, code: int, reason: str, *, by: str, state: State = CLOSED) -> None:
         """The application's last word from this channel."""
         was_open = self.state is OPEN
         self.close_code = code
         self.closed_by = by
-        self._put({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._enter(state)
         if was_open and self._context.access_log is not None and self._entry is not None:
             self._context.access_log.channel_closed(
@@ -331,13 +348,15 @@ class Channel(Inbox):
                 code=code,
                 by=by,
                 seconds=self._context.clock() - self._opened_at,
-                received=(self._received_count, self.received_octets),
+                received=(self.inbox.received_count, self.inbox.received_octets),
                 sent=(self._sent_count, self._sent_octets),
             )
 
     def _enter(self, state: State) -> None:
         if self.state is not state:
             self.state = state
+            if state is CLOSING or state is CLOSED or state is DENYING:
+                self.inbox.end()
             self._port.state_changed()
             if state is CLOSED and self._gate is not None:
                 self._gate.open()

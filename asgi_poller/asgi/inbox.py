@@ -11,14 +11,9 @@ that the peer is not read until the application has taken all that waits, and TC
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
-from asgi_poller.asgi.channel_context import (
-    CONNECTING,
-    OPEN,
-    ChannelContext,
-    ChannelPort,
-    State,
-)
+from asgi_poller.asgi.channel_context import ChannelContext, ChannelPort
 from asgi_poller.asgi.types import Message
 from asgi_poller.wire.frames import Event
 from asgi_poller.wire.websocket import WebSocketWire
@@ -28,47 +23,52 @@ _EARLY_OCTETS = 65536  # sent before the channel was accepted
 _QUEUE_HIGH_OCTETS = 256 * 1024
 
 
+class Owner(Protocol):
+    """The WebSocket that receives."""
+
+    def on_control(self, event: Event) -> None:
+        """A Ping, Pong, Close or WebSocketFault has come."""
+
+
 class Inbox:
     """Feeds the wire, keeps what comes, gives it to the application. Owned by the core's thread.
 
-    The channel makes the wire when it is accepted, and says in `_on_control` what becomes of
-    control frames and faults.
+    Its owner tells it when the WebSocket opens, ends, and when the connection is lost.
     """
 
     __slots__ = (
         "_context",
         "_early",
-        "_is_paused",
+        "_is_connecting",
+        "_is_open",
+        "_owner",
         "_port",
-        "_queue",
         "_queue_octets",
-        "_received_count",
         "_waiter",
         "_wire",
+        "is_paused",
+        "queue",
+        "received_count",
         "received_octets",
-        "state",
     )
 
-    def __init__(self, port: ChannelPort, context: ChannelContext) -> None:
-        self.state: State = CONNECTING
+    def __init__(self, owner: Owner, port: ChannelPort, context: ChannelContext) -> None:
         self.received_octets = 0  # on the wire; also the proof of life that pings look at
+        self.received_count = 0  # messages that the application has had
+        # what receive() will give: str and bytes are messages, a dict is given as it is
+        self.queue: list[str | bytes | Message] = [{"type": "websocket.connect"}]
+        self.is_paused = False  # the peer is not read, because the application is behind
+        self._owner: Owner | None = owner
         self._port = port
         self._context = context
         self._wire: WebSocketWire | None = None
         self._early = b""  # octets that came before the channel was accepted
-        # what receive() will give: str and bytes are messages, a dict is given as it is
-        self._queue: list[str | bytes | Message] = [{"type": "websocket.connect"}]
         self._queue_octets = 0  # read since there were two, as on the wire
         self._waiter: asyncio.Future[None] | None = None
-        self._is_paused = False
-        self._received_count = 0  # messages that the application has had
+        self._is_connecting = True
+        self._is_open = False
 
     # The connection's side
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the peer is not being read because the application is behind."""
-        return self._is_paused
 
     def feed(self, data: bytes) -> None:
         """Octets from the peer."""
@@ -77,11 +77,11 @@ class Inbox:
             self._feed_early(data)
             return
         self.received_octets += len(data)
-        queue = self._queue
+        queue = self.queue
         message = wire.lone(data)
         if message is None:
             self._feed_events(wire, wire.receive(data))
-        elif self.state is OPEN:
+        elif self._is_open:
             queue.append(message)
         waiter = self._waiter
         if waiter is not None and queue:
@@ -98,7 +98,7 @@ class Inbox:
         """The next message for the application; waits for one. After the disconnect it waits
         forever.
         """
-        queue = self._queue
+        queue = self.queue
         while not queue:
             waiter = self._waiter
             if waiter is None or waiter.done():
@@ -109,62 +109,70 @@ class Inbox:
             else:
                 await asyncio.wait([waiter])
         event = queue.pop(0)
-        if not queue and (self._is_paused or self._queue_octets):
+        if not queue and (self.is_paused or self._queue_octets):
             self._queue_emptied()
         kind = type(event)
         if kind is str:
-            self._received_count += 1
+            self.received_count += 1
             return {"type": "websocket.receive", "text": event}
         if kind is bytes:
-            self._received_count += 1
+            self.received_count += 1
             return {"type": "websocket.receive", "bytes": event}
         return event  # type: ignore[return-value]  # neither str nor bytes: a message as it is
 
-    # For the channel
+    # Its owner's side
 
-    def _on_control(self, event: Event) -> None:
-        """A Ping, Pong, Close or WebSocketFault has come."""
-        raise NotImplementedError
-
-    def _put(self, message: Message) -> None:
+    def put(self, message: Message) -> None:
         """The application gets `message` as it is, after everything that waits."""
-        self._queue.append(message)
+        self.queue.append(message)
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _start_wire(self, wire: WebSocketWire) -> None:
-        """The channel is open: what came too early is read now."""
+    def open(self, wire: WebSocketWire) -> None:
+        """The handshake is answered: what came too early is read now."""
+        self._is_connecting, self._is_open = False, True
         self._wire = wire
         early, self._early = self._early, b""
         self._resume()
         if early:
             self.feed(early)
 
-    def _read_to_the_end(self) -> None:
+    def end(self) -> None:
+        """No message that comes from now on is for the application."""
+        self._is_connecting = self._is_open = False
+
+    def read_to_the_end(self) -> None:
         """We have sent our Close: the application may be behind as it likes, the answer is read."""
         self._resume()
         if self._wire is not None and self._wire.is_holding:
             self._context.loop.call_soon(self._feed_held)
 
+    def connection_lost(self) -> None:
+        """Nothing more comes. As a circle, this and its owner would wait for the garbage
+        collector.
+        """
+        self._owner = self._wire = None
+
     # What waits
 
     def _feed_early(self, data: bytes) -> None:
         """A client may not send before it has our 101; some do, and what fits is kept for them."""
-        if self.state is CONNECTING:
+        if self._is_connecting:
             self._early += data
             if len(self._early) > _EARLY_OCTETS:
                 self._pause()
 
     def _feed_events(self, wire: WebSocketWire, events: list[Event]) -> None:
-        queue = self._queue
+        queue, owner = self.queue, self._owner
+        assert owner is not None
         for event in events:
             kind = type(event)
             if kind is bytes or kind is str:
                 queue.append(event)  # type: ignore[arg-type]  # as `kind` says, sooner than isinstance
             else:
-                self._on_control(event)
-        if self.state is not OPEN:
+                owner.on_control(event)
+        if not self._is_open:
             # messages that arrive behind a Close, ours or the peer's, are not for the application
             while queue and not isinstance(queue[-1], dict):
                 queue.pop()
@@ -172,23 +180,23 @@ class Inbox:
             # One helping at a time: nothing more is read until this one has been taken. One of
             # control frames alone waits for nobody.
             self._pause()
-            if not queue or self.state is not OPEN:
+            if not queue or not self._is_open:
                 self._context.loop.call_soon(self._feed_held)
 
     def _feed_held(self) -> None:
         wire = self._wire
-        if wire is None or (self._queue and self.state is OPEN):
+        if wire is None or (self.queue and self._is_open):
             return
         if wire.is_holding:
             self.feed(b"")
-        if not wire.is_holding and (not self._queue or self.state is not OPEN):
+        if not wire.is_holding and (not self.queue or not self._is_open):
             self._resume()
 
     def _check_queue(self) -> None:
         """More than one message waits: perhaps too many."""
-        if self._is_paused or self.state is not OPEN:
+        if self.is_paused or not self._is_open:
             return
-        queue, octets = self._queue, self._queue_octets
+        queue, octets = self.queue, self._queue_octets
         if self._wire is not None and self._wire.inflates:
             octets = sum(map(len, queue))
         if len(queue) > self._context.max_queue or octets > _QUEUE_HIGH_OCTETS:
@@ -202,11 +210,11 @@ class Inbox:
             self._resume()
 
     def _pause(self) -> None:
-        if not self._is_paused:
-            self._is_paused = True
+        if not self.is_paused:
+            self.is_paused = True
             self._port.set_reading(False)
 
     def _resume(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
+        if self.is_paused:
+            self.is_paused = False
             self._port.set_reading(True)

@@ -80,7 +80,7 @@ class ChannelConnection(asyncio.Protocol):
     def start(self, channel: Channel) -> None:
         """The channel waits for its application. To be called before `set_protocol`."""
         self.channel = channel
-        self.data_received = channel.feed
+        self.data_received = channel.inbox.feed
         settings, wheel = self._core.channel_settings, self._core.wheel
         accept_s, ping_s = settings.accept_timeout_s, settings.ping_interval_s
         if accept_s is not None:
@@ -219,7 +219,7 @@ class ChannelConnection(asyncio.Protocol):
         settings, wheel = self._core.channel_settings, self._core.wheel
         if self._life_by:
             # a peer that we do not read cannot be blamed for silence
-            if channel.received_octets != self._octets_at_ping or channel.is_paused:
+            if channel.inbox.received_octets != self._octets_at_ping or channel.inbox.is_paused:
                 self._life_by = NEVER
             elif tick >= self._life_by:
                 # timers may come before sockets: what the peer sent while the loop was blocked is
@@ -229,11 +229,11 @@ class ChannelConnection(asyncio.Protocol):
                 return NEVER
         if tick >= self._ping_at:
             # a peer that has sent more than the answer to our last Ping is alive: it gets no Ping
-            if channel.received_octets - self._octets_at_ping <= _PONG_OCTETS:
+            if channel.inbox.received_octets - self._octets_at_ping <= _PONG_OCTETS:
                 if not self._life_by and settings.ping_timeout_s is not None:
                     self._life_by = wheel.after(settings.ping_timeout_s)
                 channel.ping()
-            self._octets_at_ping = channel.received_octets
+            self._octets_at_ping = channel.inbox.received_octets
             self._ping_at = wheel.after(settings.ping_interval_s or 0)
         self._deadline = min(self._ping_at, self._life_by or self._ping_at)
         return self._deadline
@@ -242,7 +242,7 @@ class ChannelConnection(asyncio.Protocol):
         channel = self.channel
         if channel is None or channel.state is not OPEN:
             return
-        if channel.received_octets == self._octets_at_ping and not channel.is_paused:
+        if channel.inbox.received_octets == self._octets_at_ping and not channel.inbox.is_paused:
             channel.close(CLOSE_INTERNAL_ERROR, "keepalive ping timeout")
             channel.give_up()  # who answers no Ping will answer no Close either
         else:

@@ -39,6 +39,6 @@ def upgrade(
         channel.block_writing()
     core.run(channel)
     if leftover:
-        channel.feed(leftover)
+        channel.inbox.feed(leftover)
     if is_draining:
         connection.shutdown()

@@ -89,10 +89,10 @@ def test_a_websocket_at_its_opening_and_at_its_end(
         channel = await peer.accepted()
         peer.clock.now += 12.3456
         for _ in range(3):
-            channel.feed(text_frame("hello"))
+            channel.inbox.feed(text_frame("hello"))
             await channel.receive()
         await channel.send(text("hi"))
-        channel.feed(close_frame(1001))
+        channel.inbox.feed(close_frame(1001))
         channel.connection_lost()
 
     run(main())

@@ -37,7 +37,7 @@ def test_messages_both_ways(careful: bool) -> None:
             (text_frame(""), {"type": "websocket.receive", "text": ""}),
             (binary_frame(b""), {"type": "websocket.receive", "bytes": b""}),
         ):
-            channel.feed(data)
+            channel.inbox.feed(data)
             assert await channel.receive() == message
         for sent, expected in (
             (text("héllo"), ServerFrame(TEXT, "héllo".encode())),
@@ -65,7 +65,7 @@ def test_compressed_messages_both_ways(careful: bool) -> None:
         (sent,) = peer.frames()
         assert sent.rsv == 4
         assert len(sent.payload) < 100
-        channel.feed(frame(TEXT, sent.payload, rsv=4))
+        channel.inbox.feed(frame(TEXT, sent.payload, rsv=4))
         assert (await channel.receive())["text"] == "a" * 1000
 
     run(main())
@@ -109,7 +109,7 @@ def test_messages_that_wait_are_answered_in_one_write() -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(text_frame("a") * 5)
+        channel.inbox.feed(text_frame("a") * 5)
         for number in range(5):
             await channel.receive()
             await channel.send(text(str(number)))
@@ -124,7 +124,7 @@ def test_a_lone_message_is_written_at_once() -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(text_frame("a"))
+        channel.inbox.feed(text_frame("a"))
         await channel.receive()
         await channel.send(text("b"))
         assert len(peer.wire.pieces) == 1
@@ -136,7 +136,7 @@ def test_what_was_joined_goes_out_though_the_application_rests() -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(text_frame("a") * 2)
+        channel.inbox.feed(text_frame("a") * 2)
         await channel.receive()
         await channel.send(text("answer"))
         await turns(2)  # one message waits still, and nobody asks for it
@@ -150,11 +150,11 @@ def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(text_frame("a") * 2)
+        channel.inbox.feed(text_frame("a") * 2)
         await channel.receive()
         await channel.send(text("answer"))
         if by == "peer":
-            channel.feed(close_frame(1000))
+            channel.inbox.feed(close_frame(1000))
         else:
             await channel.send(closing(1000))
         await turns()
@@ -171,8 +171,8 @@ def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None
     async def main() -> None:
         peer = Peer(careful=careful)
         channel = await peer.accepted()
-        channel.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
-        channel.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
+        channel.inbox.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
+        channel.inbox.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
         assert peer.frames() == [
             ServerFrame(PONG, b"one"),
             ServerFrame(PONG, b"two"),
@@ -187,7 +187,7 @@ def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
         channel = await peer.accepted()
-        channel.feed(frame(PING, b"one") + close_frame(1000))
+        channel.inbox.feed(frame(PING, b"one") + close_frame(1000))
         *pongs, closed = peer.frames()
         assert closed.close_code == 1000
         assert pongs in ([], [ServerFrame(PONG, b"one")])  # RFC 6455, 5.5.2: either will do
@@ -200,9 +200,9 @@ def test_pongs_are_a_sign_of_life_and_nothing_else(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
         channel = await peer.accepted()
-        before = channel.received_octets
-        channel.feed(frame(PONG, b"unasked"))
-        assert channel.received_octets > before
+        before = channel.inbox.received_octets
+        channel.inbox.feed(frame(PONG, b"unasked"))
+        assert channel.inbox.received_octets > before
         assert peer.wire.written == b""
 
     run(main())

@@ -44,7 +44,7 @@ def test_the_peer_closes(
     async def main() -> None:
         peer = Peer(careful=careful)
         channel = await peer.accepted()
-        channel.feed(text_frame("last words") + sent + text_frame("never"))
+        channel.inbox.feed(text_frame("last words") + sent + text_frame("never"))
         (answer,) = peer.frames()
         assert (answer.opcode, answer.close_code) == (CLOSE, answered)
         assert peer.state() is State.CLOSED
@@ -80,7 +80,7 @@ def test_the_application_closes(
         assert len(sent.payload) <= 125
         assert peer.state() is State.CLOSING
         assert await channel.receive() == disconnect(code, reason)
-        channel.feed(close_frame(code))
+        channel.inbox.feed(close_frame(code))
         assert peer.state() is State.CLOSED
         assert channel.closed_by == "application"
         assert peer.wire.written == b""
@@ -92,10 +92,10 @@ def test_messages_after_our_close_are_dropped() -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(text_frame("before"))
+        channel.inbox.feed(text_frame("before"))
         await channel.send(closing(1000))
-        channel.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
-        channel.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
+        channel.inbox.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
+        channel.inbox.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
         assert peer.state() is State.CLOSED
         assert (await channel.receive())["text"] == "before"
         assert await channel.receive() == disconnect(1000)
@@ -113,7 +113,9 @@ def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen
         channel = await peer.accepted()
         await channel.send(closing(1000))
         assert await channel.receive() == disconnect(1000)
-        channel.feed(text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000))
+        channel.inbox.feed(
+            text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
+        )
         waiting = asyncio.ensure_future(channel.receive())
         await turns()
         assert not waiting.done()
@@ -136,7 +138,7 @@ def test_a_peer_that_breaks_the_rules(data: bytes, code: int, careful: bool) -> 
     async def main() -> None:
         peer = Peer(careful=careful)
         channel = await peer.accepted()
-        channel.feed(text_frame("good") + data + text_frame("never"))
+        channel.inbox.feed(text_frame("good") + data + text_frame("never"))
         (sent,) = peer.frames()
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
         assert sent.payload[2:], "the peer is told what was wrong"
@@ -156,7 +158,7 @@ def test_a_peer_that_breaks_the_rules_while_closing() -> None:
         channel = await peer.accepted()
         await channel.send(closing(1000))
         peer.wire.take()
-        channel.feed(frame(0xF, b"x"))
+        channel.inbox.feed(frame(0xF, b"x"))
         assert peer.state() is State.CLOSED
         assert peer.wire.written == b""
         assert await channel.receive() == disconnect(1000)
@@ -168,7 +170,7 @@ def test_a_connection_that_breaks_is_1006() -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(text_frame("last"))
+        channel.inbox.feed(text_frame("last"))
         channel.connection_lost()
         assert (await channel.receive())["text"] == "last"
         assert await channel.receive() == disconnect(1006)

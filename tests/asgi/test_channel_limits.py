@@ -30,16 +30,16 @@ def test_a_full_queue_stops_the_peer_until_it_is_empty() -> None:
         peer = Peer()
         channel = await peer.accepted()
         for _ in range(MAX_QUEUE):
-            channel.feed(text_frame("a"))
+            channel.inbox.feed(text_frame("a"))
         assert peer.wire.is_read
-        channel.feed(text_frame("b"))
+        channel.inbox.feed(text_frame("b"))
         assert not peer.wire.is_read
-        assert channel.is_paused
+        assert channel.inbox.is_paused
         await drained(channel, MAX_QUEUE)
         assert not peer.wire.is_read
         assert (await channel.receive())["text"] == "b"
         assert peer.wire.is_read
-        assert not channel.is_paused
+        assert not channel.inbox.is_paused
 
     run(main())
 
@@ -50,7 +50,7 @@ def test_octets_fill_the_queue_too() -> None:
         channel = await peer.accepted()
         fed = 0
         while peer.wire.is_read:
-            channel.feed(binary_frame(b"x" * MAX_OCTETS))
+            channel.inbox.feed(binary_frame(b"x" * MAX_OCTETS))
             fed += 1
         assert 3 <= fed <= 5
         await drained(channel, fed)
@@ -68,7 +68,7 @@ def test_octets_of_messages_in_small_pieces_fill_it_too() -> None:
         data = binary_frame(b"x" * MAX_OCTETS) * 40
         at = 0
         while peer.wire.is_read and at < len(data):
-            channel.feed(data[at : at + 4096])
+            channel.inbox.feed(data[at : at + 4096])
             at += 4096
         assert at < 8 * MAX_OCTETS
 
@@ -83,7 +83,7 @@ def test_inflated_octets_fill_it_too() -> None:
         small = frame(BINARY, deflated(message), rsv=4)
         fed = 0
         while peer.wire.is_read:
-            channel.feed(small)
+            channel.inbox.feed(small)
             fed += 1
         assert fed <= 5
         assert len(await drained(channel, fed)) == fed
@@ -100,9 +100,9 @@ def test_one_read_cannot_inflate_into_all_of_the_memory(fragments: bool) -> None
         small = frame(BINARY, payload, rsv=4)
         if fragments:
             small = frame(BINARY, payload[:9], rsv=4, fin=False) + frame(0, payload[9:])
-        channel.feed(small * 100)
+        channel.inbox.feed(small * 100)
         await turns()
-        waiting = [event for event in channel._queue if isinstance(event, bytes)]
+        waiting = [event for event in channel.inbox.queue if isinstance(event, bytes)]
         assert sum(map(len, waiting)) <= 2 * 1024 * 1024
         assert not peer.wire.is_read
         for _ in range(100):
@@ -118,8 +118,8 @@ def test_messages_of_one_read_come_in_helpings_and_all_of_them() -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(b"".join(text_frame(str(number)) for number in range(2000)))
-        assert len(channel._queue) < 2000
+        channel.inbox.feed(b"".join(text_frame(str(number)) for number in range(2000)))
+        assert len(channel.inbox.queue) < 2000
         assert not peer.wire.is_read
         for number in range(2000):
             assert (await channel.receive())["text"] == str(number)
@@ -133,7 +133,7 @@ def test_a_flood_of_pings_is_not_piled_up() -> None:
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(frame(PING, b"a") * 5000)
+        channel.inbox.feed(frame(PING, b"a") * 5000)
         assert not peer.wire.is_read  # until these have been answered
         await turns(100)
         assert len(peer.frames()) == 5000
@@ -149,7 +149,7 @@ def test_the_end_does_not_wait_for_an_application_that_is_behind(by: str) -> Non
     async def main() -> None:
         peer = Peer()
         channel = await peer.accepted()
-        channel.feed(text_frame("a") * 1000 + close_frame(1000))
+        channel.inbox.feed(text_frame("a") * 1000 + close_frame(1000))
         assert not peer.wire.is_read
         if by == "application":
             await channel.send(closing(4000))
@@ -195,7 +195,7 @@ def test_a_slow_peer_that_pings_gets_one_pong_in_the_end() -> None:
         channel = await peer.accepted()
         channel.block_writing()
         for number in range(100):
-            channel.feed(frame(PING, str(number).encode()))
+            channel.inbox.feed(frame(PING, str(number).encode()))
         assert peer.wire.written == b""
         channel.unblock_writing()
         assert peer.frames() == [ServerFrame(PONG, b"99")]
@@ -213,7 +213,7 @@ def test_closing_ends_the_wait_for_a_slow_peer() -> None:
         channel.block_writing()
         sending = asyncio.ensure_future(channel.send(text("a")))
         await turns()
-        channel.feed(close_frame(1000))
+        channel.inbox.feed(close_frame(1000))
         await sending
 
     run(main())
@@ -232,11 +232,11 @@ def test_giving_up_waiting_loses_nothing() -> None:
             waiting = asyncio.ensure_future(channel.receive())
             await turns()
             if number % 2:  # at the very moment when a message is there
-                channel.feed(text_frame(str(number)))
+                channel.inbox.feed(text_frame(str(number)))
             waiting.cancel()
             await turns()
             if not number % 2:
-                channel.feed(text_frame(str(number)))
+                channel.inbox.feed(text_frame(str(number)))
             got = waiting.result() if not waiting.cancelled() else await channel.receive()
             assert got["text"] == str(number)
 
@@ -249,12 +249,12 @@ def test_two_tasks_receive() -> None:
         channel = await peer.accepted()
         first, second, third = (asyncio.ensure_future(channel.receive()) for _ in range(3))
         await turns()
-        channel.feed(text_frame("a"))
+        channel.inbox.feed(text_frame("a"))
         await turns()
         assert [first.done(), second.done(), third.done()].count(True) == 1
-        channel.feed(text_frame("b"))
+        channel.inbox.feed(text_frame("b"))
         await turns()
-        channel.feed(text_frame("c"))
+        channel.inbox.feed(text_frame("c"))
         messages = await asyncio.gather(first, second, third)
         assert sorted(message["text"] for message in messages) == ["a", "b", "c"]
 
@@ -269,7 +269,7 @@ def test_the_second_task_goes_on_when_the_first_is_cancelled() -> None:
         await turns()
         first.cancel()
         await turns()
-        channel.feed(text_frame("a"))
+        channel.inbox.feed(text_frame("a"))
         assert (await second)["text"] == "a"
 
     run(main())

@@ -66,7 +66,7 @@ def test_accepting_before_receiving() -> None:
     async def main() -> None:
         peer = Peer()
         await peer.channel.send(ACCEPT)
-        peer.channel.feed(text_frame("a"))
+        peer.channel.inbox.feed(text_frame("a"))
         assert await peer.channel.receive() == {"type": "websocket.connect"}
         assert (await peer.channel.receive())["text"] == "a"
 
@@ -185,7 +185,7 @@ def test_messages_that_come_before_the_101() -> None:
         peer = Peer()
         early = text_frame("a") + text_frame("b")
         for at in range(len(early)):
-            peer.channel.feed(early[at : at + 1])
+            peer.channel.inbox.feed(early[at : at + 1])
         channel = await peer.accepted()
         assert (await channel.receive())["text"] == "a"
         assert (await channel.receive())["text"] == "b"
@@ -199,9 +199,9 @@ def test_too_much_before_the_101_waits_in_the_network() -> None:
     async def main() -> None:
         peer = Peer()
         message = "x" * 30_000
-        peer.channel.feed(text_frame(message) * 2)
+        peer.channel.inbox.feed(text_frame(message) * 2)
         assert peer.wire.is_read
-        peer.channel.feed(text_frame(message))
+        peer.channel.inbox.feed(text_frame(message))
         assert not peer.wire.is_read
         channel = await peer.accepted()
         for _ in range(3):
@@ -214,7 +214,7 @@ def test_too_much_before_the_101_waits_in_the_network() -> None:
 def test_a_close_before_the_101_is_answered_after_it() -> None:
     async def main() -> None:
         peer = Peer()
-        peer.channel.feed(text_frame("a") + b"\x88\x82\0\0\0\0\x03\xe8")
+        peer.channel.inbox.feed(text_frame("a") + b"\x88\x82\0\0\0\0\x03\xe8")
         await peer.channel.receive()
         await peer.channel.send(ACCEPT)
         _, _, rest = peer.wire.written.partition(b"\r\n\r\n")
