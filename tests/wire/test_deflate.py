@@ -250,7 +250,7 @@ blocks = (
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(payload=st.lists(blocks, max_size=6).map(b"".join), size=st.integers(1, 40))
 def test_fragments_and_whole_messages_come_to_the_same(payload: bytes, size: int) -> None:
     whole, parts = outcome(payload, None), outcome(payload, size)
@@ -258,7 +258,7 @@ def test_fragments_and_whole_messages_come_to_the_same(payload: bytes, size: int
     assert whole == parts or (isinstance(whole, int) and isinstance(parts, int))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(message=st.binary(max_size=2000), bits=st.integers(9, 15))
 def test_there_and_back(message: bytes, bits: int) -> None:
     deflate = Deflate(server_bits=bits, client_bits=bits)

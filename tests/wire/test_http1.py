@@ -376,7 +376,7 @@ tokens = st.sampled_from(
 soup = st.lists(tokens | st.binary(max_size=6), max_size=24).map(b"".join)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(data=soup, cut=st.data())
 def test_any_octets_give_events_or_a_fault_wherever_they_are_cut(
     data: bytes, cut: st.DataObject
@@ -394,7 +394,7 @@ def test_any_octets_give_events_or_a_fault_wherever_they_are_cut(
         is_open = event is not END
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     value=st.sampled_from(
         [b"h2c", b"websocket", b"", b"a, b", b"WebSocket ", b"\xff", b"x/1", b",", b"\t"]

@@ -84,7 +84,7 @@ def ends_within_a_frame(slow: list[object], fast: list[object]) -> bool:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(data=stream, cut=st.data(), maker=st.sampled_from(makers))
 def test_both_lanes_agree_on_any_octets_cut_anywhere(
     data: bytes, cut: st.DataObject, maker: Callable[[type[WebSocketWire]], WebSocketWire]
@@ -99,7 +99,7 @@ def test_both_lanes_agree_on_any_octets_cut_anywhere(
     assert all(isinstance(event, str | bytes | Ping | Pong) or event == fast[-1] for event in fast)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=good_stream, cut=st.data())
 def test_both_lanes_agree_on_messages_cut_anywhere(data: bytes, cut: st.DataObject) -> None:
     pieces = cut_at(data, cut.draw(places(len(data))))
@@ -108,7 +108,7 @@ def test_both_lanes_agree_on_messages_cut_anywhere(data: bytes, cut: st.DataObje
     assert not any(isinstance(event, WebSocketFault) for event in fast)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.binary(max_size=200), make=st.sampled_from(WIRES), agreed=st.booleans())
 def test_any_octets_at_all(data: bytes, make: type[WebSocketWire], agreed: bool) -> None:
     for event in received(make(100, Deflate() if agreed else None), [data]):
