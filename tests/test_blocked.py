@@ -1,7 +1,8 @@
 """Two loops, one of them blocked by an application: nobody else waits for it.
 
-As workers, as loops of one process, and as workers of gunicorn. A block is a read from a FIFO that
-the test holds open for as long as it likes; so what is answered meanwhile has not waited for it.
+As workers, as loops of one process, and as workers of gunicorn, with shared listeners and without.
+A block is a read from a FIFO that the test holds open for as long as it likes; so what is answered
+meanwhile has not waited for it, and no wait may come near the time that the block has lasted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -23,12 +25,16 @@ if sys.platform == "win32":
     pytest.skip("needs FIFOs and workers", allow_module_level=True)
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.attacks.proxies import free_port
+from tests.frames import PING, frame
 from tests.gunicorn.command import gunicorn
 from tests.serving import handshake
-from tests.supervisor.command import DEADLINE_S, running, wait_until
+from tests.supervisor.command import DEADLINE_S, is_alive, running, wait_until
 
 APP = "tests.test_blocked:app"
-CHANNELS, CLIENTS, REQUESTS = 40, 8, 10
+CHANNELS, CLIENTS = 40, 8
+BLOCK_S = 3.0  # at least
+FRACTION = 1 / 3  # of the block that no client waits: the promise, and what a busy machine adds
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,13 +63,36 @@ class Place(NamedTuple):
     thread: int
 
 
+def kill(place: Place) -> None:
+    """Kill that worker, and wait until it has gone with all its sockets."""
+    os.kill(place.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(place.pid), "it has gone")
+
+
 class Client:
     """A connection of its own that asks and is answered, or not yet."""
 
     def __init__(self, address: tuple[str, int], request: bytes) -> None:
+        self.wait_s = 0.0  # for the answer's head, once it is here
+        self._asked_at = time.monotonic()
         self.socket = socket.create_connection(address, DEADLINE_S)
         self.socket.sendall(request)
         self.answer = b""
+
+    @property
+    def is_open(self) -> bool:
+        """Of a WebSocket: whether the server answers a ping."""
+        try:
+            self.socket.sendall(frame(PING, b"still there?"))
+            return b"still there?" in self.socket.recv(65536)
+        except OSError:
+            return False  # it was reset
+
+    def await_end(self) -> None:
+        """Wait until the server has hung up, in whatever way."""
+        with contextlib.suppress(ConnectionResetError):
+            while self.socket.recv(65536):
+                pass
 
     @property
     def place(self) -> Place | None:
@@ -77,7 +106,10 @@ class Client:
     def read(self) -> None:
         octets = self.socket.recv(65536)
         assert octets, f"the server hung up after {self.answer!r}"
+        is_first = self.place is None
         self.answer += octets
+        if is_first and self.place is not None:
+            self.wait_s = time.monotonic() - self._asked_at
 
 
 def get(path: str = "/") -> bytes:
@@ -137,7 +169,7 @@ class Site:
         self._ends.close()
 
 
-@pytest.fixture(params=["workers", "loops", "gunicorn"])
+@pytest.fixture(params=["workers", "loops", "gunicorn", "gunicorn --reuse-port"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """A server with two loops, in each of the forms."""
     with contextlib.ExitStack() as stack:
@@ -145,6 +177,10 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
             server = stack.enter_context(gunicorn("-w", "2", app=APP, ready=2))
             host, _, port = server.address.rpartition(":")
             address = host, int(port)
+        elif request.param == "gunicorn --reuse-port":
+            address = "127.0.0.1", free_port()  # workers bind by themselves
+            more = ["-b", f"127.0.0.1:{address[1]}", "--reuse-port"]
+            stack.enter_context(gunicorn("-w", "2", *more, app=APP, ready=2))
         else:
             options = ["--loops", "2"] if request.param == "loops" else []
             workers = 1 if request.param == "loops" else 2
@@ -157,12 +193,17 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 def test_nobody_waits_for_a_blocked_loop(site: Site) -> None:
     blocker, release = site.block()
-    channels = site.ask(*[handshake()] * CHANNELS)
-    for _ in range(REQUESTS):
-        answered = await_answers(site.ask(*[get()] * CLIENTS))
-        assert blocker.place not in answered
-    assert blocker.place not in await_answers(channels)
+    start = time.monotonic()
+    clients = site.ask(*[handshake()] * CHANNELS)
+    await_answers(clients)
+    while time.monotonic() - start < BLOCK_S:
+        asked = site.ask(*[get()] * CLIENTS)
+        await_answers(asked)
+        clients += asked
+    assert blocker.place not in {client.place for client in clients}
     assert not blocker.answer.endswith(b"done\r\n0\r\n\r\n"), "it is still blocked"
+    blocked_s = time.monotonic() - start
+    assert max(client.wait_s for client in clients) < blocked_s * FRACTION
     release()
     while not blocker.answer.endswith(b"done\r\n0\r\n\r\n"):
         blocker.read()
@@ -179,3 +220,33 @@ def test_when_all_are_blocked_everything_is_accepted_and_served_by_who_is_back_f
     waiting = site.ask(*[handshake()] * CHANNELS, *[get()] * CLIENTS)
     release()
     assert set(await_answers(waiting)) == {first.place}
+
+
+@pytest.mark.parametrize("site", ["gunicorn", "gunicorn --reuse-port"], indirect=True)
+def test_a_killed_worker_takes_its_own_connections_with_it_and_no_others(site: Site) -> None:
+    """The blocked one, which has passed on what it was given; then the one that took that."""
+    blocker, _ = site.block()
+    assert blocker.place is not None
+    passed_on = site.ask(*[handshake()] * CHANNELS)
+    takers = set(await_answers(passed_on))
+    assert len(takers) == 1
+    kill(blocker.place)
+    blocker.await_end()
+    assert all(client.is_open for client in passed_on)
+
+    def successor() -> bool:
+        return not takers.issuperset(await_answers(site.ask(get())))
+
+    wait_until(successor, "there is another worker")
+    blocker, release = site.block()
+    assert blocker.place is not None
+    channels = site.ask(*[handshake()] * CHANNELS)
+    (taker,) = set(await_answers(channels))
+    kill(taker)
+    for client in channels:
+        client.await_end()
+    late = site.ask(*[handshake()] * CHANNELS, *[get()] * CLIENTS)
+    assert not {blocker.place, taker} & set(await_answers(late)), "its successor has them"
+    release()
+    while not blocker.answer.endswith(b"done\r\n0\r\n\r\n"):
+        blocker.read()

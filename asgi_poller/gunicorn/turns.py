@@ -156,24 +156,36 @@ class Turns:
     """One worker's part in it: made in the arbiter, before the fork. `accept_from` and what it
     returns are for any thread, `relay` is too.
 
-    `board` is None where workers share no listener.
+    `board` is None where there are no others. Where each worker has listeners of its own
+    (`shares_listeners` is false) nobody else can accept what one leaves: they take no turns, and
+    pass on what they cannot serve all the same.
     """
 
     def __init__(
-        self, board: Board | None, *, wait: Callable[[float], object] = time.sleep
+        self,
+        board: Board | None,
+        *,
+        shares_listeners: bool = True,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
         slot = None if board is None else board.join()
         self._seat = None if board is None or slot is None else _Seat(board, slot, wait)
+        self._shares_listeners = shares_listeners
 
     @property
     def are_taken(self) -> bool:
-        """Whether other workers are asked at all."""
-        return self._seat is not None
+        """Whether other workers are asked at all before one accepts."""
+        return self._seat is not None and self._shares_listeners
 
     @property
     def relay(self) -> Relay | None:
         """The way to the other workers."""
         return self._seat
+
+    @property
+    def descriptors(self) -> list[Callable[[], int]]:
+        """Those of the way to the other workers; they give a negative number once it is closed."""
+        return [] if self._seat is None else self._seat.board.relay.descriptors
 
     def claim(self) -> None:
         """In the worker, first of all."""
@@ -202,7 +214,9 @@ class Turns:
         is nothing to accept (BlockingIOError): the poller comes again.
         """
         accept = accept_call(listener)
-        return accept if self._seat is None else self._seat.in_turn(accept)
+        if self._seat is None or not self._shares_listeners:
+            return accept
+        return self._seat.in_turn(accept)
 
 
 class _Seat:

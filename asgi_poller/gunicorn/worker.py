@@ -63,7 +63,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         self._loop: asyncio.AbstractEventLoop | None = None  # of the first core, once it runs
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
-        self._turns = Turns(None if self.cfg.reuse_port else _board())
+        self._turns = Turns(_board(), shares_listeners=not self.cfg.reuse_port)
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -130,7 +130,11 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             limit_reached=self._limit_reached,
         )
         self._take_signals(loop)
-        ForkGuard(self.SIGNALS, [listener.info.address for listener in listeners]).begin()
+        ForkGuard(
+            self.SIGNALS,
+            [listener.info.address for listener in listeners],
+            self._turns.descriptors,
+        ).begin()
         heartbeat = loop.create_task(self._beat(serving))
         try:
             await serving.start(application)

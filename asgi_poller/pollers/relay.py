@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from asgi_poller import platform
@@ -102,6 +103,11 @@ class RelayQueue:
                     logger.error("a connection was lost: no descriptors left (raise `ulimit -n`)")
                     break
         return taken, is_asked
+
+    @property
+    def descriptors(self) -> list[Callable[[], int]]:
+        """What a process must not have that takes no part in it; negative numbers once closed."""
+        return [self._back.fileno, self._front.fileno]
 
     def close(self) -> None:
         """What is still in the queue is closed with its last holder's ends."""

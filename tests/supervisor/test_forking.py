@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.attacks.proxies import free_port
 from tests.gunicorn.command import gunicorn
 from tests.supervisor.command import DEADLINE_S, Command, get, is_alive, started, wait_until
 
@@ -79,6 +80,31 @@ def test_a_child_that_stays_holds_neither_connection_nor_port(form: str) -> None
             pass
         # daemons: multiprocessing ends them with their parent
         wait_until(lambda: not any(is_alive(child) for child in children), "no orphan is left")
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The sockets that a process has open, by the system's names for them."""
+    folder = f"/proc/{pid}/fd"
+    names = set()
+    for number in os.listdir(folder):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            names.add(os.readlink(f"{folder}/{number}"))
+    return {name for name in names if name.startswith("socket:")}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.parametrize("options", [(), ("--reuse-port",)])
+def test_a_child_under_gunicorn_shares_no_socket_with_arbiter_or_workers(
+    options: tuple[str, ...],
+) -> None:
+    """Neither a listener nor the queue between the workers, which would outlive all of them."""
+    port = free_port()  # with --reuse-port the arbiter does not know where its workers are
+    address = "127.0.0.1", port
+    with gunicorn("-w", "2", "-b", f"127.0.0.1:{port}", *options, app=APP, ready=2) as server:
+        arbiter = sockets_of(server.process.pid)
+        assert len(arbiter) >= 2, "the queue's ends"
+        child = ask(address, "/leave")
+        assert not arbiter & sockets_of(child)
 
 
 def test_under_gunicorn() -> None:
