@@ -121,11 +121,15 @@ def await_answers(clients: list[Client]) -> list[Place]:
     deadline = time.monotonic() + DEADLINE_S
     with selectors.DefaultSelector() as selector:
         for client in clients:
+            if client.place is not None:
+                continue
             selector.register(client.socket, selectors.EVENT_READ, client)
         while left := [client for client in clients if client.place is None]:
             assert time.monotonic() < deadline, f"{len(left)} of {len(clients)} have no answer"
             for key, _ in selector.select(1.0):
                 key.data.read()
+                if key.data.place is not None:  # it may be idle, and end, before the others come
+                    selector.unregister(key.fileobj)
     places = [client.place for client in clients]
     return [place for place in places if place is not None]
 

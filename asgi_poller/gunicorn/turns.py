@@ -304,8 +304,8 @@ class _Seat:
         is_prompt = self._is_prompt()
         if not is_prompt:
             self._wait(LATE_HOLD_S)
-            if self.publish() is None:
-                return []
+            if all(lane.silent_s() >= LATE_S for lane in self.lanes):
+                return []  # also where all are: the question is for the first that is back
         batch, is_asked = self.board.relay.take(SHARE_COUNT)
         if is_asked and is_prompt:
             self.board.answer()

@@ -263,6 +263,17 @@ def test_what_is_passed_on_is_taken_by_who_is_slow_if_nobody_is_prompt() -> None
         os.close(taken.fd)
 
 
+def test_where_all_are_blocked_the_question_is_for_the_first_that_is_back() -> None:
+    board = Board()
+    giver, back = Party(board), Party(board)
+    giver.lane.is_blocked = back.lane.is_blocked = True
+    seat(giver).ask()
+    assert [seat(party).take() for party in (giver, back)] == [[], []]
+    back.lane.is_blocked = False
+    assert seat(back).take() == []
+    assert seat(giver).pace_s() == 0.0
+
+
 def test_one_question_is_asked_at_a_time() -> None:
     board = Board()
     one, other = Party(board), Party(board)
