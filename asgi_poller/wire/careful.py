@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asgi_poller.wire.deflate import Deflate
-from asgi_poller.wire.frames import MAX_CONTROL_OCTETS, Event
+from asgi_poller.wire.frames import KNOWN_OPCODES, MAX_CONTROL_OCTETS, Event
 from asgi_poller.wire.websocket import FAST_NONE, FrameCache, WebSocketWire
 from asgi_poller.wire.wsproto_lane import WsprotoLane
 
@@ -11,7 +11,7 @@ from asgi_poller.wire.wsproto_lane import WsprotoLane
 class CarefulWebSocketWire(WebSocketWire):
     """Every frame, both ways, through wsproto. Owned by the channel's core."""
 
-    __slots__ = ()
+    __slots__ = ("_careful_octets", "_wsproto")
 
     def __init__(
         self,
@@ -22,15 +22,33 @@ class CarefulWebSocketWire(WebSocketWire):
     ) -> None:
         super().__init__(max_octets, deflate, deflate_threshold, cache)
         self._fast_between_messages = self._fast = FAST_NONE
-        self._careful = WsprotoLane(max_octets, deflate)
+        self._wsproto = WsprotoLane(max_octets, deflate)
+        self._careful_octets = 0  # of the frame at hand, still to come
+
+    def _read_frames(
+        self, data: bytes | bytearray, events: list[Event], at: int = 0
+    ) -> tuple[int, int, bool]:
+        if self._careful_octets:
+            at = self._read_other(data, at, events)
+        return super()._read_frames(data, events, at)
 
     def _read_other(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
-        return self._read_carefully(data, at, events)
+        """Feed wsproto to the end of the frame at `at`, or of the frame it is in; how many octets
+        it took.
 
-    @property
-    def _wsproto(self) -> WsprotoLane:
-        assert self._careful is not None
-        return self._careful
+        0 means that the frame's header is not complete.
+        """
+        end = len(data)
+        octets = self._careful_octets or _frame_octets(data, at)
+        if not octets:
+            return 0
+        taken = min(octets, end - at)
+        self._careful_octets = octets - taken
+        if not self._wsproto.receive(memoryview(data)[at : at + taken], events):
+            self._end_input()
+            self._careful_octets = 0
+            return end - at  # nothing after it counts
+        return taken
 
     def text(self, message: str) -> bytes:
         if self._deflate is not None and len(message.encode()) >= self._deflate_threshold:
@@ -50,3 +68,26 @@ class CarefulWebSocketWire(WebSocketWire):
 
     def close(self, code: int | None, reason: str = "") -> bytes:
         return self._wsproto.send_close(code, reason)
+
+
+def _frame_octets(data: bytes | bytearray, at: int) -> int:
+    """How long the frame at `at` is in all; 0 if its header, mask included, is not complete.
+
+    A header that is wrong whatever follows gives the rest of `data`: wsproto will say what is wrong
+    with it.
+    """
+    left = len(data) - at
+    first, second = data[at], data[at + 1]
+    opcode, length = first & 0x0F, second & 127
+    if opcode not in KNOWN_OPCODES or (opcode & 0x08 and (length > 125 or not first & 0x80)):
+        return left
+    header = 2
+    if length == 126:
+        header = 4
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+    elif length == 127:
+        header = 10
+        length = int.from_bytes(data[at + 2 : at + 10], "big")
+    header += 4 * (second >> 7)
+    # wsproto would look at half a header twice, and its extension would count the frame twice
+    return header + length if left >= header else 0

@@ -36,7 +36,7 @@ CLOSE_SERVICE_RESTART = 1012
 CLOSE_BAD_GATEWAY = 1014
 CLOSE_TLS_HANDSHAKE = 1015  # never on the wire
 
-_KNOWN_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
+KNOWN_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
 MAX_CONTROL_OCTETS = 125  # RFC 6455, 5.5
 _SENDABLE_BELOW_3000 = frozenset(range(1000, 1015)) - {1004, 1005, 1006}
 
@@ -111,27 +111,53 @@ def cut_reason(reason: str) -> bytes:
     return octets[:limit].decode("utf-8", "ignore").encode()
 
 
-def decode_control(first: int, payload: bytes) -> Ping | Pong | Close | None:
-    """What a whole, valid control frame says; None for one that is neither.
-
-    `first` is the frame's first octet. Only what is certain is decoded here: for the rest wsproto
-    finds the words.
+def decode_control(first: int, payload: bytes) -> Ping | Pong | Close:
+    """What a whole control frame says; `first` is its first octet. Raises WebSocketFault for a
+    Close that RFC 6455, 5.5.1 does not allow.
     """
     if first == FIN_PONG:
         return Pong(payload)
     if first == FIN_PING:
         return Ping(payload)
-    if first != FIN_CLOSE:
-        return None
     if not payload:
         return Close(CLOSE_NO_STATUS_RECEIVED, "")
     code = int.from_bytes(payload[:2], "big")
     if len(payload) < 2 or not is_sendable_close_code(code):
-        return None
+        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "not a close code that may be sent")
     try:
         return Close(code, payload[2:].decode())
     except UnicodeDecodeError:
-        return None
+        raise WebSocketFault(CLOSE_INVALID_DATA, "the reason of a Close is not UTF-8") from None
+
+
+def check_first(first: int) -> None:
+    """Raises WebSocketFault for a first octet of no frame (RFC 6455, 5.2)."""
+    if first & 0x0F not in KNOWN_OPCODES:
+        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, f"opcode {first & 0x0F:#x} is not known")
+
+
+def check_control(first: int, second: int) -> None:
+    """Raises WebSocketFault for a control frame's header that RFC 6455, 5.5 does not allow."""
+    if not first & 0x80:
+        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame is in fragments")
+    if second & 127 > MAX_CONTROL_OCTETS:
+        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame has more than 125 octets")
+    _check_bits(first & 0x70, second)
+
+
+def check_data(first: int, second: int, *, is_deflated: bool) -> None:
+    """The same for a data frame: with compression, RSV1 is for a message's first (RFC 7692, 6)."""
+    reserved = first & 0x70
+    if is_deflated and first & 0x0F:
+        reserved &= ~RSV1
+    _check_bits(reserved, second)
+
+
+def _check_bits(reserved: int, second: int) -> None:
+    if reserved:
+        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a reserved bit is set")
+    if not second & 0x80:
+        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a client's frame is not masked")
 
 
 def max_compressed_octets(max_octets: int) -> int:
@@ -170,26 +196,3 @@ def extended_length(data: bytes | bytearray, at: int) -> tuple[int, int]:
 
 def _bad_length() -> WebSocketFault:
     return WebSocketFault(CLOSE_PROTOCOL_ERROR, "payload length is not in its shortest form")
-
-
-def frame_octets(data: bytes | bytearray, at: int) -> int:
-    """How long the frame at `at` is in all; 0 if its header, mask included, is not complete.
-
-    A header that is wrong whatever follows gives the rest of `data`: wsproto will say what is wrong
-    with it.
-    """
-    left = len(data) - at
-    first, second = data[at], data[at + 1]
-    opcode, length = first & 0x0F, second & 127
-    if opcode not in _KNOWN_OPCODES or (opcode & 0x08 and (length > 125 or not first & 0x80)):
-        return left
-    header = 2
-    if length == 126:
-        header = 4
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-    elif length == 127:
-        header = 10
-        length = int.from_bytes(data[at + 2 : at + 10], "big")
-    header += 4 * (second >> 7)
-    # wsproto would look at half a header twice, and its extension would count the frame twice
-    return header + length if left >= header else 0

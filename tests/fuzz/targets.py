@@ -6,6 +6,7 @@ limits, or two ways to the same result that differ.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, WebSocketFault
@@ -148,9 +149,10 @@ def negotiated_takeover() -> Deflate:
 
 
 def frames(data: bytes) -> None:
-    """Payloads of control frames."""
+    """Payloads of control frames: what they say, or a fault."""
     for first in (0x88, 0x89, 0x8A):
-        decode_control(first, data[:125])
+        with contextlib.suppress(WebSocketFault):
+            decode_control(first, data[:125])
 
 
 def proxy(data: bytes) -> None:
