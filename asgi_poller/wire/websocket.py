@@ -173,7 +173,8 @@ class WebSocketWire:
         except UnicodeDecodeError:
             return self._end(events, WebSocketFault(CLOSE_INVALID_DATA, "text is not UTF-8"))
         except WebSocketFault as fault:
-            return self._end(events, fault)
+            # its traceback knows this frame, and this frame the fault: a circle
+            return self._end(events, fault.with_traceback(None))
         self.is_holding = is_cut and at < len(data)
         if at < len(data):
             self._buffer = bytearray(memoryview(data)[at:])
