@@ -34,7 +34,7 @@ def run(
     with the command's exit code: 2 for a wrong option, 1 for an address that cannot be had, 3 for
     a failed start-up.
     """
-    from asgi_poller.supervisor.main import serve  # importing a Config must stay cheap
+    from asgi_poller.serve_main import serve  # importing a Config must stay cheap
 
     try:
         config = Settings.from_sources(app, host=host, port=port, **options)
@@ -48,7 +48,7 @@ def run(
 
 def __getattr__(name: str) -> Any:
     if name == "Server":
-        from asgi_poller.supervisor.server import Server
+        from asgi_poller.serve.server import Server
 
         return Server
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -139,7 +139,7 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
     }
     config = Config.from_sources(app, file=config_file, **values)
     # Imported late: --help and a mistyped option need not wait for it.
-    from asgi_poller.supervisor.main import serve
+    from asgi_poller.serve_main import serve
 
     ctx.exit(serve(config, owns_process=True))
 

@@ -67,7 +67,7 @@ class Config(config.Config):
         """A socket for `Server.serve(sockets=[...])`: bound to `uds`, to what `fd` is, or to `host`
         and `port`, not listening yet. Says where the server runs. Raises ListenError.
         """
-        from asgi_poller.pollers.listeners import bind_socket
+        from asgi_poller.listeners.listeners import bind_socket
 
         return bind_socket(self)
 

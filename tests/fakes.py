@@ -14,10 +14,10 @@ import pytest
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.types import Application, Message
 from asgi_poller.loops.denial_port import DenialPort
-from asgi_poller.wire.deflate import Deflate
-from asgi_poller.wire.handshake import Handshake
-from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.response import CONTINUE, ResponseEncoder, phrase
+from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder, phrase
+from asgi_poller.protocols.websocket.handshake import Handshake
+from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 
 T = TypeVar("T")
 DEADLINE_S = 20.0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
 from asgi_poller.config import Config
-from asgi_poller.supervisor.server import Server
+from asgi_poller.serve.server import Server
 from tests.frames import ServerFrame
 
 DEADLINE_S = 20.0

@@ -18,7 +18,7 @@ from asgi_poller.errors import ListenError, StartupError
 from asgi_poller.settings.option import ENVIRONMENT_PREFIX
 from asgi_poller.settings.table import GROUPS, OPTIONS, SETTINGS, UVICORN_GROUP
 
-SERVER_MODULE = "asgi_poller.supervisor.main"
+SERVER_MODULE = "asgi_poller.serve_main"
 SUCCESS = 0
 
 

@@ -22,18 +22,23 @@ LAYERS = {
     f"{PACKAGE}.platform": 1,
     f"{PACKAGE}.settings": 2,
     f"{PACKAGE}.config": 3,
-    f"{PACKAGE}.fork_guard": 4,
     f"{PACKAGE}.importer": 4,
     f"{PACKAGE}.logs": 4,
     f"{PACKAGE}.privileges": 4,
     f"{PACKAGE}.tls": 4,
-    f"{PACKAGE}.refusals": 4,
-    f"{PACKAGE}.wire": 10,
+    f"{PACKAGE}.protocols": 10,
     f"{PACKAGE}.asgi": 20,
     f"{PACKAGE}.loops": 30,
+    f"{PACKAGE}.listeners": 32,
+    f"{PACKAGE}.embedding": 33,
+    f"{PACKAGE}.system": 34,
+    f"{PACKAGE}.handoff": 36,
+    f"{PACKAGE}.ipc": 38,
     f"{PACKAGE}.pollers": 40,
-    f"{PACKAGE}.embedding": 45,
+    f"{PACKAGE}.serve": 44,
+    f"{PACKAGE}.worker": 47,
     f"{PACKAGE}.supervisor": 50,
+    f"{PACKAGE}.serve_main": 55,
     f"{PACKAGE}.cli": 60,
     f"{PACKAGE}.gunicorn": 60,
     f"{PACKAGE}.__main__": 61,
@@ -43,7 +48,7 @@ STORM = f"{PACKAGE}.storm"  # the load tester: uses nothing of ours, and we noth
 
 # What a layer must not know of: bytes in and events out have no clock and no socket.
 FORBIDDEN = {
-    f"{PACKAGE}.wire": {
+    f"{PACKAGE}.protocols": {
         "asyncio",
         "socket",
         "selectors",
@@ -183,8 +188,8 @@ def test_imports_of_every_form_are_seen() -> None:
         "import a.b, c as d\nfrom e import f\nfrom .g import h\nfrom .. import i\n"
         "if TYPE_CHECKING:\n    from j import k\ndef l():\n    from m import n\n"
     )
-    names = [name for _, name in imported_names("asgi_poller.wire.fake.inner", source)]
-    package = "asgi_poller.wire.fake.inner"
+    names = [name for _, name in imported_names("asgi_poller.protocols.fake.inner", source)]
+    package = "asgi_poller.protocols.fake.inner"
     assert names == [
         "a.b",
         "c",
@@ -201,8 +206,12 @@ def test_imports_of_every_form_are_seen() -> None:
     [
         ("asgi_poller.errors", "asgi_poller.config"),
         ("asgi_poller.logs", "asgi_poller.importer"),
-        ("asgi_poller.wire.x", "asgi_poller.asgi.y"),
+        ("asgi_poller.protocols.x", "asgi_poller.asgi.y"),
         ("asgi_poller.config", "asgi_poller"),
+        ("asgi_poller.loops.x", "asgi_poller.handoff.y"),
+        ("asgi_poller.handoff.x", "asgi_poller.pollers.y"),
+        ("asgi_poller.serve.x", "asgi_poller.worker.y"),
+        ("asgi_poller.worker.x", "asgi_poller.supervisor.y"),
         ("asgi_poller.supervisor.x", "asgi_poller.cli"),
         ("asgi_poller.storm.x", "asgi_poller.errors"),
         ("asgi_poller.cli", "asgi_poller.storm.x"),
@@ -213,8 +222,8 @@ def test_an_import_that_goes_up_is_found(importer: str, imported: str) -> None:
 
 
 def test_an_import_that_goes_down_is_none() -> None:
-    assert complaint("asgi_poller.asgi.x", 1, "asgi_poller.wire.y") is None
-    assert complaint("asgi_poller.wire.x", 1, "asgi_poller.wire.y") is None
+    assert complaint("asgi_poller.asgi.x", 1, "asgi_poller.protocols.y") is None
+    assert complaint("asgi_poller.protocols.x", 1, "asgi_poller.protocols.y") is None
 
 
 def test_a_module_without_a_layer_is_found() -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
-from asgi_poller.pollers.counters import Counters
-from asgi_poller.pollers.tickets import TicketBoard
+from asgi_poller.handoff.connection_table import TicketBoard
+from asgi_poller.handoff.shared_counters import Counters
 
 
 @pytest.mark.parametrize(

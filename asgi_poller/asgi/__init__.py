@@ -1,1 +1,1 @@
-"""Protocol to ASGI and back: scopes, exchanges, channels and the lifespan."""
+"""HTTP and WebSocket as ASGI sees them: scope, lifespan, flow control, access log."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 
-from asgi_poller.wire.response import simple_response
+from asgi_poller.protocols.http1.response import simple_response
 
 #: Seconds after which a client may try again (RFC 9110, 10.2.3).
 RETRY_AFTER_S = 1

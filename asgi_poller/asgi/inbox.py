@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from asgi_poller.asgi.channel_context import ChannelContext, ChannelPort
 from asgi_poller.asgi.types import Message
-from asgi_poller.wire.frames import Event
-from asgi_poller.wire.websocket import WebSocketWire
+from asgi_poller.asgi.websocket_context import ChannelContext, ChannelPort
+from asgi_poller.protocols.websocket.frames import Event
+from asgi_poller.protocols.websocket.protocol import WebSocketWire
 
 _EARLY_OCTETS = 65536  # sent before the channel was accepted
 # of messages waiting for the application, inflated: above it the peer is not read

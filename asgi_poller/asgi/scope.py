@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from asgi_poller.asgi.types import ASGI_VERSION, HTTP_SPEC_VERSION, WEBSOCKET_SPEC_VERSION
-from asgi_poller.wire.http1 import Headers, RequestHead
+from asgi_poller.protocols.http1.parser import Headers, RequestHead
 
 Address = tuple[str, int | None]
 
@@ -27,7 +27,7 @@ class Hosts(Protocol):
 
 
 class Forwarding(Protocol):
-    """Who may say on whose behalf it speaks, and what it says (`forwarded.py`)."""
+    """Who may say on whose behalf it speaks, and what it says (`proxy_headers.py`)."""
 
     def apply(
         self, headers: Headers, client: Address | None, scheme: str

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from asgi_poller.asgi.forwarded import TRUST_UNIX
+from asgi_poller.asgi.proxy_headers import TRUST_UNIX
 from asgi_poller.config import Config
 from asgi_poller.settings.application import Application, Logging
 from asgi_poller.settings.listening import Listening

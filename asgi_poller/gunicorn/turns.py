@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from asgi_poller.loops.accepted import Accepted
-from asgi_poller.pollers.accepting import AcceptCall, accept_call
-from asgi_poller.pollers.lanes import LATE_S, PROMPT_S, REMEMBER_TIMES, late_after_s
-from asgi_poller.pollers.relay import Relay, RelayQueue
+from asgi_poller.handoff.relay import Relay, RelayQueue
+from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, REMEMBER_TIMES, late_after_s
+from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.pollers.accept4 import AcceptCall, accept_call
 
 #: Seconds that a worker with more connections than another holds back.
 HOLD_S = 0.002

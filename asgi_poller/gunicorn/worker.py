@@ -30,18 +30,18 @@ from gunicorn.workers.base import Worker
 from asgi_poller.asgi.types import Application, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
-from asgi_poller.fork_guard import ForkGuard
 from asgi_poller.gunicorn.access_log import GunicornAccessLog
 from asgi_poller.gunicorn.settings import notices, worker_config
 from asgi_poller.gunicorn.tls import tls_context
 from asgi_poller.gunicorn.turns import Board, Turns
 from asgi_poller.importer import load_application
+from asgi_poller.listeners.listeners import Listener, listener_on
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.pollers.listeners import Listener, listener_on
-from asgi_poller.pollers.poller import PollerSettings
-from asgi_poller.supervisor.garbage import settle_garbage
-from asgi_poller.supervisor.running import run_loop
-from asgi_poller.supervisor.serving import Serving
+from asgi_poller.pollers.master_poller import PollerSettings
+from asgi_poller.serve.garbage import settle_garbage
+from asgi_poller.serve.runner import run_loop
+from asgi_poller.serve.serving import Serving
+from asgi_poller.system.fork_guard import ForkGuard
 
 _BEAT_S = 1.0  # the arbiter looks at the heartbeats once a second
 _BEATS_PER_TIMEOUT = 4

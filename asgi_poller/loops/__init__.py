@@ -1,1 +1,1 @@
-"""One event loop and what lives on it: connections, timers, flow control."""
+"""One event loop and what lives on it: its server, connections, timers."""

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from asgi_poller.asgi.scope import Address
-from asgi_poller.loops.accepted import ListenerInfo
+from asgi_poller.loops.accepted_socket import ListenerInfo
 
 _AF_UNIX = getattr(socket, "AF_UNIX", None)
 

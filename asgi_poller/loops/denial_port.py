@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from asgi_poller.asgi.error_response import error_response
-from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.response import DefaultFields, ResponseEncoder
+from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.http1.response import DefaultFields, ResponseEncoder
 
 
 class DenialPort:

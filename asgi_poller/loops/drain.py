@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from asgi_poller.loops.services import Connection, Services
+from asgi_poller.loops.server_state import Connection, Services
 
 _log = logging.getLogger("asgi_poller.error")
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from asgi_poller.asgi.error_response import error_response
-from asgi_poller.wire.http1 import RequestHead
-from asgi_poller.wire.response import CONTINUE, DefaultFields, ResponseEncoder
+from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.http1.response import CONTINUE, DefaultFields, ResponseEncoder
 
 _JOINED_OCTETS = 65536  # above this the responses are written without waiting for further ones
 

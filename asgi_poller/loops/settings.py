@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from asgi_poller.config import Config
-from asgi_poller.wire.http1 import HeadLimits
+from asgi_poller.protocols.http1.parser import HeadLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from asgi_poller.asgi.channel import Channel
 from asgi_poller.asgi.scope import Peer
-from asgi_poller.loops.channel_connection import ChannelConnection
-from asgi_poller.loops.services import Connection, Services
-from asgi_poller.wire.handshake import check_handshake
-from asgi_poller.wire.http1 import RequestHead
+from asgi_poller.asgi.websocket import Channel
+from asgi_poller.loops.server_state import Connection, Services
+from asgi_poller.loops.websocket_protocol import ChannelConnection
+from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.websocket.handshake import check_handshake
 
 
 def upgrade(

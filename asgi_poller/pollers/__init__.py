@@ -1,1 +1,1 @@
-"""The front end: listeners, MasterPoller threads and the lanes to the cores."""
+"""Who accepts: MasterPoller threads, their pool, limits, descriptor exhaustion."""

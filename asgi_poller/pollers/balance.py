@@ -12,7 +12,7 @@ import threading
 from collections.abc import Container
 from typing import Literal
 
-from asgi_poller.pollers.lanes import Lane, late_after_s
+from asgi_poller.handoff.thread_lane import Lane, late_after_s
 
 Balance = Literal["least-connections", "round-robin"]
 

@@ -1,1 +1,1 @@
-"""Processes: the server in one process, and the supervisor with its workers."""
+"""The parent of the workers: it spawns, watches, reloads and upgrades them."""

@@ -8,12 +8,12 @@ import socket
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import StartupError
-from asgi_poller.supervisor.child import leave, run_fork_server
-from asgi_poller.supervisor.fork_launcher import ForkLauncher
-from asgi_poller.supervisor.fork_server import fork_from_here
-from asgi_poller.supervisor.parcel import ForkServerSpec, Origin, packed, send_parcel
-from asgi_poller.supervisor.processes import Launcher, SpawnLauncher
-from asgi_poller.supervisor.signals import leave_signals
+from asgi_poller.ipc.bootstrap import ForkServerSpec, Origin, packed, send_parcel
+from asgi_poller.supervisor.preload import ForkLauncher
+from asgi_poller.supervisor.spawn import Launcher, SpawnLauncher
+from asgi_poller.system.signals import leave_signals
+from asgi_poller.worker.fork_server import fork_from_here
+from asgi_poller.worker.main import leave, run_fork_server
 
 _log = logging.getLogger("asgi_poller.error")
 

@@ -18,22 +18,22 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
+from asgi_poller.listeners.listeners import close_listeners, open_listeners
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.pollers.listeners import close_listeners, open_listeners
 from asgi_poller.privileges import Identity
-from asgi_poller.supervisor.dropping import (
+from asgi_poller.supervisor.poller_host import Site
+from asgi_poller.supervisor.source_watch import SourceWatcher
+from asgi_poller.supervisor.spawn import SpawnLauncher, described_exit
+from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
+from asgi_poller.system.drop_privileges import (
     become,
     check_files,
     own_socket_files,
     prepare_user,
 )
-from asgi_poller.supervisor.duties import Duties
-from asgi_poller.supervisor.processes import SpawnLauncher, described_exit
-from asgi_poller.supervisor.signals import kept_signals
-from asgi_poller.supervisor.site import Site
-from asgi_poller.supervisor.source_watch import SourceWatcher
-from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
+from asgi_poller.system.service_notifier import Duties
+from asgi_poller.system.signals import kept_signals
 
 _log = logging.getLogger("asgi_poller.error")
 

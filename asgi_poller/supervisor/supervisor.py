@@ -1,7 +1,7 @@
 """The supervisor: parent of the workers, owner of the listeners, and what signals mean.
 
 It runs no application code. Its main thread has an event loop for orders and children; pollers and
-the keeper are threads beside it (`site.py`).
+the keeper are threads beside it (`poller_host.py`).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from asgi_poller.listeners.listeners import Listener, close_listeners, open_listeners
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.pollers.listeners import Listener, close_listeners, open_listeners
 from asgi_poller.privileges import Identity
 from asgi_poller.settings.sources import taken_secrets
-from asgi_poller.supervisor.dropping import (
+from asgi_poller.supervisor.health_monitor import Minder
+from asgi_poller.supervisor.launchers import Launchers
+from asgi_poller.supervisor.poller_host import Site
+from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
+from asgi_poller.supervisor.worker_pool import WorkerPool
+from asgi_poller.system.drop_privileges import (
     become,
     check_files,
     own_socket_files,
     prepare_user,
 )
-from asgi_poller.supervisor.duties import Duties
-from asgi_poller.supervisor.launchers import Launchers
-from asgi_poller.supervisor.minder import Minder
-from asgi_poller.supervisor.signals import kept_signals
-from asgi_poller.supervisor.site import Site
-from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
-from asgi_poller.supervisor.worker_pool import WorkerPool
+from asgi_poller.system.service_notifier import Duties
+from asgi_poller.system.signals import kept_signals
 
 _log = logging.getLogger("asgi_poller.error")
 

@@ -23,10 +23,10 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 from asgi_poller.errors import ListenError
-from asgi_poller.loops.accepted import ListenerInfo
-from asgi_poller.pollers.listeners import Listener
-from asgi_poller.pollers.unix_socket import SocketFile
-from asgi_poller.supervisor.processes import described_exit
+from asgi_poller.listeners.listeners import Listener
+from asgi_poller.listeners.unix_socket import SocketFile
+from asgi_poller.loops.accepted_socket import ListenerInfo
+from asgi_poller.supervisor.spawn import described_exit
 
 _log = logging.getLogger("asgi_poller.error")
 

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from asgi_poller.errors import StartupError
-from asgi_poller.pollers.counters import Counters
-from asgi_poller.pollers.process_lane import ProcessLane
-from asgi_poller.pollers.tickets import TicketBoard
-from asgi_poller.supervisor.control import Control, Message
-from asgi_poller.supervisor.heartbeat import Pulse
-from asgi_poller.supervisor.parcel import WorkerSpec, packed, send_parcel
-from asgi_poller.supervisor.processes import Launcher, Process, described_exit
-from asgi_poller.supervisor.stacks import STACK_SIGNAL, StackPipe, stack_of
+from asgi_poller.handoff.connection_table import TicketBoard
+from asgi_poller.handoff.process_lane import ProcessLane
+from asgi_poller.handoff.shared_counters import Counters
+from asgi_poller.ipc.bootstrap import WorkerSpec, packed, send_parcel
+from asgi_poller.ipc.control import Control, Message
+from asgi_poller.ipc.heartbeat import Pulse
+from asgi_poller.ipc.stack_dump import STACK_SIGNAL, StackPipe, stack_of
+from asgi_poller.supervisor.spawn import Launcher, Process, described_exit
 
 _log = logging.getLogger("asgi_poller.error")
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
 from asgi_poller.supervisor.backoff import Backoff
-from asgi_poller.supervisor.processes import Launcher, described_exit
+from asgi_poller.supervisor.spawn import Launcher, described_exit
 from asgi_poller.supervisor.worker_handle import Callbacks, State, WorkerHandle
 
 _log = logging.getLogger("asgi_poller.error")

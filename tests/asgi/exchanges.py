@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.exchange import Exchange, ExchangeContext
+from asgi_poller.asgi.http import Exchange, ExchangeContext
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
-from asgi_poller.wire.http1 import END, HeadLimits, RequestHead, RequestParser
+from asgi_poller.protocols.http1.parser import END, HeadLimits, RequestHead, RequestParser
 from tests.fakes import Wire, run, start, turns
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

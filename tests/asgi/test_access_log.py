@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asgi_poller.asgi.access_log import AccessLog
-from tests.asgi.channels import Peer, closing, text
 from tests.asgi.exchanges import GET, POST, Request, body, head
-from tests.asgi.test_channel_opening import says
+from tests.asgi.test_websocket_opening import says
+from tests.asgi.websocket_peer import Peer, closing, text
 from tests.fakes import run, start, turns
 from tests.frames import close as close_frame
 from tests.frames import text as text_frame

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asgi_poller.asgi.scope import Peer, ScopeMaker
-from asgi_poller.wire.http1 import HeadLimits, RequestHead, RequestParser
+from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
 
 PEER = Peer(("192.0.2.1", 1234), ("192.0.2.2", 80))
 

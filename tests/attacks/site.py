@@ -13,7 +13,7 @@ from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
-from asgi_poller.supervisor.server import Server
+from asgi_poller.serve.server import Server
 from tests.frames import text
 
 DEADLINE_S = 30.0

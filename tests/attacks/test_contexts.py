@@ -12,7 +12,7 @@ import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
-from asgi_poller.supervisor.server import Server
+from asgi_poller.serve.server import Server
 from tests.attacks.site import (
     DEADLINE_S,
     Record,

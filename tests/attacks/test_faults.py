@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from asgi_poller.pollers import accepting
-from asgi_poller.pollers.poller import PollerSettings
+from asgi_poller.pollers import accept4
+from asgi_poller.pollers.master_poller import PollerSettings
 from tests.attacks.site import (
     DEADLINE_S,
     GET,
@@ -139,7 +139,7 @@ class Faults:
         if hasattr(errno, name)
     )
 
-    def __init__(self, real: accepting.AcceptCall) -> None:
+    def __init__(self, real: accept4.AcceptCall) -> None:
         self._real = real
         self._calls = 0
 
@@ -153,10 +153,10 @@ class Faults:
 
 def test_accept_fails_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def settings(**options: Any) -> PollerSettings:
-        real = accepting.accept_call
+        real = accept4.accept_call
         return PollerSettings(make_accept=lambda listener: Faults(real(listener)), **options)
 
-    monkeypatch.setattr("asgi_poller.supervisor.serving.PollerSettings", settings)
+    monkeypatch.setattr("asgi_poller.serve.serving.PollerSettings", settings)
     with serving() as site:
         answers = [site.ask(LAST_GET)[:12] for _ in range(100)]
         # EMFILE and ENFILE are answered 503; what follows is served

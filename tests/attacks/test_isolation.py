@@ -17,9 +17,9 @@ import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
-from asgi_poller.loops import http_connection
-from asgi_poller.loops.linger import Linger
-from asgi_poller.supervisor.server import Server
+from asgi_poller.loops import http_protocol
+from asgi_poller.loops.lingering_close import Linger
+from asgi_poller.serve.server import Server
 from tests.attacks.site import (
     DEADLINE_S,
     GET,
@@ -180,7 +180,7 @@ async def early(scope: Scope, receive: Receive, send: Send) -> None:
 def test_a_body_that_goes_on_after_its_response_is_bounded_in_size(
     framing: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_connection, "_DISCARD_OCTETS", 100_000)
+    monkeypatch.setattr(http_protocol, "_DISCARD_OCTETS", 100_000)
     unit = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     with running(early, access_log=False) as site, site.connect() as client:
         client.sendall(POST % b"" + framing)
@@ -192,7 +192,7 @@ def test_a_body_that_goes_on_after_its_response_is_bounded_in_size(
 def test_a_body_that_goes_on_after_its_response_is_bounded_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_connection, "_DISCARD_S", 0.5)
+    monkeypatch.setattr(http_protocol, "_DISCARD_S", 0.5)
     with running(early, access_log=False, timeout_keep_alive=3600.0) as site:
         with site.connect() as client:
             client.sendall(POST % b"" + CHUNKED)

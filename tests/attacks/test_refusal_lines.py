@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from asgi_poller.refusals import FIRST_COUNT, RefusalLog
+from asgi_poller.asgi.refusal_log import FIRST_COUNT, RefusalLog
 from tests.attacks.site import DEADLINE_S, handshake, read_to_end, send_all
 from tests.supervisor.command import Command, running
 from tests.tls_handshake import write_pair

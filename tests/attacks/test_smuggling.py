@@ -17,7 +17,7 @@ import pytest
 
 from tests.attacks.proxies import Front, haproxy, nginx
 from tests.attacks.site import Site, serving
-from tests.wire.smuggling import BROKEN, UNSUPPORTED
+from tests.protocols.http1.smuggling import BROKEN, UNSUPPORTED
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /first HTTP/1.1\r\nHost: a\r\n"

@@ -181,7 +181,7 @@ def test_a_new_certificate_under_load(
 def test_a_changed_file_is_noticed(
     files: Files, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asgi_poller.supervisor.certificates.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("asgi_poller.serve.tls_reload.LOOK_EVERY_S", 0.05)
     with serving(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
         with secured(site, authority) as kept:
             old = serial(site.address, authority)

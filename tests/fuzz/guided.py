@@ -18,7 +18,7 @@ def main() -> None:
     import atheris  # type: ignore[import-untyped]  # it comes without types
 
     name, *arguments = sys.argv[1:]
-    with atheris.instrument_imports(include=["asgi_poller.wire", "wsproto"]):
+    with atheris.instrument_imports(include=["asgi_poller.protocols", "wsproto"]):
         from tests.fuzz.seeds import SEEDS
         from tests.fuzz.targets import TARGETS
     with tempfile.TemporaryDirectory() as directory:

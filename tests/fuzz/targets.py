@@ -1,4 +1,4 @@
-"""What is fuzzed: every module of `wire/`, each behind one function that takes any octets.
+"""What is fuzzed: every module of `protocols/`, each behind one function that takes any octets.
 
 A target returns, or lets out what is a bug: any exception but a peer fault, a result beyond its
 limits, or two ways to the same result that differ.
@@ -10,15 +10,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, WebSocketFault
-from asgi_poller.wire import proxy_protocol
-from asgi_poller.wire.careful import CarefulWebSocketWire
-from asgi_poller.wire.deflate import Deflate, negotiate
-from asgi_poller.wire.fields import encode_fields
-from asgi_poller.wire.frames import decode_control
-from asgi_poller.wire.handshake import check_handshake
-from asgi_poller.wire.http1 import HeadLimits, RequestEvent, RequestHead, RequestParser
-from asgi_poller.wire.origin import HostMatcher, OriginMatcher
-from asgi_poller.wire.websocket import WebSocketWire
+from asgi_poller.protocols import proxy_protocol
+from asgi_poller.protocols.host_origin import HostMatcher, OriginMatcher
+from asgi_poller.protocols.http1.headers import encode_fields
+from asgi_poller.protocols.http1.parser import HeadLimits, RequestEvent, RequestHead, RequestParser
+from asgi_poller.protocols.websocket.frames import decode_control
+from asgi_poller.protocols.websocket.handshake import check_handshake
+from asgi_poller.protocols.websocket.permessage_deflate import Deflate, negotiate
+from asgi_poller.protocols.websocket.protocol import WebSocketWire
+from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
 
 MAX_OCTETS = 4096
 _FAULT = "a fault"

@@ -16,9 +16,9 @@ if sys.platform == "win32":
     pytest.skip("gunicorn is not for Windows", allow_module_level=True)
 
 from asgi_poller.gunicorn.turns import HOLD_S, LATE_HOLD_S, SHARE_COUNT, Board, Turns
-from asgi_poller.loops.accepted import Accepted
-from asgi_poller.pollers.lanes import LATE_S
-from asgi_poller.pollers.relay import Relay, RelayQueue
+from asgi_poller.handoff.relay import Relay, RelayQueue
+from asgi_poller.handoff.thread_lane import LATE_S
+from asgi_poller.loops.accepted_socket import Accepted
 
 
 class FakeLane:

@@ -17,9 +17,9 @@ from websockets.exceptions import ConnectionClosed
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.config import Config
-from asgi_poller.loops.accepted import Accepted, ListenerInfo
-from asgi_poller.loops.core import Core
-from asgi_poller.supervisor.serving import tls_settings
+from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
+from asgi_poller.loops.loop_server import Core
+from asgi_poller.serve.serving import tls_settings
 from asgi_poller.tls import TlsContext
 
 DEADLINE_S = 20.0

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from asgi_poller.asgi.channel import Channel
-from asgi_poller.asgi.exchange import Exchange
-from asgi_poller.loops.channel_connection import ChannelConnection
-from asgi_poller.loops.http_connection import HttpConnection
-from asgi_poller.wire.http1 import RequestHead, RequestParser
-from asgi_poller.wire.websocket import WebSocketWire
+from asgi_poller.asgi.http import Exchange
+from asgi_poller.asgi.websocket import Channel
+from asgi_poller.loops.http_protocol import HttpConnection
+from asgi_poller.loops.websocket_protocol import ChannelConnection
+from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
+from asgi_poller.protocols.websocket.protocol import WebSocketWire
 from tests.frames import close, frame, text
 from tests.serving import Raw, Site, get, post, serving, wait_for
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from asgi_poller.loops.accepted import Accepted, ListenerInfo
-from asgi_poller.pollers.front_end import FrontEnd
-from asgi_poller.pollers.listeners import Listener
+from asgi_poller.listeners.listeners import Listener
+from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
+from asgi_poller.pollers.pool import FrontEnd
 
 DEADLINE_S = 30.0
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_poller.loops.accepted import Accepted
+from asgi_poller.handoff.thread_lane import LATE_S, LATE_TIMES
+from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.balance import Balancer
-from asgi_poller.pollers.lanes import LATE_S, LATE_TIMES
 from tests.pollers.fakes import PromptLane
 
 

@@ -13,10 +13,10 @@ from collections import Counter
 
 import pytest
 
-from asgi_poller.loops.accepted import Accepted
-from asgi_poller.pollers.front_end import FrontEnd
-from asgi_poller.pollers.lanes import ThreadLane
-from asgi_poller.pollers.poller import PollerSettings
+from asgi_poller.handoff.thread_lane import ThreadLane
+from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.pollers.master_poller import PollerSettings
+from asgi_poller.pollers.pool import FrontEnd
 from tests.pollers.fakes import (
     DEADLINE_S,
     LoopCore,

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller import platform
-from asgi_poller.pollers.counters import Counters
-from asgi_poller.pollers.front_end import FrontEnd
-from asgi_poller.pollers.keeper import LaneKeeper
-from asgi_poller.pollers.process_lane import ProcessLane
+from asgi_poller.handoff.process_lane import ProcessLane
+from asgi_poller.handoff.shared_counters import Counters
+from asgi_poller.pollers.lane_monitor import LaneKeeper
+from asgi_poller.pollers.pool import FrontEnd
 from tests.pollers.fakes import (
     DEADLINE_S,
     clients,

@@ -14,9 +14,9 @@ import socket
 import sys
 import time
 
-from asgi_poller.loops.accepted import Accepted
-from asgi_poller.pollers.counters import Counters
-from asgi_poller.pollers.receiver import ProcessLaneReceiver
+from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.shared_counters import Counters
+from asgi_poller.loops.accepted_socket import Accepted
 
 
 class GreetingCore:

@@ -91,8 +91,8 @@ def test_no_descriptor_or_process_for_a_fork_server(name: str, call: str) -> Non
     ("name", "module", "call"),
     [
         ("socket", "asgi_poller.supervisor.worker_handle", "socketpair"),
-        ("socket", "asgi_poller.pollers.process_lane", "socketpair"),
-        ("os", "asgi_poller.supervisor.stacks", "pipe"),
+        ("socket", "asgi_poller.handoff.process_lane", "socketpair"),
+        ("os", "asgi_poller.ipc.stack_dump", "pipe"),
     ],
 )
 def test_no_descriptor_for_a_worker(name: str, module: str, call: str, tmp_path: Path) -> None:

@@ -17,10 +17,7 @@ import pytest
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
-from asgi_poller.supervisor import recycling
-from asgi_poller.supervisor.control import Control, Lines, Message, encoded
-from asgi_poller.supervisor.orphan_guard import OrphanGuard
-from asgi_poller.supervisor.parcel import (
+from asgi_poller.ipc.bootstrap import (
     ForkServerSpec,
     Origin,
     WorkerSpec,
@@ -28,8 +25,11 @@ from asgi_poller.supervisor.parcel import (
     receive_parcel,
     send_parcel,
 )
-from asgi_poller.supervisor.processes import described_exit
-from asgi_poller.supervisor.stacks import stack_of
+from asgi_poller.ipc.control import Control, Lines, Message, encoded
+from asgi_poller.ipc.stack_dump import stack_of
+from asgi_poller.supervisor import recycling
+from asgi_poller.supervisor.spawn import described_exit
+from asgi_poller.worker.parent_watchdog import OrphanGuard
 from tests.supervisor.command import DEADLINE_S, ROOT
 
 # Parcels
@@ -187,7 +187,7 @@ for name in "SCM_RIGHTS CMSG_SPACE recv_fds send_fds".split():
     delattr(socket, name)
 for module, name in ((os, "fork"), (os, "WNOHANG"), (os, "pidfd_open"), (select, "poll")):
     delattr(module, name)
-import asgi_poller.supervisor.main
+import asgi_poller.serve_main
 """
 
 

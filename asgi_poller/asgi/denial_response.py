@@ -1,0 +1,38 @@
+"""A WebSocket handshake that the application answers with an HTTP response (ASGI: Websocket Denial
+Response).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asgi_poller.asgi.http import Exchange, ExchangeContext, ResponsePort
+from asgi_poller.asgi.types import Message
+from asgi_poller.errors import ApplicationFault
+from asgi_poller.protocols.http1.parser import RequestHead
+
+_PREFIX = "websocket."
+
+
+class Denial:
+    """An HTTP exchange whose messages are called websocket.http.response.*; streamed like any
+    other. Owned by the core's thread.
+    """
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, scope: dict[str, Any], port: ResponsePort, context: ExchangeContext) -> None:
+        head = RequestHead("GET", b"/", "1.1", [])
+        head.keep_alive = False
+        self._exchange = Exchange(head, scope, port, context)
+
+    async def send(self, message: Message) -> None:
+        """websocket.http.response.start, then .body until `more_body` is false."""
+        kind: str = message["type"]
+        if not kind.startswith("websocket.http.response."):
+            raise ApplicationFault(f"{kind!r} cannot be sent: a denial response has begun")
+        await self._exchange.send({**message, "type": kind.removeprefix(_PREFIX)})
+
+    def fail(self) -> None:
+        """The application will not complete it: 500, or the connection breaks within the body."""
+        self._exchange.refuse(500, "Internal Server Error")

@@ -1,0 +1,332 @@
+"""One HTTP request and its response as ASGI sees them (ASGI: HTTP Connection Scope, spec version
+2.4).
+
+The response's states, and what the application may send in each:
+
+    WAITING ── http.response.start ──► STARTED ── http.response.body ──► STREAMING ──► COMPLETE
+       └── the peer goes, or a fault ─────┴─────────────────────────────────┴──► GONE
+
+The head is written with the first body message, so that a small response is one write. In GONE
+`send` raises, so that an application stops at once and closes what it streams from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.disconnect import stems_from_disconnect
+from asgi_poller.asgi.flow_control import TURN_MASK, WriteGate, wait_in
+from asgi_poller.asgi.types import Loop, Message
+from asgi_poller.errors import ApplicationFault, ClientDisconnected
+from asgi_poller.protocols.http1.parser import RequestHead
+
+_log = logging.getLogger("asgi_poller.error")
+# of request body waiting for the application: above it the peer is not read
+_APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
+_BODY_HIGH_OCTETS = 65536
+
+
+class State(Enum):
+    WAITING = "waiting for http.response.start"
+    STARTED = "waiting for the first http.response.body"
+    STREAMING = "streaming the body"
+    COMPLETE = "complete"
+    GONE = "the peer has gone"
+
+    handlers: Mapping[str, Callable[[Exchange, Message], None]]
+    """What the application may send in this state: the table at the end of this file."""
+
+
+# Asking an Enum class for its member is a function call in Python 3.11; these are not.
+_WAITING: Final = State.WAITING
+_STARTED: Final = State.STARTED
+_STREAMING: Final = State.STREAMING
+_COMPLETE: Final = State.COMPLETE
+_GONE: Final = State.GONE
+
+
+class ResponsePort(Protocol):
+    """The connection as its exchange sees it: whatever version of HTTP it speaks encodes there.
+
+    A response is `send_head`, any number of `send_body`, `end`; or `refuse` alone; or it breaks off
+    with `abort`. `send_head` and `send_body` raise ApplicationFault, and write nothing, for what
+    cannot be encoded.
+    """
+
+    def send_head(
+        self,
+        request: RequestHead,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        body: bytes,
+        more_body: bool,
+    ) -> None:
+        """The head and the first piece of the body, which is all of it unless `more_body`."""
+
+    def send_body(self, body: bytes, more_body: bool) -> None: ...
+
+    def end(self) -> None:
+        """The response is complete."""
+
+    def abort(self) -> None:
+        """The response cannot be completed: the peer must see that it breaks off."""
+
+    def refuse(self, request: RequestHead, status: int, detail: str) -> None:
+        """A whole response that is ours and not the application's; nothing follows it."""
+
+    def send_continue(self) -> None:
+        """100 Continue (RFC 9110, 15.2.1)."""
+
+    def set_reading(self, on: bool) -> None: ...
+
+
+@dataclass(slots=True)
+class ExchangeContext:
+    """What all exchanges of one core share."""
+
+    loop: Loop
+    access_log: AccessLog | None = None
+    max_body_octets: int | None = None
+
+
+class Exchange:
+    """One request. The connection feeds it; the application calls `receive` and `send`. Owned by
+    the core's thread.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_complete",
+        "_body_octets",
+        "_context",
+        "_entry",
+        "_gate",
+        "_handlers",
+        "_is_body_given",
+        "_is_paused",
+        "_port",
+        "_read_octets",
+        "_sent_count",
+        "_start",
+        "_waiters",
+        "head",
+        "scope",
+        "state",
+    )
+
+    def __init__(
+        self, head: RequestHead, scope: dict[str, Any], port: ResponsePort, context: ExchangeContext
+    ) -> None:
+        self.head = head
+        self.scope = scope
+        self._port = port
+        self._context = context
+        self._entry = None if context.access_log is None else context.access_log.entry(scope)
+        self._body: list[bytes] = []
+        self._body_octets = 0  # waiting for the application
+        self._sent_count = 0  # messages of the response's body
+        self._read_octets = 0  # in all; counted only where there is a limit
+        self._body_complete = False
+        self._is_body_given = False  # its last piece has been
+        self._is_paused = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._gate: WriteGate | None = None
+        self._start: Message | None = None
+        self.state = _WAITING
+        self._handlers = _WAITING.handlers
+
+    # The connection's side
+
+    def end_connection(self) -> None:
+        """The connection ends after this response, which says so if its head is still to come."""
+        self.head.keep_alive = False
+
+    def feed(self, piece: bytes) -> None:
+        """A piece of the request's body."""
+        if self.state is _GONE or self.state is _COMPLETE:
+            return
+        limit_octets = self._context.max_body_octets
+        if limit_octets is not None:
+            self._read_octets += len(piece)
+            if self._read_octets > limit_octets:
+                self.refuse(413, "the request body is too large")
+                return
+        self._body.append(piece)
+        self._body_octets += len(piece)
+        if self._body_octets > _BODY_HIGH_OCTETS and not self._is_paused:
+            self._is_paused = True
+            self._port.set_reading(False)
+        self._wake()
+
+    def feed_end(self) -> None:
+        """The request is complete."""
+        self._body_complete = True
+        if self._waiters:
+            self._wake()
+
+    def disconnect(self) -> None:
+        """The peer has gone, or the request turned out to be broken."""
+        if self.state is not _COMPLETE:
+            self._enter(_GONE)
+        self._wake()
+        if self._gate is not None:
+            self._gate.open()
+
+    def refuse(self, status: int, detail: str) -> None:
+        """Answer for the application, if it has not begun to, and break the connection."""
+        if self.state in (_WAITING, _STARTED):
+            self._log_access(status)
+            self._enter(_GONE)
+            self._port.refuse(self.head, status, detail)
+        elif self.state is _STREAMING:
+            self._enter(_GONE)
+            self._port.abort()
+        self._wake()
+
+    def block_writing(self) -> None:
+        if self._gate is None:
+            self._gate = WriteGate(self._context.loop)
+        self._gate.shut()
+
+    def unblock_writing(self) -> None:
+        if self._gate is not None:
+            self._gate.open()
+
+    # The application's side
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """The application has returned, or raised `error`: answer for what it has left undone."""
+        if error is not None:
+            if self.state is _GONE and stems_from_disconnect(error):
+                return  # it was told that nobody listens, and has stopped
+            _log.error("Exception in ASGI application", exc_info=error)
+        elif self.state is _COMPLETE:
+            return
+        elif self.state is _WAITING:
+            _log.error("ASGI callable returned without starting response.")
+        elif self.state is not _GONE:
+            _log.error("ASGI callable returned without completing response.")
+        self.refuse(_APPLICATION_FAILED, "Internal Server Error")
+
+    async def receive(self) -> Message:
+        """The next piece of the request, or http.disconnect (ASGI: HTTP, Request, Disconnect)."""
+        if self.head.expects_continue and self.state is _WAITING:
+            self.head.expects_continue = False
+            self._port.send_continue()
+        while not self._is_over() and (
+            self._is_body_given or not (self._body or self._body_complete)
+        ):
+            await wait_in(self._waiters, self._context.loop)
+        if self._is_over():
+            return {"type": "http.disconnect"}
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._body_octets = 0
+        self._is_body_given = self._body_complete
+        if self._is_paused:
+            self._is_paused = False
+            self._port.set_reading(True)
+        return {"type": "http.request", "body": body, "more_body": not self._body_complete}
+
+    def _is_over(self) -> bool:
+        return self.state is _GONE or self.state is _COMPLETE
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the response (ASGI: HTTP, Response Start and Body); waits while the
+        peer is slow.
+
+        Raises ApplicationFault for what may not be sent now, or is not valid, and
+        ClientDisconnected once the peer has gone (ASGI: HTTP, Disconnected Client).
+        """
+        handler = self._handlers.get(message["type"])
+        if handler is None:
+            raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
+        handler(self, message)
+        if self.state is _STREAMING:
+            self._sent_count += 1
+            if self._gate is not None and not self._gate.is_open:
+                await self._gate.passed()  # after the last message nobody would open it for us
+            elif not self._sent_count & TURN_MASK:
+                await asyncio.sleep(0)
+
+    def _on_start(self, message: Message) -> None:
+        status = message["status"]
+        if not isinstance(status, int) or not 200 <= status <= 599:  # 1xx are no responses
+            raise ApplicationFault(f"{status!r} is not the status of a response")
+        self._start = message
+        self._enter(_STARTED)
+
+    def _on_first_body(self, message: Message) -> None:
+        start = self._start
+        assert start is not None
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        more = message.get("more_body", False)
+        if self.head.expects_continue:
+            # nobody said "continue": the peer may or may not send its body now (RFC 9110, 10.1.1)
+            self.head.keep_alive = False
+        status = start["status"]
+        # if it raises, nothing is written: a clean 500
+        self._port.send_head(self.head, status, start.get("headers", ()), body=body, more_body=more)
+        self._log_access(status)
+        self._enter(_STREAMING)
+        if not more:
+            self._complete()
+
+    def _on_body(self, message: Message) -> None:
+        more = message.get("more_body", False)
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        self._port.send_body(body, more)
+        if not more:
+            self._complete()
+
+    def _on_gone(self, message: Message) -> None:
+        raise ClientDisconnected(f"{message['type']!r} cannot be sent: the peer has gone")
+
+    def _complete(self) -> None:
+        self._enter(_COMPLETE)
+        if self._waiters:
+            self._wake()
+        self._port.end()
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._handlers = state.handlers
+
+    def _wake(self) -> None:
+        waiters = self._waiters[:]
+        self._waiters.clear()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _log_access(self, status: int) -> None:
+        access_log, entry = self._context.access_log, self._entry
+        if access_log is not None and entry is not None:
+            access_log.response(entry, status)
+
+
+def _as_bytes(body: object) -> bytes:
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise ApplicationFault(f"`body` is bytes, not {type(body).__name__}")
+
+
+State.WAITING.handlers = {"http.response.start": Exchange._on_start}
+State.STARTED.handlers = {"http.response.body": Exchange._on_first_body}
+State.STREAMING.handlers = {"http.response.body": Exchange._on_body}
+State.COMPLETE.handlers = {}
+State.GONE.handlers = {
+    "http.response.start": Exchange._on_gone,
+    "http.response.body": Exchange._on_gone,
+}

@@ -1,0 +1,385 @@
+"""One WebSocket as ASGI sees it (ASGI: WebSocket Connection Scope, spec version 2.5).
+
+States, and what moves them:
+
+    CONNECTING ── accept ──► OPEN ── a Close of ours ──► CLOSING ── the answer, or none ──► CLOSED
+        │                     └── the peer's Close, a fault, the connection lost ────────► CLOSED
+        ├── close: 403 ──► CLOSED
+        └── http.response.start ──► DENYING ── the last http.response.body ──► CLOSED
+
+Corking: frames that the application sends while received messages still wait for it are joined and
+written once, at the latest by a `call_soon`. A lone message is written at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from asgi_poller.asgi.denial_response import Denial
+from asgi_poller.asgi.disconnect import stems_from_disconnect
+from asgi_poller.asgi.flow_control import TURN_MASK, WriteGate
+from asgi_poller.asgi.http import ExchangeContext
+from asgi_poller.asgi.inbox import Inbox
+from asgi_poller.asgi.types import Message
+from asgi_poller.asgi.websocket_context import (
+    CLOSED,
+    CLOSING,
+    CONNECTING,
+    DENYING,
+    OPEN,
+    ChannelContext,
+    ChannelPort,
+    State,
+)
+from asgi_poller.errors import (
+    ApplicationFault,
+    ClientDisconnected,
+    WebSocketFault,
+)
+from asgi_poller.protocols.websocket.frames import (
+    CLOSE_ABNORMAL,
+    CLOSE_INTERNAL_ERROR,
+    CLOSE_NO_STATUS_RECEIVED,
+    CLOSE_NORMAL,
+    Close,
+    Event,
+    Ping,
+    Pong,
+    is_sendable_close_code,
+)
+from asgi_poller.protocols.websocket.protocol import WebSocketWire
+
+_log = logging.getLogger("asgi_poller.error")
+_CORK_OCTETS = 65536  # joined frames above this are written without waiting for the flush
+
+
+class Channel:
+    """One WebSocket. The connection feeds it; the application calls `receive` and `send`. Owned by
+    the core's thread.
+
+    `receive` gives connect, then messages, then one disconnect with the code that RFC 6455, 7.1.5
+    defines: the peer's, 1005 where it gave none, 1006 where the connection broke, ours where we
+    closed. `send` raises ClientDisconnected once the channel has ended, and ApplicationFault for
+    what may not be sent.
+    """
+
+    __slots__ = (
+        "_context",
+        "_cork",
+        "_cork_octets",
+        "_denial",
+        "_entry",
+        "_gate",
+        "_late_pong",
+        "_opened_at",
+        "_port",
+        "_sent_count",
+        "_sent_octets",
+        "_turn",
+        "_wire",
+        "_write",
+        "close_code",
+        "closed_by",
+        "inbox",
+        "scope",
+        "state",
+    )
+
+    def __init__(
+        self,
+        scope: dict[str, Any],
+        port: ChannelPort,
+        context: ChannelContext,
+    ) -> None:
+        self.state: State = CONNECTING
+        self.scope = scope
+        self.inbox = Inbox(self, port, context)
+        self._context = context
+        self._port = port
+        self._wire: WebSocketWire | None = None
+        self._entry = None if context.access_log is None else context.access_log.entry(scope)
+        self.close_code = CLOSE_ABNORMAL
+        self.closed_by = "peer"
+        self._write = port.write
+        self._cork: list[bytes] | None = None
+        self._cork_octets = 0
+        self._gate: WriteGate | None = None
+        self._late_pong: bytes | None = None  # of the last Ping that came while the peer was slow
+        self._denial: Denial | None = None
+        self._opened_at = 0.0
+        self._sent_count = 0
+        self._sent_octets = 0
+        # any of 256, so that not a whole audience gives way in the same round of messages
+        self._turn = id(self) >> 4 & TURN_MASK
+
+    # The connection's side
+
+    def connection_lost(self) -> None:
+        """The transport has gone: without a Close frame from the peer that is a 1006 (RFC 6455,
+        7.1.5).
+        """
+        self._cork = None  # a flush that is on its way would write to a closed transport
+        if self.state is CONNECTING or self.state is DENYING or self.state is OPEN:
+            self._finish(CLOSE_ABNORMAL, "", by="peer")
+        elif self.state is CLOSING:
+            self._enter(CLOSED)
+        self.inbox.connection_lost()
+        if self._gate is not None:
+            self._gate.open()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake of an open channel for the server's own reasons (RFC 6455,
+        7.1.2); harmless if it has begun.
+        """
+        if self.state is OPEN:
+            self._start_closing(code, reason, "server")
+
+    def refuse(self, status: int) -> None:
+        """Answer the handshake with an HTTP status, if the application has not answered it."""
+        if self.state is CONNECTING:
+            self._deny(status)
+
+    @property
+    def message_count(self) -> int:
+        """Messages that have passed, both ways."""
+        return self.inbox.received_count + self._sent_count
+
+    def give_up(self) -> None:
+        """The peer did not answer our Close in time: the channel is closed without it."""
+        self._enter(CLOSED)
+
+    def ping(self) -> None:
+        """Send a Ping (RFC 6455, 5.5.2)."""
+        if self.state is OPEN and self._wire is not None:
+            self._write(self._wire.ping())
+
+    def block_writing(self) -> None:
+        if self._gate is None:
+            self._gate = WriteGate(self._context.loop)
+        self._gate.shut()
+
+    def unblock_writing(self) -> None:
+        if self._gate is not None:
+            self._gate.open()
+        payload, self._late_pong = self._late_pong, None
+        if payload is not None and self.state is OPEN:
+            self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
+
+    # The application's side
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """The application has returned, or raised `error`: end the channel in its name."""
+        state = self.state
+        has_ended = state is CLOSING or state is CLOSED
+        # told that its peer has gone, an application may stop by letting that error out
+        if error is not None and not (has_ended and stems_from_disconnect(error)):
+            _log.error("Exception in ASGI application", exc_info=error)
+        if state is OPEN:
+            code = CLOSE_NORMAL if error is None else CLOSE_INTERNAL_ERROR
+            self._start_closing(code, "", by="application")
+        elif state is CONNECTING:
+            if error is None:
+                _log.error("ASGI callable returned without accepting or closing the WebSocket.")
+            self._deny(500)
+        elif state is DENYING and self._denial is not None:
+            if error is None:
+                _log.error("ASGI callable returned without completing the denial response.")
+            self._denial.fail()
+
+    @property
+    def receive(self) -> Callable[[], Coroutine[Any, Any, Message]]:
+        """ASGI's receive()."""
+        return self.inbox.receive
+
+    async def send(self, message: Message) -> None:
+        """Take a message from the application; waits while the peer is slow."""
+        if self.state is not OPEN or message["type"] != "websocket.send":
+            await self._send_other(message)
+            return
+        text = message.get("text")
+        if text is not None:
+            frame = self._wire.text(text)  # type: ignore[union-attr]  # OPEN has a wire
+        else:
+            data = message.get("bytes")
+            if type(data) is not bytes:
+                data = _as_bytes(data)
+            frame = self._wire.binary(data)  # type: ignore[union-attr]  # OPEN has a wire
+        self._sent_count += 1
+        self._sent_octets += len(frame)
+        cork = self._cork
+        if cork is not None:
+            cork.append(frame)
+            self._cork_octets += len(frame)
+            if self._cork_octets > _CORK_OCTETS:
+                self._flush()
+        elif self.inbox.queue:
+            self._cork = [frame]
+            self._cork_octets = len(frame)
+            self._context.loop.call_soon(self._flush)
+        else:
+            self._write(frame)
+        if self._gate is not None and not self._gate.is_open:
+            await self._gate.passed()
+        elif self._sent_count & TURN_MASK == self._turn:
+            await asyncio.sleep(0)
+
+    async def _send_other(self, message: Message) -> None:
+        """Everything but a message on an open channel."""
+        kind = message["type"]
+        handler = self.state.handlers.get(kind)
+        if handler is not None:
+            handler(self, message)
+        elif self.state is CLOSING or self.state is CLOSED:
+            if kind == "websocket.close":
+                return  # `finally: await websocket.close()`, after the client closed
+            raise ClientDisconnected(f"{kind!r} cannot be sent: the WebSocket is closed")
+        elif self.state is not DENYING:
+            raise ApplicationFault(f"{kind!r} cannot be sent: the WebSocket is {self.state.value}")
+        if self.state is DENYING and self._denial is not None:
+            await self._denial.send(message)
+            if self._gate is not None and not self._gate.is_open:
+                await self._gate.passed()
+
+    def _on_accept(self, message: Message) -> None:
+        context = self._context
+        deflate = self._port.accept(message.get("subprotocol"), message.get("headers") or ())
+        wire = context.wire(context.max_octets, deflate, context.deflate_threshold, context.cache)
+        self._wire = wire
+        self._opened_at = context.clock()
+        self._enter(OPEN)
+        if context.access_log is not None and self._entry is not None:
+            context.access_log.channel_opened(self._entry)
+        self.inbox.open(wire)
+
+    def _on_close(self, message: Message) -> None:
+        code = message.get("code") or CLOSE_NORMAL
+        reason = message.get("reason") or ""
+        if not isinstance(code, int) or not is_sendable_close_code(code):
+            raise ApplicationFault(f"{code!r} is not a close code that may be sent")
+        if not isinstance(reason, str):
+            raise ApplicationFault(f"the reason of a close is text, not {reason!r}")
+        self._start_closing(code, reason, "application")
+
+    def _on_refuse(self, message: Message) -> None:
+        self._deny(403)
+
+    def _on_denial(self, message: Message) -> None:
+        context, entry = self._context, self._entry
+        log = context.access_log
+        if log is not None and entry is not None:
+            log = log.for_denials(entry)
+        port = self._port.denial_port(self._denied)
+        self._denial = Denial(self.scope, port, ExchangeContext(context.loop, log))
+        self._enter(DENYING)
+
+    # What both sides come to
+
+    def _deny(self, status: int) -> None:
+        """Answer the handshake with an HTTP status and no body of the application's."""
+        if self._context.access_log is not None and self._entry is not None:
+            self._context.access_log.channel_denied(self._entry, status)
+        self._port.deny(status)
+        self._denied()
+
+    def _denied(self) -> None:
+        """The handshake was answered with something else than 101: to the application that is a
+        1006.
+        """
+        self.closed_by = "server"
+        self.inbox.put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
+        self._enter(CLOSED)
+
+    def on_control(self, event: Event) -> None:
+        """Control frames are answered at once, whatever the application does."""
+        match event:
+            case Ping(payload):
+                if self.state is OPEN:
+                    self._answer(payload)
+            case Close(code, reason):
+                self._on_peer_close(code, reason)
+            case WebSocketFault(code=code, reason=reason):
+                if self.state is OPEN:
+                    self._start_closing(code, reason, "server")
+                # RFC 6455, 7.1.7: nothing that follows can be understood, an answer to our Close
+                # neither
+                self._enter(CLOSED)
+            case Pong():
+                pass  # it has done its work by arriving: `received_octets` has changed
+
+    def _answer(self, payload: bytes) -> None:
+        if self._gate is not None and not self._gate.is_open:
+            # a peer that sends Pings and reads nothing gets one Pong in the end, for the last of
+            # them (RFC 6455, 5.5.3)
+            self._late_pong = payload
+        else:
+            pong = self._wire.pong(payload)  # type: ignore[union-attr]  # OPEN has a wire
+            if pong:
+                self._write(pong)
+
+    def _on_peer_close(self, code: int, reason: str) -> None:
+        if self.state is OPEN:
+            self._flush()
+            answer = None if code == CLOSE_NO_STATUS_RECEIVED else code
+            self._write(self._wire.close(answer))  # type: ignore[union-attr]  # OPEN has a wire
+            self._finish(code, reason, by="peer")
+        else:
+            self._enter(CLOSED)
+
+    def _start_closing(self, code: int, reason: str, by: str) -> None:
+        """Send our Close and tell the application; the peer has the close timeout to answer."""
+        self._flush()
+        self._write(self._wire.close(code, reason))  # type: ignore[union-attr]  # OPEN has a wire
+        self._finish(code, reason, by=by, state=CLOSING)
+        self.inbox.read_to_the_end()
+
+    def _finish(self, code: int, reason: str, *, by: str, state: State = CLOSED) -> None:
+        """The application's last word from this channel."""
+        was_open = self.state is OPEN
+        self.close_code = code
+        self.closed_by = by
+        self.inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._enter(state)
+        if was_open and self._context.access_log is not None and self._entry is not None:
+            self._context.access_log.channel_closed(
+                self._entry,
+                code=code,
+                by=by,
+                seconds=self._context.clock() - self._opened_at,
+                received=(self.inbox.received_count, self.inbox.received_octets),
+                sent=(self._sent_count, self._sent_octets),
+            )
+
+    def _enter(self, state: State) -> None:
+        if self.state is not state:
+            self.state = state
+            if state is CLOSING or state is CLOSED or state is DENYING:
+                self.inbox.end()
+            self._port.state_changed()
+            if state is CLOSED and self._gate is not None:
+                self._gate.open()
+
+    def _flush(self) -> None:
+        """Write what was joined."""
+        cork, self._cork = self._cork, None
+        if cork:
+            self._write(cork[0] if len(cork) == 1 else b"".join(cork))
+
+
+CONNECTING.handlers = {
+    "websocket.accept": Channel._on_accept,
+    "websocket.close": Channel._on_refuse,
+    "websocket.http.response.start": Channel._on_denial,
+}
+DENYING.handlers = {}  # the Denial has a table of its own
+OPEN.handlers = {"websocket.close": Channel._on_close}
+CLOSING.handlers = {}
+CLOSED.handlers = {}
+
+
+def _as_bytes(data: object) -> bytes:
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise ApplicationFault("websocket.send needs `text` (str) or `bytes`")

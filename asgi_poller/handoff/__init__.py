@@ -1,0 +1,1 @@
+"""From a poller to an event loop: lanes, descriptor passing, shared counters."""

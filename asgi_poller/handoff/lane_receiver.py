@@ -1,0 +1,168 @@
+"""ProcessLaneReceiver: the worker's end of a ProcessLane."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from asgi_poller.handoff.connection_table import TicketBoard
+from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.fd_passing import RING, Delivery, Inbox, returned
+from asgi_poller.handoff.shared_counters import CLAIMED, CLOSED, FAILED, RETURNS, RING_WANTED, SEEN
+from asgi_poller.handoff.thread_lane import drop
+from asgi_poller.loops.accepted_socket import Accepted
+
+#: Seconds until a message to the supervisor is tried again, if its socket was full.
+_RETRY_S = 0.01
+
+
+class ReceiverLoop(Protocol):
+    """The part of an event loop that the receiver needs."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> Any:
+        """Call `callback` whenever `fd` is readable."""
+
+    def remove_reader(self, fd: int, /) -> Any:
+        """Call it no more."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Any:
+        """Call `callback` after `delay` seconds."""
+
+
+class ReceiverCore(Protocol):
+    """The part of a core that the receiver needs; see `thread_lane.LaneCore` for adopt()."""
+
+    @property
+    def loop(self) -> ReceiverLoop:
+        """The core's event loop."""
+
+    def adopt(self, accepted: Accepted, /) -> object:
+        """Take a connection over."""
+
+    def count_closed_in(self, cells: memoryview[int], index: int, /) -> object:
+        """Count connections that it has finished with in `cells[index]` from now on."""
+
+
+class ProcessLaneReceiver:
+    """Hands what the supervisor sends to the worker's core. Owned by the core's thread.
+
+    `channel` is the worker's end of the lane's socket pair, `cells` the lane's row of Counters.
+    Where there are limits, `board` has the tickets and `mark` is what this lane marks them with.
+    """
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        cells: memoryview[int],
+        *,
+        board: TicketBoard | None = None,
+        mark: int = 0,
+    ) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+        self._cells = cells
+        self._board = board
+        self._mark = mark
+        self._inbox = Inbox(channel)
+        self._trouble = Trouble()
+        self._core: ReceiverCore | None = None
+        self._unsent = b""
+
+    def attach(self, core: ReceiverCore) -> None:
+        """Adopt from now on."""
+        self._core = core
+        core.count_closed_in(self._cells, CLOSED)
+        core.loop.add_reader(self._channel.fileno(), self._receive)
+
+    def fileno(self) -> int:
+        """The channel's descriptor; -1 once it is closed."""
+        return self._channel.fileno()
+
+    def adopt_waiting(self) -> None:
+        """Adopt all that waits, now: before `detach`, where nobody else could take it."""
+        self._receive()
+
+    def detach(self) -> None:
+        """Adopt nothing more and close the channel. Idempotent."""
+        if self._core is not None:
+            self._core.loop.remove_reader(self._channel.fileno())
+            self._core = None
+        self._channel.close()
+
+    def _receive(self) -> None:
+        """Adopt all that waits: after a busy spell the loop may not come back here for long."""
+        core = self._core
+        if core is None or self._unsent:
+            return
+        cells = self._cells
+        while not self._unsent:
+            try:
+                delivery = self._inbox.receive()
+            except BlockingIOError:
+                break  # all received; or the supervisor took it back
+            except ConnectionError:
+                delivery = None
+            if delivery is None:
+                self.detach()
+                return
+            cells[SEEN] = delivery.number
+            self._adopt(core, delivery)
+        if cells[RING_WANTED]:
+            cells[RING_WANTED] = 0
+            self._tell(RING)
+
+    def _adopt(self, core: ReceiverCore, delivery: Delivery) -> None:
+        cells = self._cells
+        sequence = delivery.first
+        entries = delivery.entries
+        board = self._board
+        for fd, (listener, peer, data, ticket) in zip(delivery.fds, entries, strict=False):
+            sequence += 1
+            accepted = Accepted(fd, listener, peer, data, ticket)
+            try:
+                if ticket >= 0 and board is not None:
+                    # before the claim: who finds this worker dead must find what it had
+                    board.adopt(ticket, self._mark)
+                # From here the connection is ours alone: the supervisor would hand it to another
+                # worker if we died before this, and never does after it.
+                cells[CLAIMED] = sequence
+                core.adopt(accepted)
+            except Exception:
+                cells[CLAIMED] = sequence
+                self._trouble.exception("a connection could not be adopted and was closed")
+                cells[FAILED] += 1
+                drop(accepted, None if board is None else board.end)
+        missing = len(entries) - len(delivery.fds)
+        if missing > 0:
+            # recvmsg(2), MSG_CTRUNC: this process has no descriptors left. The supervisor still
+            # has these. It must know before a later claim makes them look claimed.
+            self._return(core, returned(sequence, missing))
+
+    def _return(self, core: ReceiverCore, message: bytes) -> None:
+        if self._tell(message):
+            self._cells[RETURNS] += 1
+            return
+        self._unsent = message
+        core.loop.remove_reader(self._channel.fileno())
+        core.loop.call_later(_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        core = self._core
+        if core is None:
+            return
+        if not self._tell(self._unsent):
+            core.loop.call_later(_RETRY_S, self._retry)
+            return
+        self._unsent = b""
+        self._cells[RETURNS] += 1
+        core.loop.add_reader(self._channel.fileno(), self._receive)
+
+    def _tell(self, message: bytes) -> bool:
+        try:
+            self._channel.send(message)
+        except BlockingIOError:
+            return False  # the supervisor has not read the earlier ones: those will wake it
+        except OSError:
+            return True  # it is gone: the next receive finds out
+        return True

@@ -1,0 +1,1 @@
+"""Parent and child: control messages, bootstrap, heartbeat, stack dumps."""

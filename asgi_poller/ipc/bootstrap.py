@@ -1,0 +1,131 @@
+"""What a child process is given at its birth: a specification, and descriptors beside it.
+
+It comes over the control socket, the one descriptor that a child inherits, so that a process that
+was started afresh and one that was forked by the fork server get it in the same way. It is pickled:
+only the supervisor sends parcels.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import pickle
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from asgi_poller.config import Config
+from asgi_poller.errors import ConfigError
+from asgi_poller.loops.accepted_socket import ListenerInfo
+
+_HEADER = struct.Struct("!QI")  # octets that follow, descriptors in all
+_DESCRIPTORS_AT_ONCE = 200  # of the 253 that a message may carry (unix(7), SCM_MAX_FD)
+_CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a process that was started afresh comes from: it imports what its parent could."""
+
+    path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+    arguments: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
+
+    def apply(self) -> None:
+        """Make this process's sys.path and sys.argv the parent's."""
+        sys.path[:] = self.path
+        sys.argv[:] = self.arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """A worker: `number` is its name, unique among those that live; `rows` are its lanes' rows of
+    the counters, one for each core, and `marks` what each marks its tickets with.
+
+    The descriptors beside it: the counters, where stacks are written to, each lane's end, and the
+    board of tickets if `has_board`. `config` is None for a forked worker, which has it, and the
+    application, already. `nice` is added to its nice value. `channel_share` is as for Cores.
+    """
+
+    number: int
+    infos: tuple[ListenerInfo, ...]
+    rows: tuple[int, ...]
+    marks: tuple[int, ...]
+    has_board: bool
+    channel_share: int | None
+    nice: int
+    config: Config | None
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkServerSpec:
+    """A fork server (`worker/fork_server.py`). No descriptors beside it."""
+
+    config: Config
+    origin: Origin
+
+
+Spec = WorkerSpec | ForkServerSpec
+
+
+def packed(spec: Spec) -> bytes:
+    """A specification as octets. Raises ConfigError if the settings hold what cannot be passed."""
+    try:
+        return pickle.dumps(spec)
+    except Exception as error:  # pickle raises whatever the object's own methods do
+        raise ConfigError(
+            "--workers",
+            f"the settings cannot be passed to another process ({error}): use text and numbers,"
+            " such as 'main:app', or --preload",
+        ) from error
+
+
+async def send_parcel(sock: socket.socket, octets: bytes, fds: Sequence[int]) -> None:
+    """Send what `packed` made. Raises OSError if the child has died already."""
+    sock.setblocking(False)
+    header = _HEADER.pack(len(octets), len(fds))
+    for start in range(0, max(1, len(fds)), _DESCRIPTORS_AT_ONCE):
+        some = array.array("i", fds[start : start + _DESCRIPTORS_AT_ONCE])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, some)] if some else []
+        sock.sendmsg([header if start == 0 else b"+"], rights)
+    await asyncio.get_running_loop().sock_sendall(sock, octets)
+
+
+def receive_parcel(sock: socket.socket) -> tuple[Spec, list[int]]:
+    """Wait for the parcel; the descriptors are the caller's. Raises EOFError if none comes."""
+    sock.setblocking(True)
+    header, fds = receive_fds(sock, _HEADER.size, _DESCRIPTORS_AT_ONCE)
+    if len(header) < _HEADER.size:
+        raise EOFError("the supervisor has gone")
+    length, count = _HEADER.unpack(header)
+    while len(fds) < count:
+        _, more = receive_fds(sock, 1, _DESCRIPTORS_AT_ONCE)
+        if not more:
+            raise EOFError("the supervisor has gone")
+        fds += more
+    octets = bytearray()
+    while len(octets) < length:
+        piece = sock.recv(length - len(octets))
+        if not piece:
+            raise EOFError("the supervisor has gone")
+        octets += piece
+    return pickle.loads(bytes(octets)), fds
+
+
+def receive_fds(sock: socket.socket, octets: int, count: int) -> tuple[bytes, list[int]]:
+    """Up to so many octets, and up to so many descriptors, which no program that we start inherits.
+
+    (`socket.recv_fds` ignores its `flags`.)
+    """
+    fds = array.array("i")
+    room = socket.CMSG_SPACE(count * fds.itemsize)
+    received, ancillary, _, _ = sock.recvmsg(octets, room, _CLOSE_ON_EXEC)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)  # where the flag does not exist
+    return received, fds.tolist()

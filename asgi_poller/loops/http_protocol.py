@@ -1,0 +1,438 @@
+"""An asyncio protocol between the transport of one HTTP/1.1 client and its exchanges."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Sequence
+
+from asgi_poller.asgi.error_response import error_response
+from asgi_poller.asgi.http import Exchange
+from asgi_poller.asgi.refusal_log import note_refusal
+from asgi_poller.asgi.scope import Peer
+from asgi_poller.errors import HttpFault
+from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRADING, Phase
+from asgi_poller.loops.http_responses import HttpResponses
+from asgi_poller.loops.lingering_close import Linger
+from asgi_poller.loops.server_state import Services
+from asgi_poller.loops.timer_wheel import NEVER
+from asgi_poller.loops.upgrade import upgrade
+from asgi_poller.protocols.http1.parser import END, RequestEvent, RequestHead, RequestParser
+
+_log = logging.getLogger("asgi_poller.error")
+
+_APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
+_LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
+# of a request's body after its response: who sends more, or longer, is cut off
+_DISCARD_S = 10.0
+_DISCARD_OCTETS = 16 * 1024 * 1024
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
+
+    Owned by the core's thread. What the parser makes beyond the exchange at hand waits in
+    `_backlog`, and the socket is not read meanwhile. Responses to requests that wait already are
+    joined and written once.
+    """
+
+    is_channel = False
+
+    __slots__ = (
+        "_backlog",
+        "_core",
+        "_deadline",
+        "_discarded_octets",
+        "_early",
+        "_exchange",
+        "_is_body_open",
+        "_is_choked",
+        "_is_draining",
+        "_is_reading",
+        "_parser",
+        "_peer",
+        "_phase",
+        "_responses",
+        "_transport",
+        "_unsent_octets",
+        "timer_tick",
+    )
+
+    def __init__(self, core: Services, peer: Peer, early: bytes = b"") -> None:
+        self._core = core
+        self._peer = peer
+        self._early = early  # what a poller has already read
+        self._transport: asyncio.Transport | None = None
+        self._parser: RequestParser | None = RequestParser(core.connection_settings.head_limits)
+        self._responses: HttpResponses | None = None
+        self._exchange: Exchange | None = None  # the one whose response is not complete
+        self._is_body_open = False  # the request last taken from the parser has more to come
+        self._backlog: list[RequestEvent | HttpFault] = []
+        self._unsent_octets = 0  # when it was last looked whether the peer reads
+        self._deadline = NEVER
+        self._discarded_octets = 0  # of a body whose response is complete
+        self._is_reading = True
+        self._is_choked = False  # the peer does not read what is written for it
+        self._is_draining = False  # the server stops: no further request
+        self._phase: Phase = SILENT
+        self.timer_tick = NEVER
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        core = self._core
+        both_ways: asyncio.Transport = transport  # type: ignore[assignment]  # typed as its base
+        self._transport = both_ways
+        self._responses = HttpResponses(self, both_ways, core.loop, core.default_fields)
+        self._await(core.connection_settings.first_octet_timeout_s)
+        core.connection_made(self)
+        if self._peer.scheme == "https":
+            core.note_tls(self._peer, transport)
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None or self._phase is ENDING:
+            return
+        if self._phase is UPGRADING:
+            parser.leftover = (parser.leftover or b"") + data
+            return
+        try:
+            events = parser.receive(data)
+        except HttpFault as fault:
+            self._take([*parser.events, fault])
+            return
+        if events:
+            self._take(events)
+            if self._is_body_open:
+                self._await_body()
+        elif parser.is_mid_head and self._phase in (IDLE, SILENT):
+            self._phase = HEAD
+            self._await(self._core.connection_settings.header_timeout_s)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. As uvicorn, take it for the end (RFC 9112, 9.6: it may wait)."""
+        return False
+
+    def pause_writing(self) -> None:
+        self._is_choked = True
+        self._watch_writing()
+        if self._exchange is not None:
+            self._exchange.block_writing()
+
+    def resume_writing(self) -> None:
+        self._is_choked = False
+        if self._exchange is not None:
+            self._exchange.unblock_writing()
+            self._await_body()
+        elif self._backlog:  # the next request has waited for this
+            self._core.loop.call_soon(self._next)
+        elif self._phase is BUSY:
+            self._idle()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._core.wheel.drop(self)
+        exchange, self._exchange = self._exchange, None
+        try:
+            if exchange is not None:
+                exchange.disconnect()
+        finally:  # whatever happens here, the server's books are to be right
+            self._backlog = []
+            if self._responses is not None:
+                self._responses.clear()
+                self._responses = None
+            if self._parser is not None:
+                self._parser.close()
+                self._parser = None
+            self._core.connection_lost(self)
+
+    # Requests
+
+    def _take(self, events: Sequence[RequestEvent | HttpFault]) -> None:
+        """Give events to the exchange at hand, start exchanges; what must wait for a response goes
+        to the backlog. A fault is the last of them.
+        """
+        if self._backlog:
+            self._backlog += events
+            return
+        for at, event in enumerate(events):
+            if self._phase is ENDING:  # nothing that follows may reach the application
+                return
+            if isinstance(event, RequestHead):
+                if self._exchange is not None:
+                    self._wait_behind(events[at:])
+                    return
+                if event.upgrade:  # nothing but its END is left, and that is not for us
+                    self._start_upgrade(event)
+                    return
+                self._start(event)
+            elif event is END:
+                self._is_body_open = False
+                if self._exchange is not None:
+                    self._exchange.feed_end()
+                else:
+                    self._idle()
+            elif isinstance(event, HttpFault):
+                self._take_fault(event)
+            elif self._exchange is not None:
+                self._exchange.feed(event)
+            else:  # a body that goes on after its response
+                self._discarded_octets += len(event)
+                if self._discarded_octets > _DISCARD_OCTETS:
+                    self._end(linger=False)
+
+    def _take_fault(self, fault: HttpFault) -> None:
+        """A request is broken. Those before it are answered first; then the connection ends."""
+        exchange = self._exchange
+        if exchange is None:
+            if self._is_body_open:  # it has been answered, and not with this
+                self._end(linger=True)
+            else:
+                self._refuse(fault)
+        elif self._is_body_open:
+            exchange.refuse(fault.status, fault.detail)
+        else:
+            self._wait_behind([fault])
+
+    def _wait_behind(self, events: Sequence[RequestEvent | HttpFault]) -> None:
+        """The exchange at hand comes first; nothing is read until these have had their turn."""
+        assert self._responses is not None
+        self._backlog = list(events)
+        self._responses.is_joining = True
+        self._read(False)
+        if self._parser is not None and self._parser.leftover is not None:
+            self._phase = UPGRADING
+
+    def _start_upgrade(self, head: RequestHead) -> None:
+        if head.upgrade == b"websocket" and self._core.connection_settings.ws_enabled:
+            self._upgrade(head)
+        else:
+            self._resume_after_upgrade(head)
+
+    def _start(self, head: RequestHead) -> None:
+        core = self._core
+        self._deadline = NEVER
+        self._phase = BUSY
+        self._is_body_open = True
+        if self._is_draining:
+            head.keep_alive = False
+        scope = core.scopes.http(head, self._peer)
+        assert self._responses is not None
+        exchange = Exchange(head, scope, self._responses, core.exchange_context)
+        self._exchange = exchange
+        if self._is_choked:
+            exchange.block_writing()
+        if core.is_guarded:
+            fault = core.objection(head)
+            if fault is not None:
+                exchange.refuse(fault.status, fault.detail)
+                return
+        core.run(exchange)
+
+    def _resume_after_upgrade(self, head: RequestHead) -> None:
+        """An upgrade that we do not offer is as if it were not asked for (RFC 9110, 7.8)."""
+        parser = self._parser
+        assert parser is not None
+        had_body = head.has_body
+        self._start(head)
+        if self._phase is ENDING:
+            return
+        if not had_body:
+            self._is_body_open = False
+            if self._exchange is not None:
+                self._exchange.feed_end()
+        try:
+            events = parser.resume()
+        except HttpFault as fault:
+            self._take([*parser.events, fault])
+        else:
+            self._take(events)
+
+    def _upgrade(self, head: RequestHead) -> None:
+        """Leave HTTP behind; the responses to requests before this one are written first."""
+        transport, parser, responses = self._transport, self._parser, self._responses
+        assert transport is not None
+        assert parser is not None
+        assert responses is not None
+        responses.flush()
+        self._read(True)
+        try:
+            upgrade(
+                self._core,
+                head,
+                old=self,
+                peer=self._peer,
+                transport=transport,
+                is_choked=self._is_choked,
+                leftover=parser.leftover or b"",
+                is_draining=self._is_draining,
+            )
+        except HttpFault as fault:
+            self._refuse(fault)
+            return
+        parser.close()
+        self._core.wheel.drop(self)
+        self._parser = self._exchange = self._responses = None
+
+    def _refuse(self, fault: HttpFault) -> None:
+        """Answer a broken request, to which there is no exchange, and end the connection."""
+        assert self._responses is not None
+        self.note_refusal(fault.status, fault.detail)
+        self._responses.write(error_response(fault.status, fault.detail, fault.headers))
+        self._end(linger=True)
+
+    # For its responses
+
+    def note_refusal(self, status: int, detail: str) -> None:
+        if status != _APPLICATION_FAILED:
+            note_refusal(f"{status} {detail}", self._peer.client)
+
+    def set_reading(self, on: bool) -> None:
+        self._read(on and not self._backlog)
+        self._await_body()
+
+    def response_ended(self, keep_alive: bool) -> None:
+        self._exchange = None
+        if not keep_alive or self._is_draining:
+            # unread octets at the end would destroy what the peer is still to read
+            self._end(linger=self._is_body_open or not self._is_reading)
+        elif self._is_choked:
+            self._read(False)  # a peer that does not read responses gets no further ones
+        elif self._backlog:
+            self._core.loop.call_soon(self._next)
+        else:
+            self._idle()
+
+    def abort(self) -> None:
+        if self._responses is not None:
+            self._responses.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Between requests
+
+    def _next(self) -> None:
+        """Go on with what was read while the last exchange was under way."""
+        if (
+            self._exchange is not None
+            or self._is_choked
+            or self._phase is ENDING
+            or self._parser is None
+        ):
+            return
+        assert self._responses is not None
+        events, self._backlog = self._backlog, []
+        self._responses.is_joining = False
+        self._take(events)
+        if not self._backlog:
+            self._read(True)
+            self._await_body()
+
+    def _idle(self) -> None:
+        """Wait for the next request, or for the rest of one that was answered early."""
+        if not self._is_reading:
+            self._read(True)
+        self._phase = IDLE
+        core = self._core
+        if self._is_body_open:
+            self._discarded_octets = 0
+            self._await(_DISCARD_S)
+            return
+        hangs_at = self.timer_tick
+        if hangs_at:  # then the wheel turns, and its tick is now
+            self._deadline = deadline = core.wheel.tick + core.keep_alive_ticks
+            if hangs_at <= deadline:
+                return
+        self._await(core.connection_settings.keep_alive_s)
+
+    def _read(self, on: bool) -> None:
+        if self._is_reading is not on and self._transport is not None:
+            self._is_reading = on
+            if on:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # Deadlines and the end
+
+    def _await(self, seconds: float) -> None:
+        wheel = self._core.wheel
+        self._deadline = deadline = wheel.after(seconds)
+        wheel.hang(self, deadline)
+
+    def _await_body(self) -> None:
+        """If the request at hand has more to come, wait for its next octet. The peer is not waited
+        for while it may not send: while we don't read, or it waits for "100 Continue".
+        """
+        exchange, limit_s = self._exchange, self._core.connection_settings.body_timeout_s
+        if exchange is None or limit_s is None or not self._is_body_open or self._is_choked:
+            return
+        if self._is_reading and not exchange.head.expects_continue:
+            self._await(limit_s)
+
+    def on_timer(self, tick: int) -> int:
+        if self._deadline == NEVER or self._parser is None:
+            return NEVER
+        if tick < self._deadline:
+            return self._deadline
+        if self._is_choked or self._phase is ENDING:
+            return self._check_writing()
+        if self._phase is BUSY:
+            if self._exchange is not None and self._is_body_open and self._is_reading:
+                self._exchange.refuse(408, "the request body did not come in time")
+        elif self._phase is HEAD and self._parser.is_mid_head:
+            self._refuse(HttpFault(408, "the request head did not come in time"))
+        elif self._phase in (SILENT, HEAD, IDLE):
+            # not a word of a request: a browser's spare connection, which would take a 408 for an
+            # answer
+            self._end(linger=False)
+        return NEVER
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection closes now, a busy one after its response.
+
+        A request that is on its way is waited for, for a moment. It may be the first on this
+        connection, of a client who could not know and would see a failure.
+        """
+        self._is_draining = True
+        if self._exchange is not None:
+            self._exchange.end_connection()
+        elif self._phase in (SILENT, HEAD):
+            limit_s = self._core.connection_settings.header_timeout_s
+            self._await(min(limit_s, _LAST_REQUEST_S))
+        elif self._phase is not UPGRADING:
+            self._end(linger=False)
+
+    def _end(self, *, linger: bool) -> None:
+        """Nothing more will be read as a request; close once all is written."""
+        if self._phase is ENDING or self._transport is None:
+            return
+        self._phase = ENDING
+        if self._responses is not None:
+            self._responses.flush()
+        if linger and not self._transport.is_closing():
+            self._core.wheel.drop(self)
+            lost = functools.partial(self.connection_lost, None)
+            Linger(self._transport, self._core.wheel, lost).start()
+        else:
+            self._transport.close()
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """See that what waits to be written goes on its way: else the peer will never read it."""
+        self._unsent_octets = self._transport.get_write_buffer_size()  # type: ignore[union-attr]  # connected
+        limit_s = self._core.connection_settings.write_timeout_s
+        if self._unsent_octets and limit_s is not None:
+            self._await(limit_s)
+
+    def _check_writing(self) -> int:
+        before = self._unsent_octets
+        self._watch_writing()
+        if self._unsent_octets and self._unsent_octets >= before:
+            _log.info("Cut off %s: it reads no response (--timeout-write).", self._peer.client)
+            self.abort()
+            return NEVER
+        return self._deadline if self._unsent_octets else NEVER

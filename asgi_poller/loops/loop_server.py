@@ -1,0 +1,300 @@
+"""A core: one event loop, the application on it, and the connections that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+import ssl
+from collections.abc import Coroutine
+from typing import Any
+
+from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.error_response import error_response
+from asgi_poller.asgi.lifespan import Lifespan
+from asgi_poller.asgi.message_log import with_message_log
+from asgi_poller.asgi.proxy_headers import TrustedHosts
+from asgi_poller.asgi.refusal_log import NO_PROXY_HEADER, note_refusal
+from asgi_poller.asgi.scope import Peer
+from asgi_poller.asgi.types import Application
+from asgi_poller.config import Config
+from asgi_poller.errors import ProxyProtocolFault
+from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
+from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
+from asgi_poller.loops.after_tls import AfterTls
+from asgi_poller.loops.drain import drain
+from asgi_poller.loops.http_protocol import HttpConnection
+from asgi_poller.loops.preread import Refused, peek, read_proxy_header
+from asgi_poller.loops.server_state import Services
+from asgi_poller.protocols.proxy_protocol import Parsed
+from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
+
+_log = logging.getLogger("asgi_poller.error")
+
+_TOO_MANY = "Too many connections from your address"
+
+
+class Core:
+    """Serves connections on the loop it was made in. Everything but `loop` and `closed` belongs to
+    that loop's thread. `state` is what its connections share.
+
+    `listeners` are what the indexes in Accepted refer to. The order of a life: `startup`, `adopt`
+    as often as needed, `drain`, `shutdown`. `access_log` replaces the one that the configuration
+    would give.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        application: Application,
+        listeners: tuple[ListenerInfo, ...],
+        *,
+        tls: TlsContext | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        application = with_message_log(application)
+        self.state = Services(config, application, access_log)
+        self.loop = self.state.loop
+        self._listeners = listeners
+        self._lifespan = Lifespan(application, config.lifespan, self.state.context)
+        self._tls = tls
+        self._tls_timeout_s = config.ssl_handshake_timeout
+        self._proxies = TrustedHosts(config.forwarded_allow_ips) if config.proxy_protocol else None
+        self._arriving: set[asyncio.Task[None]] = set()  # PROXY headers and TLS handshakes
+
+    @property
+    def closed(self) -> int:
+        """Connections that it has finished with. Any thread."""
+        return self.state.closed
+
+    @property
+    def requests(self) -> int:
+        """Requests and WebSockets that it has begun. Any thread."""
+        return self.state.requests
+
+    def count_closed_in(self, cells: memoryview[int], index: int) -> None:
+        """Count them in `cells[index]` from now on, where another process can read it. Before the
+        first connection.
+        """
+        self.state.count_closed_in(cells, index)
+
+    async def startup(self) -> None:
+        """Run the lifespan's start-up. Raises StartupError."""
+        await self._lifespan.startup()
+        self.state.scopes.state = self._lifespan.state
+
+    # Connections
+
+    def adopt(self, accepted: Accepted) -> None:
+        """Take a connected socket over. The descriptor is this core's from now on."""
+        info = self._listeners[accepted.listener]
+        sock = adopted_socket(info.family, accepted.fd)
+        try:
+            if self._proxies is not None:
+                self._arrive(self._adopt_proxied(sock, accepted, info, self._proxies))
+                return
+            try:
+                peer = _peer(sock, accepted, info)
+            except OSError:  # the peer has gone before anybody looked
+                self._not_adopted(sock, accepted.ticket)
+                return
+            self._connect(sock, accepted, info, peer)
+        except Exception:
+            sock.detach()  # it stays the lane's, which closes it: twice would be somebody else's
+            raise
+
+    def _arrive(self, arriving: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(arriving)
+        self._arriving.add(task)
+        task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._arriving.discard(task)
+        self.state.note_change()
+
+    def _connect(
+        self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, peer: Peer
+    ) -> None:
+        """Serve `peer` from now on. If it raises, neither descriptor nor ticket are the core's."""
+        if info.tls and self._tls is not None:
+            self._arrive(self._connect_tls(sock, accepted, peer, self._tls))
+            return
+        connection = self._connection(accepted, peer)
+        # What connect_accepted_socket waits for is only that connection_made has been called. A
+        # task for that would cost as much as all the rest: the coroutine is driven by hand.
+        connecting = self.loop.connect_accepted_socket(lambda: connection, sock)
+        try:
+            made = connecting.send(None)
+        except OSError:
+            self._not_connected(sock, connection)
+            return
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
+            self._not_connected(sock, connection)
+            return
+        made._asyncio_future_blocking = False
+        made.add_done_callback(functools.partial(self._finish, connecting, sock, connection))
+
+    def _finish(
+        self,
+        connecting: Coroutine[Any, Any, Any],
+        sock: socket.socket,
+        connection: HttpConnection,
+        made: Any,
+    ) -> None:
+        """The future that `connecting` waited for is done: let it run to its end."""
+        try:
+            connecting.send(None)
+        except StopIteration:
+            pass  # that is how a coroutine returns
+        except (OSError, RuntimeError):  # the transport ended before it began
+            self._not_connected(sock, connection)
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
+            self._not_connected(sock, connection)
+
+    def _connection(self, accepted: Accepted, peer: Peer) -> HttpConnection:
+        connection = HttpConnection(self.state, peer, accepted.data)
+        self.state.hold_ticket(connection, accepted.ticket)
+        return connection
+
+    async def _connect_tls(
+        self, sock: socket.socket, accepted: Accepted, peer: Peer, tls: TlsContext
+    ) -> None:
+        first, ticket = b"", accepted.ticket
+        chosen = AfterTls(lambda _: self._connection(accepted, peer))
+        try:
+            async with asyncio.timeout(self.state.connection_settings.first_octet_timeout_s):
+                first = await peek(self.loop, sock, 1)
+            if is_plaintext(first):
+                note_refusal("400 plain HTTP on a TLS port", peer.client)
+                await self._refuse(sock, PLAINTEXT_REFUSAL, ticket)
+                return
+            await self.loop.connect_accepted_socket(
+                lambda: chosen,
+                sock,
+                ssl=tls.context,
+                ssl_handshake_timeout=self._tls_timeout_s,
+            )
+        except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
+            _note_tls(error, peer.client, has_begun=bool(first))
+            self._not_connected_tls(sock, chosen, ticket)
+        except asyncio.CancelledError:
+            self._not_connected_tls(sock, chosen, ticket)
+            raise
+        except Exception:
+            _log.exception("A connection failed before its TLS handshake was done, and is closed.")
+            self._not_connected_tls(sock, chosen, ticket)
+
+    def _not_connected_tls(self, sock: socket.socket, chosen: AfterTls, ticket: int) -> None:
+        if not chosen.is_made:  # else the connection keeps the books
+            self._not_adopted(sock, ticket)
+
+    async def _adopt_proxied(
+        self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, proxies: TrustedHosts
+    ) -> None:
+        """Read the PROXY header that comes before everything else, TLS too."""
+        ticket = accepted.ticket
+        try:
+            peer = _peer(sock, accepted, info)
+            if not accepted.data:
+                async with asyncio.timeout(self.state.connection_settings.first_octet_timeout_s):
+                    await peek(self.loop, sock, 1)
+            async with asyncio.timeout(self.state.connection_settings.header_timeout_s):
+                header, early = await read_proxy_header(
+                    self.loop,
+                    sock,
+                    accepted.data,
+                    trusted=(peer.client[0] if peer.client else None) in proxies,
+                )
+        except (OSError, ProxyProtocolFault) as error:
+            if isinstance(error, ProxyProtocolFault):
+                note_refusal(NO_PROXY_HEADER, accepted.peer)
+            _log.debug("a connection is closed before its request: %r", error)
+            self._not_adopted(sock, ticket)
+            return
+        except asyncio.CancelledError:
+            self._not_adopted(sock, ticket)
+            raise
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
+            self._not_adopted(sock, ticket)
+            return
+        try:
+            if header is None or self._introduce(header, peer, ticket):
+                self._connect(sock, accepted._replace(data=early), info, peer)
+                return
+        except Exception:
+            _log.exception("a connection could not be adopted and was closed")
+            self._not_adopted(sock, ticket)
+            return
+        note_refusal(f"429 {_TOO_MANY}", peer.client)
+        answer = error_response(429, _TOO_MANY)  # RFC 6585, 4
+        await self._refuse(sock, b"" if info.tls else answer, ticket)
+
+    def _introduce(self, header: Parsed, peer: Peer, ticket: int) -> bool:
+        """The connection is another one's, as its proxy says; whether that one may have it."""
+        if header.destination is not None:
+            peer.server = header.destination
+        if header.tls:
+            peer.scheme = "https"
+        if header.source is None:
+            return True
+        peer.client = header.source
+        return self.state.identify(ticket, header.source)
+
+    async def _refuse(self, sock: socket.socket, answer: bytes, ticket: int) -> None:
+        """Answer on a socket that has no connection, and close it."""
+
+        def lost() -> None:
+            self._not_adopted(sock, ticket)
+
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: Refused(answer, self.state.wheel, lost), sock
+            )
+        except OSError:
+            lost()
+        except Exception:
+            _log.exception("A connection failed before its request, and is closed.")
+            lost()
+
+    def _not_connected(self, sock: socket.socket, connection: HttpConnection) -> None:
+        self._not_adopted(sock, self.state.release_ticket(connection))
+
+    def _not_adopted(self, sock: socket.socket, ticket: int) -> None:
+        sock.close()
+        self.state.count_closed(ticket)
+
+    # The end
+
+    async def drain(self, timeout_s: float, spread_s: float = 0.0) -> bool:
+        """End every connection in an orderly way; `drain.py` says how. A second call while the
+        first one runs makes the end come sooner.
+        """
+        return await drain(self.state, self._arriving, timeout_s, spread_s)
+
+    async def shutdown(self) -> bool:
+        """Run the lifespan's shutdown; whether it went well."""
+        self.state.wheel.stop()
+        return await self._lifespan.shutdown()
+
+
+def _peer(sock: socket.socket, accepted: Accepted, info: ListenerInfo) -> Peer:
+    """Both ends of a connection. Raises OSError if the peer has gone."""
+    return Peer(
+        client_address(sock, info, accepted.peer),
+        info.server or server_address(sock),
+        "https" if info.tls else "http",
+    )
+
+
+def _note_tls(error: OSError, client: Any, *, has_begun: bool) -> None:
+    """Who breaks off is not refused: health checks do nothing else, and scanners."""
+    if isinstance(error, ssl.SSLError) and error.reason and not isinstance(error, ssl.SSLEOFError):
+        note_refusal(f"TLS handshake failed: {error.reason.replace('_', ' ').lower()}", client)
+    elif has_begun and isinstance(error, TimeoutError):
+        note_refusal("TLS handshake not done in time", client)
+    else:
+        _log.debug("a TLS handshake failed: %r", error)

@@ -1,0 +1,57 @@
+"""Rules that every request must keep before an application sees it: `--allow-hosts`,
+`--ws-allow-origins`, `--limit-request-body`.
+
+Cores apply them to each request; pollers that read request heads (`pollers/head_reader.py`) apply
+the same ones to the first request of a connection, before a core is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asgi_poller.config import Config
+from asgi_poller.errors import HttpFault
+from asgi_poller.protocols.host_origin import HostMatcher, OriginMatcher
+from asgi_poller.protocols.http1.parser import RequestHead
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRules:
+    """Immutable: any thread. None: anything goes. `body_octets` bounds a request's body."""
+
+    hosts: HostMatcher | None = None
+    origins: OriginMatcher | None = None
+    body_octets: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is any rule that concerns requests that are no WebSocket."""
+        return self.hosts is not None or self.body_octets is not None
+
+    def check(self, head: RequestHead) -> None:
+        """Raises HttpFault for a request that is not to be served."""
+        if self.hosts is not None and not self.hosts.allows(head.header(b"host")):
+            raise HttpFault(400, "this host is not served here")
+        if self.body_octets is not None and head.has_body:
+            length = head.header(b"content-length")
+            # few digits: the parser has refused all others
+            if length is not None and int(length) > self.body_octets:
+                raise HttpFault(413, "the request body is too large")
+
+    def check_channel(self, head: RequestHead) -> None:
+        """Raises HttpFault for a WebSocket handshake that is not to be served."""
+        self.check(head)
+        if self.origins is None:
+            return
+        origins = [value for name, value in head.headers if name == b"origin"]
+        origin = b",".join(origins) if origins else None
+        if not self.origins.allows(origin, head.header(b"host")):
+            raise HttpFault(403, "this origin may not open WebSockets here")
+
+
+def request_rules(config: Config) -> RequestRules:
+    """The rules that the configuration gives. Raises ConfigError for a bad pattern."""
+    return RequestRules(
+        HostMatcher(config.allow_hosts) if config.allow_hosts else None,
+        OriginMatcher(config.ws_allow_origins) if config.ws_allow_origins else None,
+        config.limit_request_body,
+    )

@@ -1,0 +1,312 @@
+"""What the connections of one core stand on: its loop, its wheel, its settings, and its books.
+
+A core is more than that (`loop_server.py`): it adopts sockets and ends. Connections do not see that
+part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, MutableSequence
+from types import CoroutineType
+from typing import Any, Protocol
+
+from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.http import ExchangeContext
+from asgi_poller.asgi.proxy_headers import ProxyHeaders, TrustedHosts
+from asgi_poller.asgi.scope import Peer, ScopeMaker
+from asgi_poller.asgi.tls_extension import tls_extension
+from asgi_poller.asgi.types import Application, Message
+from asgi_poller.asgi.websocket_context import ChannelContext
+from asgi_poller.config import Config
+from asgi_poller.errors import EXIT_NOTE, HttpFault
+from asgi_poller.loops.default_headers import DefaultFields
+from asgi_poller.loops.request_filter import request_rules
+from asgi_poller.loops.settings import channel_settings, connection_settings
+from asgi_poller.loops.timer_wheel import TimerWheel
+from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
+from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
+
+
+class Connection(Protocol):
+    """What a core knows of its connections."""
+
+    @property
+    def is_channel(self) -> bool:
+        """Whether it is a WebSocket: its client notices the end and connects anew."""
+
+    def shutdown(self) -> None:
+        """End in an orderly way: finish what is under way and what is on its way, begin nothing."""
+
+    def abort(self) -> None:
+        """End now."""
+
+
+class Door(Protocol):
+    """Those who count connections, where there are limits. Any thread."""
+
+    def end(self, ticket: int, /) -> object:
+        """The connection has ended. Once for each ticket."""
+
+    def open_channel(self, ticket: int, /) -> bool:
+        """Whether the connection may become a WebSocket; counted from then on. Idempotent."""
+
+    def identify(self, ticket: int, peer: Any, /) -> bool:
+        """The connection is really `peer`'s; whether that one may have one more."""
+
+
+class Conversation(Protocol):
+    """An exchange or a channel: what the application is called for."""
+
+    @property
+    def scope(self) -> dict[str, Any]: ...
+
+    async def receive(self) -> Message: ...
+
+    async def send(self, message: Message, /) -> None: ...
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """The application's call is over."""
+
+
+class Services:
+    """Made on a running loop. Everything but `loop`, `closed` and `requests` is for that loop's
+    thread alone.
+    """
+
+    def __init__(
+        self, config: Config, application: Application, access_log: AccessLog | None = None
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._closed_in: MutableSequence[int] | memoryview[int] = [0]
+        self._closed_at = 0
+        self.requests = 0  # requests and WebSockets begun
+        self.wheel = TimerWheel(self.loop)
+        self.connection_settings = connection_settings(config)
+        self.channel_settings = channel_settings(config)
+        self.keep_alive_ticks = self.wheel.ticks(self.connection_settings.keep_alive_s)
+        self.scopes = _scope_maker(config)
+        self.default_fields = DefaultFields(
+            server=b"asgi-poller" if config.server_header else None,
+            date=config.date_header,
+            headers=config.headers,
+        )
+        access_log = _access_log(config) if access_log is None else access_log
+        self.exchange_context = ExchangeContext(self.loop, access_log, config.limit_request_body)
+        self.deflate = config.ws_per_message_deflate
+        self.channel_context = ChannelContext(
+            loop=self.loop,
+            clock=self.loop.time,
+            wire=CarefulWebSocketWire if config.ws == "wsproto" else WebSocketWire,
+            max_octets=config.ws_max_size,
+            max_queue=config.ws_max_queue,
+            deflate_threshold=config.ws_deflate_threshold,
+            cache=FrameCache(),
+            access_log=access_log,
+        )
+        self.rules = request_rules(config)
+        # one look for each request, where most servers have nothing to look for
+        self.is_guarded = config.limit_concurrency is not None or bool(self.rules)
+        self.channel_share: int | None = None  # of --limit-channels, where nobody counts them all
+        self._application = application
+        # Each request and WebSocket runs in a copy of this one, and so sees what was set around the
+        # server and in the lifespan, and nothing that another request has set.
+        self.context = contextvars.copy_context()
+        self._base_context = contextvars.Context() if config.reset_contextvars else self.context
+        self._door: Door | None = None
+        self._tickets: dict[Connection, int] = {}  # of those that a limit counts
+        self._channel_count = 0
+        self.connections: set[Connection] = set()
+        self.conversations: dict[asyncio.Task[None], Conversation] = {}
+        self._release = self._ended  # one bound method for all tasks
+        self._request_limit: int | None = None
+        self._limit_reached: Callable[[], None] | None = None
+        self._is_draining = False
+        self._changed: asyncio.Event | None = None  # while draining: something has ended
+
+    @property
+    def closed(self) -> int:
+        """Connections that this core has finished with. Any thread."""
+        return self._closed_in[self._closed_at]
+
+    def count_closed_in(self, cells: memoryview[int], index: int) -> None:
+        """Count them in `cells[index]` from now on, where another process can read it. Before the
+        first connection.
+        """
+        self._closed_in, self._closed_at = cells, index
+
+    def use_door(self, door: Door) -> None:
+        """Tell `door` of the tickets' ends from now on. Before the first connection."""
+        self._door = door
+
+    def limit_requests(self, limit: int, reached: Callable[[], None]) -> None:
+        """Call `reached` with every request or WebSocket from the `limit`th on."""
+        self._request_limit = limit
+        self._limit_reached = reached
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        if self._is_draining:
+            connection.shutdown()
+
+    def connection_changed(self, old: Connection, new: Connection) -> None:
+        """An upgrade: the same socket in other hands."""
+        self.connections.discard(old)
+        self.connections.add(new)
+        self._channel_count += 1
+        if self._tickets and old in self._tickets:
+            self._tickets[new] = self._tickets.pop(old)
+
+    def connection_lost(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self._closed_in[self._closed_at] += 1
+        self._channel_count -= connection.is_channel
+        if self._tickets:
+            self._end_ticket(self._tickets.pop(connection, -1))
+        if self._changed is not None:
+            self._changed.set()
+
+    # What limits count
+
+    def hold_ticket(self, connection: Connection, ticket: int) -> None:
+        """`ticket` is ended with the connection; -1 is none."""
+        if ticket >= 0:
+            self._tickets[connection] = ticket
+
+    def release_ticket(self, connection: Connection) -> int:
+        """The connection does not come to be: its ticket, or -1."""
+        return self._tickets.pop(connection, -1)
+
+    def count_closed(self, ticket: int) -> None:
+        """A socket was closed before it became a connection."""
+        self._closed_in[self._closed_at] += 1
+        self._end_ticket(ticket)
+
+    def identify(self, ticket: int, peer: Any) -> bool:
+        """The connection is really `peer`'s; whether that one may have one more."""
+        return ticket < 0 or self._door is None or self._door.identify(ticket, peer)
+
+    def _end_ticket(self, ticket: int) -> None:
+        if ticket >= 0 and self._door is not None:
+            self._door.end(ticket)
+
+    # The end
+
+    def begin_drain(self) -> asyncio.Event:
+        """No connection begins anything from now on. The event is set whenever something ends."""
+        self._is_draining = True
+        self._changed = self._changed or asyncio.Event()
+        return self._changed
+
+    def note_change(self) -> None:
+        """Something has ended that a drain waits for."""
+        if self._changed is not None:
+            self._changed.set()
+
+    def objection(self, head: RequestHead) -> HttpFault | None:
+        """Why a request is not to be served, if it is not."""
+        if self.is_overloaded():
+            return HttpFault(503, "Service Unavailable")
+        try:
+            self.rules.check(head)
+        except HttpFault as fault:
+            return fault
+        return None
+
+    def admit_channel(self, connection: Connection, head: RequestHead) -> None:
+        """Raises HttpFault for a WebSocket handshake that is not to be served."""
+        if self.is_overloaded():
+            raise HttpFault(503, "Service Unavailable")
+        self.rules.check_channel(head)
+        share = self.channel_share
+        is_full = share is not None and self._channel_count >= share
+        if not is_full and self._door is not None:
+            is_full = not self._door.open_channel(self._tickets.get(connection, -1))
+        if is_full:
+            raise HttpFault(503, "Too many WebSockets")
+
+    def is_overloaded(self) -> bool:
+        """Whether --limit-concurrency is reached: requests are then answered 503, as in uvicorn."""
+        # connections that are idle or have sent half a request are no load (in uvicorn they are,
+        # so that a few of them keep everybody out)
+        limit = self.connection_settings.concurrency_limit
+        return limit is not None and len(self.conversations) >= limit
+
+    def note_tls(self, peer: Peer, transport: asyncio.BaseTransport) -> None:
+        """Give `peer` the ASGI `tls` extension, if its transport speaks TLS."""
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            peer.tls = dict(tls_extension(tls))
+
+    def run(self, conversation: Conversation) -> None:
+        """Call the application for an exchange or a channel, in a task of its own.
+
+        The task is the application's coroutine itself: a wrapper around it would cost each channel
+        a coroutine, and each message a step through it.
+        """
+        self.requests += 1
+        if self._limit_reached is not None and self.requests >= (self._request_limit or 0):
+            self._limit_reached()
+        context = self._base_context.copy()
+        try:
+            call = context.run(
+                self._application, conversation.scope, conversation.receive, conversation.send
+            )
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            conversation.application_ended(error)
+            return
+        coroutine = call if type(call) is CoroutineType else _awaited(call)
+        task = self.loop.create_task(coroutine, context=context)
+        # the loop itself holds tasks weakly: one that waits for something of its own could vanish
+        self.conversations[task] = conversation
+        task.add_done_callback(self._release)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        conversation = self.conversations.pop(task)
+        try:
+            if not task.cancelled():
+                error = task.exception()
+                if error is not None:
+                    _note_exits(error)
+                conversation.application_ended(error)
+            elif (
+                not self._is_draining
+            ):  # else cut off at the end: its connection is aborted already
+                error = asyncio.CancelledError("the application was cancelled")
+                conversation.application_ended(error)
+        finally:  # whatever happens here, a stop must not wait for what has ended
+            if self._changed is not None:
+                self._changed.set()
+
+
+def _note_exits(error: BaseException) -> None:
+    """Also of those that a task group has gathered."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            _note_exits(each)
+    elif isinstance(error, SystemExit | KeyboardInterrupt):
+        error.add_note(EXIT_NOTE)
+
+
+async def _awaited(call: Awaitable[None]) -> None:
+    """For applications that return an awaitable which is no coroutine."""
+    await call
+
+
+def _access_log(config: Config) -> AccessLog | None:
+    logger = logging.getLogger("asgi_poller.access")
+    return AccessLog(logger) if config.access_log and logger.isEnabledFor(logging.INFO) else None
+
+
+def _scope_maker(config: Config) -> ScopeMaker:
+    trusted = None if config.underscores_in_headers else TrustedHosts(config.forwarded_allow_ips)
+    return ScopeMaker(root_path=config.root_path, trusted=trusted, forwarding=_forwarding(config))
+
+
+def _forwarding(config: Config) -> ProxyHeaders | None:
+    if not config.proxy_headers:
+        return None
+    return ProxyHeaders(TrustedHosts(config.forwarded_allow_ips))

@@ -1,0 +1,99 @@
+"""How long an open channel may go on: `--ws-max-lifetime`, `--ws-idle-timeout`, and with
+`--ws-slow-consumer close` how long its peer may be behind.
+
+A channel has a term only where one of these is set. All of it hangs on the core's wheel, through
+the channel's connection; nothing is done when a message passes.
+"""
+
+from __future__ import annotations
+
+import random
+
+from asgi_poller.asgi.websocket import Channel
+from asgi_poller.loops.settings import ChannelSettings
+from asgi_poller.loops.timer_wheel import NEVER, TICK_S, TimerWheel
+from asgi_poller.protocols.websocket.frames import (
+    CLOSE_GOING_AWAY,
+    CLOSE_POLICY_VIOLATION,
+    CLOSE_SERVICE_RESTART,
+)
+
+# An idle channel is found by looking whether the number of messages has changed: so often within
+# the timeout, which is therefore met up to a quarter late.
+_LOOKS = 4
+
+
+class ChannelTerm:
+    """Owned by the core's thread. Ticks are the wheel's; NEVER where there is no deadline."""
+
+    __slots__ = (
+        "_ends_at",
+        "_look_at",
+        "_look_ticks",
+        "_message_count",
+        "_quiet_looks",
+        "_slow_at",
+        "_slow_s",
+        "_wheel",
+    )
+
+    def __init__(self, settings: ChannelSettings, wheel: TimerWheel) -> None:
+        self._wheel = wheel
+        self._slow_s = settings.slow_s
+        self._slow_at = NEVER
+        self._ends_at = NEVER
+        self._look_at = NEVER
+        self._look_ticks = 0
+        self._quiet_looks = 0
+        self._message_count = 0
+        if settings.lifetime_s is not None:
+            jitter_s = random.uniform(0.0, settings.lifetime_jitter_s)
+            self._ends_at = wheel.after(settings.lifetime_s + jitter_s)
+        if settings.idle_s is not None:
+            self._look_ticks = -(-wheel.ticks(settings.idle_s) // _LOOKS)  # rounded up
+            self._look_at = wheel.after(self._look_ticks * TICK_S)
+
+    @property
+    def next_tick(self) -> int:
+        """The earliest deadline."""
+        ticks = [tick for tick in (self._ends_at, self._look_at, self._slow_at) if tick]
+        return min(ticks, default=NEVER)
+
+    def fall_behind(self) -> None:
+        """More than --ws-send-limit waits to be sent."""
+        if self._slow_s is not None and not self._slow_at:
+            self._slow_at = self._wheel.after(self._slow_s)
+
+    def catch_up(self) -> None:
+        """The peer has read enough of it."""
+        self._slow_at = NEVER
+
+    def on_timer(self, channel: Channel, tick: int) -> int:
+        """It is `tick`: close the channel if its term is over; returns the next deadline."""
+        if self._slow_at and tick >= self._slow_at:
+            channel.close(CLOSE_POLICY_VIOLATION, "messages are not read")
+            # an application that waits for this peer is to see the end now
+            channel.unblock_writing()
+            return NEVER
+        if self._ends_at and tick >= self._ends_at:
+            channel.close(CLOSE_SERVICE_RESTART, "lifetime is over")
+            return NEVER
+        if self._look_at and tick >= self._look_at:
+            self._look(channel, tick)
+        return self.next_tick
+
+    def _look(self, channel: Channel, tick: int) -> None:
+        count = channel.message_count
+        self._quiet_looks = self._quiet_looks + 1 if count == self._message_count else 0
+        self._message_count = count
+        if self._quiet_looks >= _LOOKS:
+            channel.close(CLOSE_GOING_AWAY, "idle")
+            self._look_at = NEVER
+        else:
+            self._look_at = tick + self._look_ticks
+
+
+def channel_term(settings: ChannelSettings, wheel: TimerWheel) -> ChannelTerm | None:
+    """A term for a channel that opens now; None if nothing limits it."""
+    limits = (settings.lifetime_s, settings.idle_s, settings.slow_s)
+    return None if limits == (None, None, None) else ChannelTerm(settings, wheel)

@@ -1,0 +1,283 @@
+"""The policy of the door: who is let in, decided before a core is touched.
+
+`Admission` counts and decides; it neither reads nor writes a socket (`turnstile` does). Without any
+limit there is no Admission at all, and nothing is paid for it.
+
+    setting                    counted                                           excess gets
+    limit_connections          everything that is open                           503
+    limit_connections_per_ip   one IPv4 address, or one IPv6 /64                 429
+    limit_channels             WebSockets                                        503
+    limit_accept_rate          connections a second (token bucket, one second    waits; past
+                               of it may come at once)                           limit_pending: 503
+
+An IPv6 /64 is what one customer is given, so its addresses are free for the taking. Peers of unix
+sockets have no address: the limit for each address does not count them.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from asgi_poller.errors import OperatorFault
+from asgi_poller.handoff.connection_table import (
+    CAPACITY_COUNT,
+    FIRST_WORKER,
+    LAST_WORKER,
+    TICKET_NONE,
+    TicketBoard,
+    Tickets,
+)
+
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
+_NETWORK_OCTETS = 8  # a /64
+
+
+class Hosts(Protocol):
+    """A set of hosts, such as TrustedHosts."""
+
+    def __contains__(self, host: str, /) -> bool: ...
+
+
+class Refusal(Enum):
+    """Why a connection is turned away; the value is the reason that it is counted under."""
+
+    CONNECTIONS = "connections"
+    CONNECTIONS_PER_IP = "connections_per_ip"
+    CHANNELS = "channels"
+    ACCEPT_RATE = "accept_rate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionLimits:
+    """The settings of the same names: counts of connections, and connections a second; None: no
+    limit.
+    """
+
+    limit_connections: int | None = None
+    limit_connections_per_ip: int | None = None
+    limit_channels: int | None = None
+    limit_accept_rate: float | None = None
+    limit_pending: int = 4096
+
+    def __bool__(self) -> bool:
+        """Whether there is any limit to enforce."""
+        return any(
+            limit is not None
+            for limit in (
+                self.limit_connections,
+                self.limit_connections_per_ip,
+                self.limit_channels,
+                self.limit_accept_rate,
+            )
+        )
+
+
+def address_key(peer: Any) -> str | bytes | None:
+    """What connections from `peer` (as accept() gives it) are counted by; None: by nothing.
+
+    The IPv4 address, written or mapped, as text; the /64 of an IPv6 address in 8 octets.
+    """
+    if not isinstance(peer, tuple) or not peer:
+        return None
+    host: str = peer[0]
+    if ":" not in host:
+        return host
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except OSError:
+        return host  # from a PROXY header perhaps: as good a name as any
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntoa(packed[len(_MAPPED) :])
+    return packed[:_NETWORK_OCTETS]
+
+
+class TokenBucket:
+    """`rate` tokens a second, at most one second's worth of them in stock. The caller's lock.
+
+    Seconds are those of the caller's clock, which must not run backwards.
+    """
+
+    __slots__ = ("_at", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._burst = max(1.0, rate)
+        self._tokens = self._burst
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one."""
+        self._fill(now)
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until there is a token."""
+        self._fill(now)
+        return max(0.0, (1.0 - self._tokens) / self._rate)
+
+    def _fill(self, now: float) -> None:
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+
+
+class Admission:
+    """Decides who is let in. Any thread; one short lock, no system call under it.
+
+    `exempt` holds hosts that the limit for each address does not count (proxies, which speak for
+    many); for those that tell the true address later (PROXY protocol), see `identify`. `board` is
+    made here unless workers need a shared one.
+    """
+
+    __slots__ = ("_exempt", "_limits", "_lock", "_refused", "_tickets", "_workers", "board", "end")
+
+    def __init__(
+        self,
+        limits: AdmissionLimits,
+        *,
+        exempt: Hosts = (),
+        board: TicketBoard | None = None,
+    ) -> None:
+        self._limits = limits
+        self._exempt = exempt
+        self._lock = threading.Lock()
+        self.board = board or TicketBoard(limits.limit_connections or CAPACITY_COUNT)
+        self._tickets = Tickets(self.board)
+        self._refused = dict.fromkeys(Refusal, 0)
+        self._workers: set[int] = set()
+        #: `end(ticket)`: the connection has ended. Exactly once, from any thread, without a lock.
+        self.end: Callable[[int], None] = self.board.end
+
+    @property
+    def open_count(self) -> int:
+        """Connections that are in, now."""
+        with self._lock:
+            self._tickets.collect()
+            return self._tickets.open_count
+
+    @property
+    def channel_count(self) -> int:
+        """WebSockets among them, as far as `open_channel` was told."""
+        with self._lock:
+            self._tickets.collect()
+            return self._tickets.channel_count
+
+    @property
+    def refused_by_reason(self) -> dict[str, int]:
+        """Connections turned away so far."""
+        with self._lock:
+            return {refusal.value: count for refusal, count in self._refused.items()}
+
+    def enter(self, peer: Any) -> int | Refusal:
+        """A ticket for a connection from `peer` (as accept() gives it), or why there is none.
+
+        Whoever holds the connection must see to `end(ticket)` when it is closed.
+        """
+        with self._lock:
+            tickets, limits = self._tickets, self._limits
+            limit = limits.limit_connections
+            if limit is not None and tickets.open_count >= limit:
+                tickets.collect()
+                if tickets.open_count >= limit:
+                    return self._refuse(Refusal.CONNECTIONS)
+            key = None
+            if limits.limit_connections_per_ip is not None:
+                key = self._key(peer)
+                if self._is_full(key):
+                    return self._refuse(Refusal.CONNECTIONS_PER_IP)
+            ticket = tickets.take(key)
+            return self._refuse(Refusal.CONNECTIONS) if ticket == TICKET_NONE else ticket
+
+    def identify(self, ticket: int, peer: Any) -> Refusal | None:
+        """The connection is really `peer`'s: a PROXY header said so. The ticket stays valid.
+
+        Idempotent. Returns a Refusal if `peer` has its share already: answer, close, `end(ticket)`.
+        """
+        if self._limits.limit_connections_per_ip is None:
+            return None
+        with self._lock:
+            key = self._key(peer)
+            if key == self._tickets.key(ticket):
+                return None
+            if self._is_full(key):
+                return self._refuse(Refusal.CONNECTIONS_PER_IP)
+            self._tickets.set_key(ticket, key)
+            return None
+
+    def open_channel(self, ticket: int) -> Refusal | None:
+        """The connection asks to become a WebSocket. Counted until `end(ticket)`. Idempotent.
+
+        For whoever reads the request head in this process: a poller, or a core of it.
+        """
+        limit = self._limits.limit_channels
+        if limit is None:
+            return None
+        with self._lock:
+            tickets = self._tickets
+            if tickets.is_channel(ticket):
+                return None
+            if tickets.channel_count >= limit:
+                tickets.collect()
+                if tickets.channel_count >= limit:
+                    return self._refuse(Refusal.CHANNELS)
+            tickets.set_channel(ticket)
+            return None
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Count a connection that was turned away elsewhere."""
+        with self._lock:
+            self._refuse(refusal)
+
+    def new_worker(self) -> int:
+        """The number under which a worker process marks its tickets. OperatorFault if all are
+        out.
+        """
+        with self._lock:
+            for worker in range(FIRST_WORKER, LAST_WORKER + 1):
+                if worker not in self._workers:
+                    self._workers.add(worker)
+                    return worker
+        most = LAST_WORKER - FIRST_WORKER + 1
+        raise OperatorFault(f"--workers: limits on connections can count {most} at once, no more")
+
+    def worker_died(self, worker: int) -> int:
+        """Forget everything that a dead worker process had; returns how many connections that was.
+
+        After `board.take_back` for those that its lane gives back. The number is free again.
+        """
+        with self._lock:
+            self._workers.discard(worker)
+            return self._tickets.forget_worker(worker)
+
+    def _key(self, peer: Any) -> str | bytes | None:
+        if isinstance(peer, tuple) and peer and peer[0] in self._exempt:
+            return None
+        return address_key(peer)
+
+    def _is_full(self, key: str | bytes | None) -> bool:
+        limit = self._limits.limit_connections_per_ip
+        if key is None or limit is None or self._tickets.count(key) < limit:
+            return False
+        self._tickets.collect()
+        return self._tickets.count(key) >= limit
+
+    def _refuse(self, refusal: Refusal) -> Refusal:
+        self._refused[refusal] += 1
+        return refusal
+
+
+def make_admission(
+    limits: AdmissionLimits,
+    *,
+    exempt: Hosts = (),
+    board: TicketBoard | None = None,
+) -> Admission | None:
+    """The Admission for `limits`; None if there is nothing to enforce, so that nothing is paid."""
+    return Admission(limits, exempt=exempt, board=board) if limits else None

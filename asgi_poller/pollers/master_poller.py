@@ -1,0 +1,392 @@
+"""MasterPoller: a thread that accepts connections and hands them to lanes, and does nothing else.
+
+A round: sleep until a listener is readable, accept until there is nothing left (or the round's
+share is used up), hand over. What no lane takes waits in the poller's own bounded queue while
+accepting goes on; when that is full the poller stops accepting, and the kernel's queue holds the
+rest. Nothing that happens to one connection, lane or accept() ends the thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from asgi_poller import platform
+from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.relay import Relay
+from asgi_poller.handoff.thread_lane import EndTicket, drop
+from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.pollers.accept4 import (
+    ACCEPT_ABORTED,
+    ACCEPT_NO_DESCRIPTOR,
+    ACCEPT_NO_MEMORY,
+    NOT_A_LISTENER,
+    AcceptCall,
+    accept_call,
+)
+from asgi_poller.pollers.epoll_waiter import Waiter, make_waiter
+from asgi_poller.pollers.fd_exhaustion import PATIENT_REST_S, Episodes, Patience, Refuser
+from asgi_poller.pollers.head_reader import Reception
+from asgi_poller.pollers.late_loops import Relief
+from asgi_poller.pollers.overflow import Line, Parking
+
+logger = logging.getLogger("asgi_poller.error")
+
+Admit = Callable[[Accepted], Accepted | None]
+"""Decides on a connection before a core sees it; on the poller's thread, must not wait.
+
+Returns what to hand over, or None if it has closed or kept the connection.
+"""
+
+MakeReception = Callable[[Waiter], Reception]
+"""Makes what reads request heads on one poller's waiter (`--direct-handshake`)."""
+
+#: Connections that a poller accepts in one go. While it does, it holds the GIL for about 3 µs each:
+#: this bounds what a burst costs the connections that a core already has, to 1.5 ms.
+BATCH_COUNT = 512
+#: Connections that one poller may hold because no lane takes them.
+QUEUE_COUNT = 1024
+
+#: Seconds between rounds, all pollers together, once they follow each other closely: a wake-up
+#: costs more than a connection, so from about 1,000 connections a second several share one. The
+#: delay is what a connection pays for it at most.
+GATHER_S = 0.0005
+
+#: Seconds of rest where accept() fails for a reason that only time mends.
+_REST_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollerSettings:
+    """Settings of every poller of a front end.
+
+    `nice` is the nice value of the threads (None or 0: leave it), best effort. `batch_count` bounds
+    one round on one listener, `queue_count` what waits because no lane takes it; both in
+    connections. `gather_s` is how long, in seconds, connections are gathered under load; 0 takes
+    each at once. `parks`: what no lane takes is kept without descriptors here, where the system can
+    do that. `wakes_one`: a connection wakes one poller and not all, where the system can do
+    that; not for pollers that take turns with those of other processes. `make_accept` gives the
+    call that takes connections from a listener: a seam for such turns and for injected faults.
+    `relay` leads to other processes with the same listeners, for what no loop of this one takes.
+    """
+
+    nice: int | None = None
+    batch_count: int = BATCH_COUNT
+    queue_count: int = QUEUE_COUNT
+    parks: bool = False
+    gather_s: float = GATHER_S
+    wakes_one: bool = True
+    make_accept: Callable[[socket.socket], AcceptCall] = accept_call
+    relay: Relay | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A listening socket as pollers see it: `listener` is its place among the listeners."""
+
+    socket: socket.socket
+    listener: int
+    tls: bool
+
+
+@dataclass(slots=True)
+class PollerCounts:
+    """What one poller has done since it started. Written by its thread, read from anywhere."""
+
+    accepted: int = 0
+    aborted: int = 0  # gone before they were accepted
+    refused: int = 0  # answered 503 for want of a descriptor
+    shortages: int = 0  # accept() calls that failed for want of a descriptor or memory
+    failed: int = 0  # accept() calls that failed for another reason
+    failed_connections: int = 0  # closed because of an exception before they were handed over
+    dropped: int = 0  # closed because the front end stopped before a lane took them
+    taken_over: int = 0  # accepted by another process whose loops are late
+
+
+class MasterPoller:
+    """One accept thread. `start()` and `join()` are for the front end; the rest is the thread's
+    own.
+
+    `hand_over` gives a batch to the lanes and returns what none of them took. `rest_s` is this
+    poller's own part in gathering: seconds between its rounds under load.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        doors: Sequence[Door],
+        hand_over: Callable[[list[Accepted]], list[Accepted]],
+        *,
+        stop: platform.Wakeup,
+        episodes: Episodes,
+        refuser: Refuser,
+        admit: Admit | None = None,
+        end_ticket: EndTicket | None = None,
+        make_reception: MakeReception | None = None,
+        relief: Relief,
+        settings: PollerSettings | None = None,
+        rest_s: float = 0.0,
+    ) -> None:
+        self.counts = PollerCounts()
+        self.nice: int | None = None  # what the thread really has, once it runs
+        self._stop = stop
+        self._episodes = episodes
+        self._admit = admit
+        self._end_ticket = end_ticket
+        self._settings = settings or PollerSettings()
+        self._patience = Patience()
+        self._refuser = refuser
+        self._waiter = make_waiter()
+        self._waiter.watch(stop.fd, shared=False)
+        self.reception = None if make_reception is None else make_reception(self._waiter)
+        self._relief = relief
+        self._inbox: deque[Accepted] = deque()
+        self._bell = platform.Wakeup()
+        self._waiter.watch(self._bell.fd, shared=False)
+        self._relay = self._settings.relay
+        if self._relay is not None:
+            self._waiter.watch(self._relay.fd, shared=False)
+        self._doors: dict[int, tuple[Door, AcceptCall]] = {}
+        for door in doors:
+            fd = door.socket.fileno()
+            self._doors[fd] = (door, self._settings.make_accept(door.socket))
+            self._waiter.watch(fd, shared=self._settings.wakes_one)
+        self._line = Line(
+            hand_over,
+            room=self._settings.queue_count,
+            parking=Parking(end_ticket) if self._settings.parks else None,
+        )
+        self._rest_s = rest_s
+        self._rested_at = 0.0
+        self._logged: set[int | None] = set()
+        self._trouble = Trouble()
+        self._thread = threading.Thread(
+            target=self._run, name=f"MasterPoller-{number}", daemon=True
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Connections that this poller holds because no lane takes them."""
+        return self._line.count
+
+    def receive(self, batch: list[Accepted]) -> None:
+        """Take connections that were accepted before. Any thread."""
+        self._inbox.extend(batch)
+        self._bell.set()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; False if it has not ended by then."""
+        if self._thread is not threading.current_thread() and self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        platform.begin_service_thread()
+        if self._settings.nice:
+            self.nice = platform.set_thread_nice(self._settings.nice)
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._round()
+                except Exception:
+                    # a lane or an admission that breaks its promise must not end accepting
+                    logger.exception("%s goes on after an error", self._thread.name)
+                    self._stop.wait(_REST_S)
+            self._finish()
+        finally:
+            self._waiter.close()
+            self._bell.close()
+
+    def _round(self) -> None:
+        timeout_s: float | None = 1.0 if self._episodes else None
+        line = self._line
+        if line.count:
+            line.retry()
+            if line.is_full:
+                self._stop.wait(line.retry_s)
+                return
+            if line.count:
+                timeout_s = line.retry_s
+        reception = self.reception
+        if reception is not None:
+            timeout_s = _sooner(timeout_s, reception.next_s())
+        timeout_s = _sooner(timeout_s, self._relief.next_s())
+        emptied = True
+        ready: list[Accepted] = []
+        for fd in self._waiter.wait(timeout_s):
+            entry = self._doors.get(fd)
+            if entry is not None:
+                emptied = self._accept_from(*entry) and emptied
+            elif self._relay is not None and fd == self._relay.fd:
+                self._take_over(self._relay)
+            elif reception is not None:
+                guest = reception.on_readable(fd)
+                if guest is not None:
+                    ready.append(guest)
+        if self._bell.is_set():
+            self._take_in()
+        if reception is not None:
+            if ready:
+                self._line.deliver(ready)
+            reception.tend()
+        overdue = self._relief.look()
+        if overdue:
+            self._line.deliver(overdue)
+        if self._episodes:
+            self._episodes.settle()
+        if emptied and self._rest_s:
+            self._gather()
+
+    def _take_in(self) -> None:
+        """What was held back has its turn."""
+        self._bell.clear()
+        self._receive([self._inbox.popleft() for _ in range(len(self._inbox))])
+
+    def _take_over(self, relay: Relay) -> None:
+        """What another process could not serve is served by this one, if it is our turn."""
+        batch = relay.take()
+        self.counts.taken_over += len(batch)
+        if batch and self._admit is not None:
+            batch = self._admit_each(batch, self._admit)
+        self._receive(batch)
+
+    def _receive(self, batch: list[Accepted]) -> None:
+        """Hand over, through the reception if there is one."""
+        if self.reception is not None:
+            # another process's reception may have read the head already
+            read = [accepted for accepted in batch if accepted.data]
+            batch = read + self.reception.take([each for each in batch if not each.data])
+        if batch:
+            self._line.deliver(batch)
+
+    def _gather(self) -> None:
+        """Let connections gather, if the last time was only just now."""
+        now = time.monotonic()
+        if now - self._rested_at < 2 * self._rest_s:
+            time.sleep(self._rest_s)
+            now += self._rest_s
+        self._rested_at = now
+
+    def _accept_from(self, door: Door, accept: AcceptCall) -> bool:
+        """Accept until there is nothing left (True) or the round's share is used up; hand over."""
+        batch: list[Accepted] = []
+        listener = door.listener
+        failure: OSError | None = None
+        try:
+            for _ in range(self._settings.batch_count):
+                fd, peer = accept()
+                batch.append(Accepted(fd, listener, peer))
+        except BlockingIOError:
+            pass  # EAGAIN: the queue is empty, or another poller emptied it
+        except OSError as error:
+            failure = error
+        except Exception:  # those before it are here, and theirs alone is its trouble
+            self._trouble.exception("A connection could not be accepted and is closed.")
+            self.counts.failed_connections += 1
+        accepted = len(batch)
+        if batch and not self._refuser.is_whole:
+            self._mend(batch, tls=door.tls)
+        if batch:
+            self.counts.accepted += len(batch)
+            if self._admit is not None:
+                batch = self._admit_each(batch, self._admit)
+            self._receive(batch)
+        if failure is not None:  # last, because it may rest
+            self._accept_failed(failure, door, accept)
+        return accepted < self._settings.batch_count
+
+    def _mend(self, batch: list[Accepted], *, tls: bool) -> None:
+        """The last of these may have been accepted with the reserve: then it is refused."""
+        if self._refuser.mend(batch[-1].fd, tls=tls):
+            batch.pop()
+            self.counts.refused += 1
+            self._episodes.note(errno.EMFILE, refused=True)
+
+    def _admit_each(self, batch: list[Accepted], admit: Admit) -> list[Accepted]:
+        admitted = []
+        for accepted in batch:
+            try:
+                answer = admit(accepted)
+            except Exception:
+                self._trouble.exception("Admission failed: the connection is closed.")
+                self.counts.failed_connections += 1
+                drop(accepted, self._end_ticket)
+                continue
+            if answer is not None:
+                admitted.append(answer)
+        return admitted
+
+    def _accept_failed(self, error: OSError, door: Door, accept: AcceptCall) -> None:
+        number = error.errno or 0
+        if number in ACCEPT_ABORTED:
+            self.counts.aborted += 1
+        elif number in ACCEPT_NO_DESCRIPTOR:
+            self._refuse(number, door, accept)
+        elif number in ACCEPT_NO_MEMORY:
+            self.counts.shortages += 1
+            self._episodes.note(number, refused=False)
+            self._stop.wait(_REST_S)
+        else:
+            self.counts.failed += 1
+            self._unexpected(error, door)
+
+    def _unexpected(self, error: OSError, door: Door) -> None:
+        if self._stop.is_set():
+            return  # the listener was closed before this thread had ended
+        if error.errno in NOT_A_LISTENER:
+            logger.error("%s has lost a listener: %s", self._thread.name, error)
+            self._forget(door)  # asking again would spin
+            return
+        if error.errno not in self._logged:
+            self._logged.add(error.errno)
+            logger.error("accept failed, trying again: %s (logged once)", error)
+        self._stop.wait(_REST_S)
+
+    def _forget(self, door: Door) -> None:
+        for fd, entry in list(self._doors.items()):
+            if entry[0] is door:
+                del self._doors[fd]
+                self._waiter.forget(fd)
+
+    def _refuse(self, number: int, door: Door, accept: AcceptCall) -> None:
+        """No descriptor: turn one connection away if there will be none soon. The next round tries
+        a normal accept first.
+        """
+        self.counts.shortages += 1
+        if self._patience.lasts(self.counts.accepted):
+            self._stop.wait(PATIENT_REST_S)
+            return
+        try:
+            refused = self._refuser.refuse_one(accept, tls=door.tls)
+        except BlockingIOError:
+            return  # the connection went to another poller, or went away
+        self._episodes.note(number, refused=refused)
+        if refused:
+            self.counts.refused += 1
+        else:
+            self._stop.wait(_REST_S)
+
+    def _finish(self) -> None:
+        """The front end stops: one last attempt, then what waits is closed."""
+        held = [] if self.reception is None else self.reception.finish()
+        self._line.deliver([*held, *self._inbox])
+        for accepted in self._line.finish():
+            self.counts.dropped += 1
+            drop(accepted, self._end_ticket)
+
+
+def _sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """The shorter of two times to sleep; None is for ever."""
+    if one_s is None or other_s is None:
+        return one_s if other_s is None else other_s
+    return min(one_s, other_s)

@@ -1,0 +1,179 @@
+"""Connections that no lane takes at the moment, in the order in which they came.
+
+A supervisor keeps a descriptor for every connection until its worker has claimed it, and has only
+so many. A burst may be larger: what is too much is *parked*, as messages in the queue of a unix
+socket of the poller's own. The kernel holds the connections there, descriptors and all, and none of
+them counts in this process. So accepting goes on when workers are far behind, where the kernel's
+queue of the listener would overflow and lose connects.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from asgi_poller import platform
+from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.fd_passing import (
+    CHANNEL_FULL,
+    DESCRIPTORS_PER_MESSAGE,
+    Inbox,
+    fitting,
+    send_connections,
+    widen,
+)
+from asgi_poller.handoff.thread_lane import EndTicket
+from asgi_poller.loops.accepted_socket import Accepted
+
+logger = logging.getLogger("asgi_poller.error")
+
+#: Seconds between attempts to hand over what waits: doubles from the first to the last.
+_RETRY_FIRST_S = 0.001
+_RETRY_LAST_S = 0.032
+#: Octets asked for as the parking socket's buffer; a parked connection takes about 50.
+_PARKING_OCTETS = 64 * 1024 * 1024
+
+
+class Parking:
+    """A unix socket's queue as a place for connections. Owned by one poller's thread."""
+
+    __slots__ = ("_back", "_end_ticket", "_front", "_inbox", "_number", "_trouble", "count")
+
+    def __init__(self, end_ticket: EndTicket | None = None) -> None:
+        self._end_ticket = end_ticket
+        self._trouble = Trouble()
+        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
+        for end in (self._back, self._front):
+            end.setblocking(False)
+            widen(end, _PARKING_OCTETS)
+        self._inbox = Inbox(self._front)
+        self._number = 0
+        self.count = 0  # connections that are parked
+
+    def park(self, batch: list[Accepted]) -> int:
+        """Park connections from the front of `batch`; returns how many. Their descriptors are
+        closed here. Fewer than all where the queue is full, or the system denies more.
+        """
+        parked = 0
+        while parked < len(batch):
+            part = fitting(batch, parked, len(batch))
+            try:
+                send_connections(self._back, self._number, 0, part)
+            except Exception as error:  # the rest waits here, each with its descriptor
+                if not isinstance(error, OSError) or error.errno not in CHANNEL_FULL:
+                    self._trouble.exception("Waiting connections cannot be moved out of the way")
+                break
+            self._number += 1
+            for accepted in part:
+                os.close(accepted.fd)
+            parked += len(part)
+            self.count += len(part)
+        return parked
+
+    def fetch(self) -> list[Accepted]:
+        """Some of the connections that were parked first; none if there are none."""
+        if not self.count:
+            return []
+        delivery = self._inbox.receive()
+        assert delivery is not None  # both ends are ours
+        self.count -= len(delivery.entries)
+        if len(delivery.fds) < len(delivery.entries):
+            logger.error(
+                "%d parked connections were lost: no descriptors left (raise `ulimit -n`)",
+                len(delivery.entries) - len(delivery.fds),
+            )
+            for _, _, _, ticket in delivery.entries[len(delivery.fds) :]:
+                if ticket >= 0 and self._end_ticket is not None:
+                    self._end_ticket(ticket)
+        return [
+            Accepted(fd, *entry) for fd, entry in zip(delivery.fds, delivery.entries, strict=False)
+        ]
+
+    def close(self) -> None:
+        """What is still parked is closed with it."""
+        self._back.close()
+        self._front.close()
+
+
+class Line:
+    """The connections that wait in one poller. Owned by its thread; `count` may be read anywhere.
+
+    `hand_over` gives a batch to the lanes and returns what none of them took. `room` bounds what
+    waits with a descriptor here; `parking` takes what goes beyond one message of it.
+    """
+
+    __slots__ = ("_hand_over", "_parking", "_retry_s", "_room", "_waiting")
+
+    def __init__(
+        self,
+        hand_over: Callable[[list[Accepted]], list[Accepted]],
+        *,
+        room: int,
+        parking: Parking | None = None,
+    ) -> None:
+        self._hand_over = hand_over
+        self._room = room
+        self._parking = parking
+        self._waiting: list[Accepted] = []  # came before what is parked
+        self._retry_s = _RETRY_FIRST_S
+
+    @property
+    def count(self) -> int:
+        """Connections that wait."""
+        return len(self._waiting) + (0 if self._parking is None else self._parking.count)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether accepting has to pause."""
+        return len(self._waiting) >= self._room
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds until `retry` is worth it."""
+        return self._retry_s
+
+    def deliver(self, batch: list[Accepted]) -> None:
+        """Hand `batch` over, behind those that wait already."""
+        if self.count:
+            self._queue(batch)
+            self.retry()
+        else:
+            self._queue(self._hand_over(batch))
+
+    def retry(self) -> None:
+        """Hand over as many of those that wait as the lanes take."""
+        before = self.count
+        while True:
+            if not self._waiting and self._parking is not None:
+                self._waiting = self._parking.fetch()
+            if not self._waiting:
+                break
+            self._waiting = self._hand_over(self._waiting)
+            if self._waiting:
+                break
+        if self.count < before or not before:
+            self._retry_s = _RETRY_FIRST_S
+        else:
+            self._retry_s = min(self._retry_s * 2, _RETRY_LAST_S)
+
+    def finish(self) -> list[Accepted]:
+        """One last attempt for all of them; the caller owns what is returned."""
+        self.retry()
+        left, self._waiting = self._waiting, []
+        if self._parking is not None:
+            while self._parking.count:
+                left += self._hand_over(self._parking.fetch())
+                if len(left) > DESCRIPTORS_PER_MESSAGE:
+                    break  # the lanes take no more, and nor do our descriptors: closed with it
+            self._parking.close()
+        return left
+
+    def _queue(self, batch: list[Accepted]) -> None:
+        parking = self._parking
+        if parking is not None and (
+            parking.count or len(batch) + len(self._waiting) > DESCRIPTORS_PER_MESSAGE
+        ):
+            batch = batch[parking.park(batch) :]
+        self._waiting += batch

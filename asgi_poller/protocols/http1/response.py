@@ -1,0 +1,212 @@
+"""HTTP/1.1 responses from an ASGI message to octets (RFC 9112): heads, chunks, and the answers we
+give ourselves.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from asgi_poller.errors import ApplicationFault
+from asgi_poller.protocols.http1.headers import encode_fields
+from asgi_poller.protocols.http1.parser import RequestHead
+
+DefaultFields: TypeAlias = Callable[[Mapping[bytes, bytes]], bytes]
+"""Gives the header lines that every response has, but for those that the application gives itself
+(by lower-case name)."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))
+    for status in range(200, 600)
+}
+
+
+def phrase(status: int) -> bytes:
+    """The reason phrase of `status`, empty if it has none (RFC 9110, 15)."""
+    return _PHRASES.get(status, b"")
+
+
+def status_line(status: int) -> bytes:
+    """Raises ApplicationFault for a status that a response cannot have: 1xx are no responses."""
+    try:
+        return _STATUS_LINES[status]
+    except (KeyError, TypeError):
+        raise ApplicationFault(f"{status!r} is not the status of a response") from None
+
+
+class Framing(NamedTuple):
+    """How a response's body ends (RFC 9112, 6.3) and what happens to its connection.
+
+    `expected_octets` is the Content-Length, None without one; `has_body` is False where there must
+    be none, whatever the application sends (RFC 9110, 6.4.1).
+    """
+
+    has_body: bool
+    is_chunked: bool
+    expected_octets: int | None
+    keep_alive: bool
+
+
+def encode_head(
+    request: RequestHead,
+    status: int,
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    default_fields: DefaultFields,
+    body_octets: int | None,
+) -> tuple[bytes, Framing]:
+    """The head of a response to `request`, and how its body is to be framed.
+
+    `body_octets` is the length of a body that is known in whole, None for one that is streamed.
+    Raises ApplicationFault for headers that are not valid, contradict each other, or could split
+    the response (RFC 9110, 5.5).
+    """
+    lines = [status_line(status), b""]
+    given = encode_fields(headers, lines)
+    lines[1] = default_fields(given)
+    has_body = status not in _BODILESS and request.method != "HEAD"
+    keep_alive = request.keep_alive
+    is_chunked = False
+    expected = None
+    if given:
+        if status in _BODILESS:  # RFC 9110, 8.6 and 15.4.5: a length would be of a body
+            given = _without_framing(given, lines)
+        if b"content-length" in given:
+            expected = int(given[b"content-length"])
+        if expected is None or len(given) > 1:
+            is_chunked = _is_chunked(given)
+            if is_chunked and request.http_version == "1.0":
+                # RFC 9112, 6.1: such a client does not know it
+                lines.remove(b"transfer-encoding: " + given[b"transfer-encoding"] + b"\r\n")
+                is_chunked = False
+            if b"close" in given.get(b"connection", b"").lower():
+                keep_alive = False
+    if has_body and expected is None and not is_chunked:
+        if body_octets is not None:
+            lines.append(b"content-length: %d\r\n" % body_octets)
+        elif request.http_version == "1.1":
+            is_chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            keep_alive = False  # the body ends with the connection
+    if not keep_alive:
+        if b"connection" not in given:
+            lines.append(b"connection: close\r\n")
+    elif request.http_version == "1.0" and b"connection" not in given:
+        lines.append(b"connection: keep-alive\r\n")
+    lines.append(b"\r\n")
+    head = b"".join(lines)
+    if has_body and not is_chunked and body_octets is not None and expected in (None, body_octets):
+        return head, WHOLE_KEPT if keep_alive else _WHOLE_CLOSED
+    return head, Framing(has_body, is_chunked, expected if has_body else None, keep_alive)
+
+
+def _without_framing(given: Mapping[bytes, bytes], lines: list[bytes]) -> Mapping[bytes, bytes]:
+    names = (b"content-length", b"transfer-encoding")
+    for name in names:
+        if name in given:
+            lines.remove(name + b": " + given[name] + b"\r\n")
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def _is_chunked(given: Mapping[bytes, bytes]) -> bool:
+    value = given.get(b"transfer-encoding")
+    if value is None:
+        return False
+    if value.lower() != b"chunked":
+        raise ApplicationFault(f"transfer coding {value!r} is not supported")
+    if b"content-length" in given:
+        raise ApplicationFault("Content-Length and Transfer-Encoding exclude each other")
+    return True
+
+
+# What nearly every response is: whole, its length known and right.
+WHOLE_KEPT = Framing(True, False, None, True)
+_WHOLE_CLOSED = Framing(True, False, None, False)
+_BODILESS = frozenset({204, 304})  # RFC 9110, 6.4.1
+
+
+def encode_chunk(body: bytes) -> bytes:
+    """One chunk (RFC 9112, 7.1); `body` must not be empty, since an empty chunk ends the body."""
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+class ResponseEncoder:
+    """The responses on one connection, one after the other, each from its head to its last piece.
+
+    `default_fields` gives the header lines that every response has.
+    """
+
+    __slots__ = ("_default_fields", "_expected_octets", "_framing")
+
+    def __init__(self, default_fields: DefaultFields) -> None:
+        self._default_fields = default_fields
+        self._framing = WHOLE_KEPT
+        self._expected_octets: int | None = None  # of the body at hand, still to come
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection may serve another request after the response at hand."""
+        return self._framing.keep_alive
+
+    def head(
+        self,
+        request: RequestHead,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        body: bytes,
+        more_body: bool,
+    ) -> bytes:
+        """The head of the next response and the first piece of its body. Raises ApplicationFault,
+        as `encode_head` and `body` do.
+        """
+        head, self._framing = encode_head(
+            request,
+            status,
+            headers,
+            default_fields=self._default_fields,
+            body_octets=None if more_body else len(body),
+        )
+        if self._framing is not WHOLE_KEPT:
+            self._expected_octets = self._framing.expected_octets
+            body = self.body(body, more_body)
+        return head + body if body else head
+
+    def body(self, body: bytes, more_body: bool) -> bytes:
+        """A piece of the body as it goes on the wire, perhaps nothing. Raises ApplicationFault
+        where the body does not have the length that its head says.
+        """
+        framing = self._framing
+        if not framing.has_body:
+            return b""
+        if self._expected_octets is not None:
+            left = self._expected_octets = self._expected_octets - len(body)
+            if left < 0 or (left and not more_body):
+                word = "longer" if left < 0 else "shorter"
+                raise ApplicationFault(f"response body is {word} than its Content-Length")
+        if framing.is_chunked:
+            body = encode_chunk(body) if body else b""
+            if not more_body:
+                body += LAST_CHUNK
+        return body
+
+
+def simple_response(
+    status: int, detail: str, extra: Iterable[tuple[bytes, bytes]] = (), *, head_only: bool = False
+) -> bytes:
+    """A whole plain-text answer that also ends the connection: what peers get from us, not from an
+    application.
+    """
+    body = detail.encode("ascii", "replace")
+    fields = b"".join(b"%b: %b\r\n" % field for field in extra)
+    head = (
+        b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        b"content-length: %d\r\n%b\r\n" % (status, phrase(status), len(body), fields)
+    )
+    return head if head_only else head + body

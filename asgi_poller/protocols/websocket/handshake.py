@@ -1,0 +1,136 @@
+"""The opening handshake, server side (RFC 6455, 4.2), from a parsed request head to the 101."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+
+from wsproto.utilities import generate_accept_token
+
+from asgi_poller.errors import ApplicationFault, HttpFault
+from asgi_poller.protocols.http1.headers import encode_fields
+from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.http1.response import DefaultFields
+from asgi_poller.protocols.websocket.permessage_deflate import Deflate, negotiate
+
+_SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
+_OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
+
+
+class NotGet(HttpFault):
+    """405 with the method that there is (RFC 9110, 15.5.6)."""
+
+    headers = ((b"allow", b"GET"),)
+
+    def __init__(self) -> None:
+        super().__init__(405, "a WebSocket handshake is a GET request")
+
+
+class UnsupportedVersion(HttpFault):
+    """426 with the version that we speak (RFC 6455, 4.4)."""
+
+    headers = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))
+
+    def __init__(self) -> None:
+        super().__init__(426, "WebSocket version 13 is spoken here")
+
+
+class Handshake:
+    """A valid opening handshake that waits for the application's answer. Dropped once it is
+    answered.
+    """
+
+    __slots__ = ("_key", "_offers", "subprotocols")
+
+    def __init__(self, key: bytes, subprotocols: list[str], offers: str) -> None:
+        self._key = key
+        self._offers = offers
+        self.subprotocols = subprotocols
+
+    def accept(
+        self,
+        *,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        default_fields: DefaultFields,
+        deflate: str = "off",
+    ) -> tuple[bytes, Deflate | None]:
+        """The 101 response, and the compression that was agreed.
+
+        `default_fields` gives whole header lines. `deflate` is `off`, `on` or `takeover`. Raises
+        ApplicationFault for a subprotocol that the client did not offer (RFC 6455, 4.2.2) and for
+        headers that are ours to set.
+        """
+        if subprotocol is None and not headers and (deflate == "off" or not self._offers):
+            token = generate_accept_token(self._key)
+            return b"".join((_SWITCHING, token, b"\r\n", default_fields({}), b"\r\n")), None
+        lines = [_SWITCHING + generate_accept_token(self._key) + b"\r\n"]
+        if subprotocol is not None:
+            if subprotocol not in self.subprotocols:
+                raise ApplicationFault(
+                    f"subprotocol {subprotocol!r} was not offered: {self.subprotocols}"
+                )
+            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1") + b"\r\n")
+        agreed = None
+        if deflate != "off":
+            agreed = negotiate(self._offers, takeover=deflate == "takeover")
+        if agreed is not None:
+            lines.append(b"Sec-WebSocket-Extensions: " + agreed[0].encode() + b"\r\n")
+        own_count = len(lines)
+        given = encode_fields(headers, lines)
+        if any(line.lower().startswith(_OURS) for line in lines[own_count:]):
+            raise ApplicationFault(
+                "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
+            )
+        lines += (default_fields(given), b"\r\n")
+        return b"".join(lines), agreed[1] if agreed is not None else None
+
+
+def check_handshake(head: RequestHead) -> Handshake:
+    """RFC 6455, 4.2.1. Raises HttpFault 400, 405 or 426."""
+    if head.method != "GET":
+        raise NotGet
+    if head.http_version != "1.1":
+        raise HttpFault(400, "a WebSocket handshake needs HTTP/1.1")
+    if head.has_body:  # its octets would be taken for frames
+        raise HttpFault(400, "a WebSocket handshake has no body")
+    key = version = None
+    subprotocols: list[str] = []
+    offers = ""
+    for name, value in head.headers:
+        if not name.startswith(b"sec-websocket-"):
+            continue
+        if name == b"sec-websocket-key":
+            if key is not None:
+                raise HttpFault(400, "more than one Sec-WebSocket-Key")
+            key = value
+        elif name == b"sec-websocket-version":
+            version = value
+        elif name == b"sec-websocket-protocol":
+            subprotocols += [
+                part.strip() for part in value.decode("latin-1").split(",") if part.strip()
+            ]
+        elif name == b"sec-websocket-extensions":
+            # more than one field is the same as one joined by commas (RFC 6455, 9.1)
+            offers = f"{offers},{value.decode('latin-1')}" if offers else value.decode("latin-1")
+    if version != b"13":
+        if version is None:
+            raise HttpFault(400, "no Sec-WebSocket-Version")
+        raise UnsupportedVersion
+    if key is None:
+        raise HttpFault(400, "no Sec-WebSocket-Key")
+    if not _is_key(key):
+        raise HttpFault(400, "Sec-WebSocket-Key is not 16 octets in base64")
+    return Handshake(key, subprotocols, offers)
+
+
+def _is_key(key: bytes) -> bool:
+    if len(key) != 24:
+        return False
+    try:
+        return len(binascii.a2b_base64(key, strict_mode=True)) == 16
+    except binascii.Error:
+        return False

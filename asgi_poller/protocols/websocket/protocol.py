@@ -1,0 +1,370 @@
+"""What arrives on a channel, from octets to events, and what leaves it, from messages to octets
+(RFC 6455, RFC 7692).
+
+Whole data frames, which nearly all are, take under 1 µs in `_read_frames`; fragments, control
+frames and what is wrong go through `_read_other`. `wsproto_full.py` does the same with wsproto, and
+a property test holds both to the same events for the same octets.
+"""
+
+from __future__ import annotations
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # PyPy, or a wheel without the C extension: the same function, slower
+    from websockets.utils import apply_mask
+
+from asgi_poller.errors import WebSocketFault
+from asgi_poller.protocols.websocket.fragments import FragmentedMessage
+from asgi_poller.protocols.websocket.frames import (
+    CLOSE_INVALID_DATA,
+    CLOSE_MESSAGE_TOO_BIG,
+    CLOSE_PROTOCOL_ERROR,
+    FIN_BINARY,
+    FIN_BINARY_DEFLATED,
+    FIN_CLOSE,
+    FIN_PING,
+    FIN_PONG,
+    FIN_TEXT,
+    FIN_TEXT_DEFLATED,
+    MAX_CONTROL_OCTETS,
+    RSV1,
+    SHORT_BINARY,
+    SHORT_TEXT,
+    Event,
+    check_control,
+    check_data,
+    check_first,
+    decode_control,
+    encode_close,
+    encode_frame,
+    extended_length,
+    max_compressed_octets,
+)
+from asgi_poller.protocols.websocket.permessage_deflate import SERVER_WINDOW_BITS, Deflate
+
+# A burst of tiny frames, or of small compressed ones that grow, is cut into helpings: the rest
+# stays here until it is asked for, so that one read can neither flood the application's queue nor
+# hold the loop.
+_HELPING_FRAMES = range(256)
+_HELPING_OCTETS = 1024 * 1024  # inflated
+_VIEW_OCTETS = 4096  # above this a memoryview is cheaper than a slice
+_NOTHING: list[Event] = []  # what an incomplete frame gives; never changed
+
+# First octets that the fast lane takes (RFC 6455, 5.2): FIN, no reserved bit but an agreed RSV1,
+# text or binary
+FAST_NONE: frozenset[int] = frozenset()
+_FAST_PLAIN = frozenset({FIN_TEXT, FIN_BINARY})
+_FAST_DEFLATED = _FAST_PLAIN | {FIN_TEXT_DEFLATED, FIN_BINARY_DEFLATED}
+_CONTINUATIONS = frozenset({0x00, 0x80})
+_OUT_OF_ORDER = {
+    True: "a continuation frame without a message",
+    False: "a message within a fragmented one",
+}
+
+
+class FrameCache:
+    """The last compressed message of a core: one message sent to a thousand channels is compressed
+    once.
+    """
+
+    __slots__ = ("frame", "message")
+
+    def __init__(self) -> None:
+        self.message: str | bytes | None = None
+        self.frame = b""
+
+
+class WebSocketWire:
+    """One channel's octets. Sans I/O: `receive` what the socket gave, write what `text`, `binary`,
+    ... return.
+
+    Owned by the channel's core. `max_octets` bounds a message, inflated; `deflate` is the
+    negotiated extension and messages of `deflate_threshold` octets or more are compressed with it.
+    After `receive` the caller must look at `is_holding`: while it is true, call `receive(b"")`
+    again as soon as it can take more.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_cache",
+        "_deflate",
+        "_deflate_threshold",
+        "_fast",
+        "_fast_between_messages",
+        "_fragments",
+        "_lone_octets",
+        "_max_octets",
+        "_need",
+        "has_ended",
+        "is_holding",
+    )
+
+    def __init__(
+        self,
+        max_octets: int,
+        deflate: Deflate | None = None,
+        deflate_threshold: int = 0,
+        cache: FrameCache | None = None,
+    ) -> None:
+        self._max_octets = max_octets
+        self._lone_octets = min(max_octets, 125)
+        self._deflate = deflate
+        self._deflate_threshold = deflate_threshold
+        # a compressed frame may be shared only where it depends neither on what its channel was
+        # sent before nor on a window that its peer asked for
+        is_shared = deflate is not None and (
+            not deflate.server_takeover and deflate.server_bits == SERVER_WINDOW_BITS
+        )
+        self._cache = cache if is_shared else None
+        self._fast_between_messages = _FAST_PLAIN if deflate is None else _FAST_DEFLATED
+        self._fast = self._fast_between_messages
+        self._fragments: FragmentedMessage | None = None  # the message at hand, if it has begun
+        self._buffer: bytearray | None = None  # a frame's beginning
+        self._need = 0  # octets `_buffer` must hold before it is worth another look
+        self.has_ended = False
+        self.is_holding = False
+
+    @property
+    def inflates(self) -> bool:
+        """Whether messages may be larger than what they came in."""
+        return self._deflate is not None
+
+    def lone(self, data: bytes) -> str | bytes | None:
+        """The message, if `data` is one short frame of the fast lane and nothing else: the read
+        that is commonest of all needs no loop and no list. None: `receive` it.
+        """
+        length = len(data) - 6
+        if (
+            0 <= length <= self._lone_octets
+            and data[1] == length + 128
+            and self._buffer is None
+            and (first := data[0]) in self._fast
+        ):
+            if first == FIN_BINARY:
+                return apply_mask(data[6:], data[2:6])
+            if first == FIN_TEXT:
+                try:
+                    return apply_mask(data[6:], data[2:6]).decode()
+                except UnicodeDecodeError:
+                    pass  # receive() says what is wrong with it
+        return None
+
+    def receive(self, data: bytes) -> list[Event]:
+        """The events that `data` completes, in order; a Close or a WebSocketFault is the last there
+        will ever be.
+
+        The list is the caller's to keep, but not to change while it is empty.
+        """
+        buffer = self._buffer
+        if buffer is None:
+            return self._read(data)
+        buffer += data
+        if len(buffer) < self._need:
+            return _NOTHING
+        self._buffer = None
+        return self._read(buffer)
+
+    def _read(self, data: bytes | bytearray) -> list[Event]:
+        events: list[Event] = []
+        if self.has_ended:
+            return events  # nothing after a Close or a fault counts
+        try:
+            at, need, is_cut = self._read_frames(data, events)
+        except UnicodeDecodeError:
+            return self._end(events, WebSocketFault(CLOSE_INVALID_DATA, "text is not UTF-8"))
+        except WebSocketFault as fault:
+            # its traceback knows this frame, and this frame the fault: a circle
+            return self._end(events, fault.with_traceback(None))
+        self.is_holding = is_cut and at < len(data)
+        if at < len(data):
+            self._buffer = bytearray(memoryview(data)[at:])
+            self._need = need
+        return events
+
+    def _read_frames(
+        self, data: bytes | bytearray, events: list[Event], at: int = 0
+    ) -> tuple[int, int, bool]:
+        """A helping of frames. Positions in `data`: a frame starts `at`, its payload at `start`,
+        its end is `stop`.
+
+        Returns where it stopped, how long the frame there is where that is known, and whether it
+        stopped because that is enough for once.
+        """
+        end = len(data)
+        inflated = 0
+        for _ in _HELPING_FRAMES:
+            if end - at < 2:
+                break
+            first = data[at]
+            length = data[at + 1] - 128  # MASK is the high bit: negative without it
+            if length < 0 or first not in self._fast:
+                count = len(events)
+                taken = self._read_other(data, at, events)
+                if taken <= 0:
+                    return at, -taken, False
+                at += taken
+                if self._deflate is not None and len(events) > count:
+                    inflated += _message_octets(events[-1])
+                    if inflated >= _HELPING_OCTETS:
+                        return at, 0, True
+                continue
+            start = at + 6
+            if length > 125:
+                start, length = extended_length(data, at)
+                if not start:
+                    break
+            if length > self._max_octets and (
+                not first & RSV1 or length > max_compressed_octets(self._max_octets)
+            ):
+                raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
+            stop = start + length
+            if stop > end:
+                return at, stop - at, False
+            view = data if length < _VIEW_OCTETS else memoryview(data)
+            payload = apply_mask(view[start:stop], data[start - 4 : start])
+            at = stop
+            if first == FIN_BINARY:
+                events.append(payload)
+            elif first == FIN_TEXT:
+                events.append(payload.decode())
+            else:
+                inflated += self._inflate(first, payload, events)
+                if inflated >= _HELPING_OCTETS:
+                    return at, 0, True
+        else:
+            return at, 0, True
+        return at, 0, False
+
+    def _inflate(self, first: int, payload: bytes, events: list[Event]) -> int:
+        """A compressed message; how many octets it came to."""
+        assert self._deflate is not None  # only then is such a first octet fast
+        message = self._deflate.decompress(payload, self._max_octets)
+        events.append(message if first == FIN_BINARY_DEFLATED else message.decode())
+        return len(message)
+
+    def _end(self, events: list[Event], fault: WebSocketFault) -> list[Event]:
+        events.append(fault)
+        self._end_input()
+        self.is_holding = False
+        return events
+
+    def _end_input(self) -> None:
+        self.has_ended = True
+        self._fragments = None
+        self._fast = self._fast_between_messages = FAST_NONE
+
+    def _read_other(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
+        """Read a frame that is no whole message: how many octets that took. If it is not complete,
+        none or less: minus how many are needed, where that is known.
+
+        Raises WebSocketFault for what RFC 6455, 5 does not allow.
+        """
+        first, second = data[at], data[at + 1]
+        check_first(first)
+        if first & 0x08:
+            check_control(first, second)
+            return self._read_control(data, at, events)
+        start, length = at + 6, second & 127
+        if length > 125:
+            start, length = extended_length(data, at)
+            if not start:
+                return 0
+        fragments = self._fragments
+        if fragments is None or first not in _CONTINUATIONS:
+            new = FragmentedMessage(first, self._max_octets, self._deflate)
+            new.check(length)
+        else:
+            new = fragments
+            new.check(length)
+        check_data(first, second, is_deflated=self._deflate is not None)
+        if (fragments is None) is (first in _CONTINUATIONS):
+            raise WebSocketFault(CLOSE_PROTOCOL_ERROR, _OUT_OF_ORDER[fragments is None])
+        stop = start + length
+        if stop > len(data):
+            return at - stop
+        view = data if length < _VIEW_OCTETS else memoryview(data)
+        new.add(apply_mask(view[start:stop], data[start - 4 : start]))
+        if first & 0x80:
+            events.append(new.finish())
+            self._fragments = None
+            self._fast = self._fast_between_messages
+        else:
+            self._fragments = new
+            self._fast = FAST_NONE
+        return stop - at
+
+    def _read_control(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
+        """As `_read_other`, for a control frame whose header is in order."""
+        first, length = data[at], data[at + 1] & 127
+        start = at + 6
+        if start + length > len(data):
+            return 0
+        payload = apply_mask(data[start : start + length], data[start - 4 : start])
+        events.append(decode_control(first, payload))
+        if first != FIN_CLOSE:
+            return 6 + length
+        self._end_input()
+        return len(data) - at  # nothing after a Close counts
+
+    # What leaves. Each returns the octets to write.
+
+    def text(self, message: str) -> bytes:
+        """One text message (RFC 6455, 5.6), compressed where that was agreed and is worth it."""
+        payload = message.encode()
+        length = len(payload)
+        if self._deflate is not None and length >= self._deflate_threshold:
+            return self._deflated(FIN_TEXT_DEFLATED, message, payload)
+        if length < 126:
+            return SHORT_TEXT[length] + payload
+        return encode_frame(FIN_TEXT, payload)
+
+    def binary(self, message: bytes) -> bytes:
+        """One binary message (RFC 6455, 5.6), compressed where that was agreed and is worth it."""
+        length = len(message)
+        if self._deflate is not None and length >= self._deflate_threshold:
+            return self._deflated(FIN_BINARY_DEFLATED, message, message)
+        if length < 126:
+            return SHORT_BINARY[length] + message
+        return encode_frame(FIN_BINARY, message)
+
+    def _deflated(self, first: int, message: str | bytes, payload: bytes) -> bytes:
+        assert self._deflate is not None
+        cache = self._cache
+        if cache is None:
+            return self._compressed(first, payload)
+        if cache.message is message:
+            return cache.frame
+        frame = self._compressed(first, payload)
+        # kept alive by the cache, so that no other message can have its identity
+        cache.message = message
+        cache.frame = frame
+        return frame
+
+    def _compressed(self, first: int, payload: bytes) -> bytes:
+        """A frame, compressed if that makes it smaller: RFC 7692, 6 leaves it to the sender, and
+        random octets only grow. With context takeover the peer's window must see all that ours saw,
+        and a threshold of 0 asks for all of them.
+        """
+        deflate = self._deflate
+        assert deflate is not None
+        packed = deflate.compress(payload)
+        is_free = self._deflate_threshold > 0 and not deflate.server_takeover
+        if is_free and len(packed) >= len(payload):
+            return encode_frame(first & ~RSV1, payload)
+        return encode_frame(first, packed)
+
+    def ping(self, payload: bytes = b"") -> bytes:
+        """A Ping of at most 125 octets (RFC 6455, 5.5.2)."""
+        return encode_frame(FIN_PING, payload[:MAX_CONTROL_OCTETS])
+
+    def pong(self, payload: bytes) -> bytes:
+        """The answer to a Ping (RFC 6455, 5.5.3)."""
+        return encode_frame(FIN_PONG, payload)
+
+    def close(self, code: int | None, reason: str = "") -> bytes:
+        """A Close frame (RFC 6455, 5.5.1); the caller sends no data after it."""
+        return encode_close(code, reason)
+
+
+def _message_octets(event: Event) -> int:
+    return len(event) if isinstance(event, str | bytes) else 0

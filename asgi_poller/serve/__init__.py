@@ -1,0 +1,1 @@
+"""One process serves: its event loops, its pollers, their limits and TLS."""

@@ -1,0 +1,136 @@
+"""The cores of one process: the first on the loop that starts them, further ones on threads of
+their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.config import Config
+from asgi_poller.importer import load_application
+from asgi_poller.loops.accepted_socket import ListenerInfo
+from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.loops.loop_server import Core
+from asgi_poller.loops.server_state import Door
+from asgi_poller.serve.core_thread import CoreThread
+from asgi_poller.settings.rules import cpu_count
+from asgi_poller.tls import TlsContext
+
+
+class Cores:
+    """Starts, drains and ends the cores of this process. Owned by the thread whose loop `start`
+    runs on.
+
+    `limit_reached` is called, on a core's thread, when `--limit-max-requests` is met; more than
+    once perhaps. `access_log`, if given, is shared by all cores. `door` counts connections,
+    `channel_share` is each core's part of --limit-channels where `door` does not count those.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        infos: tuple[ListenerInfo, ...],
+        *,
+        tls: TlsContext | None = None,
+        access_log: AccessLog | None = None,
+        door: Door | None = None,
+        channel_share: int | None = None,
+        limit_reached: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._infos = infos
+        self._tls = tls
+        self._access_log = access_log
+        self._door = door
+        self._channel_share = channel_share
+        self._limit_reached = limit_reached
+        self._threads: list[CoreThread] = []
+        self.all: list[Core] = []
+
+    async def start(self, application: Any) -> None:
+        """Bring all cores up, lifespans included. Raises StartupError; what was up is shut down
+        then.
+        """
+        config = self._config
+        count = loop_count(config)
+        try:
+            self.all.append(await self._bring_up(application))
+            make_loop = loop_factory(config.loop)
+            for number in range(1, count):
+                thread = CoreThread(number, make_loop, lambda: self._bring_up_another(application))
+                thread.start()
+                self.all.append(await thread.started())
+                self._threads.append(thread)
+        except BaseException:
+            await self.shutdown()
+            raise
+
+    async def drain(self, timeout_s: float, spread_s: float = 0.0) -> None:
+        """End every connection in an orderly way, on all cores at once; seconds as for Core.drain.
+        Cancelling it cuts off what is left.
+        """
+        await self._on_all(lambda core: core.drain(timeout_s, spread_s))
+
+    async def shutdown(self) -> bool:
+        """Run the lifespans' shutdown and end the threads; whether all of them went well."""
+        went_well = await self._on_all(lambda core: core.shutdown())
+        for thread in self._threads:
+            thread.stop()
+        self.all = []
+        self._threads = []
+        return went_well
+
+    async def _on_all(self, work: Callable[[Core], Awaitable[bool]]) -> bool:
+        if not self.all:
+            return True
+        first, *others = self.all
+        calls = [work(first)]
+        calls += [
+            thread.call(_as_coroutine(work, core))
+            for thread, core in zip(self._threads, others, strict=True)
+        ]
+        return all(await asyncio.gather(*calls))
+
+    async def _bring_up(self, application: Any) -> Core:
+        core = Core(
+            self._config,
+            application,
+            self._infos,
+            tls=self._tls,
+            access_log=self._access_log,
+        )
+        if self._door is not None:
+            core.state.use_door(self._door)
+        core.state.channel_share = self._channel_share
+        limit = self._config.limit_max_requests
+        if limit is not None:
+            core.state.limit_requests(
+                limit + random.randint(0, self._config.limit_max_requests_jitter),
+                self._limit_reached,
+            )
+        await core.startup()
+        return core
+
+    async def _bring_up_another(self, application: Any) -> Core:
+        if (
+            self._config.factory
+        ):  # each loop has an application of its own: nothing is shared between threads
+            application = load_application(self._config)
+        return await self._bring_up(application)
+
+
+async def _as_coroutine(work: Callable[[Core], Awaitable[bool]], core: Core) -> bool:
+    return await work(core)
+
+
+def loop_count(config: Config) -> int:
+    """`--loops`; for `auto`: threads run Python side by side only where there is no GIL."""
+    if isinstance(config.loops, int):
+        return config.loops
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return 1 if has_gil else cpu_count()

@@ -1,0 +1,305 @@
+"""The server in one process: listeners, the front end's pollers, and the cores."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from types import FrameType
+from typing import Any
+
+from asgi_poller.config import Config
+from asgi_poller.embedding import application_of
+from asgi_poller.errors import StartupError
+from asgi_poller.listeners.listeners import (
+    Listener,
+    backlog_warning,
+    close_listeners,
+    listeners_on,
+    open_listeners,
+    say_where,
+)
+from asgi_poller.logs import log_with_pid, reopen_log_files
+from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.serve.garbage import settle_garbage
+from asgi_poller.serve.runner import run_loop, with_exits_as_failures
+from asgi_poller.serve.serving import Serving, tls_settings
+from asgi_poller.system.drop_privileges import become, own_socket_files, prepare_user
+from asgi_poller.system.fork_guard import ForkGuard, end_daemons
+from asgi_poller.system.service_notifier import Duties
+from asgi_poller.tls import TlsContext
+
+_log = logging.getLogger("asgi_poller.error")
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)
+
+_FORCE_S = 3.0  # after the second signal, for a loop that moves
+
+_SIGHUP: int | None = getattr(signal, "SIGHUP", None)
+_SIGUSR1: int | None = getattr(signal, "SIGUSR1", None)
+
+
+class Server:
+    """Serves one application in this process.
+
+    `run()` blocks until a signal ends it; `await serve()` does the same on a loop that is running
+    already; `start()` and `stop()` are for tests and notebooks: the server runs in a thread of its
+    own meanwhile. All raise OperatorFault for what the operator must change. `should_exit = True`
+    ends it from anywhere, as with uvicorn, and `force_exit = True` without grace.
+
+    `sockets` are bound by the caller, and closed when it ends; then the options that say where to
+    listen do not count, and the caller says where it is.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.started = False
+        self.listeners: list[Listener] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exit = asyncio.Event()
+        self._force = asyncio.Event()
+        self._is_exit_asked = False
+        self._is_force_asked = False
+        self._signals: list[int] = []
+        self._last_resort: threading.Thread | None = None
+        self._handled: tuple[int, ...] = ()  # signals, while it serves
+        self._serving: Serving | None = None
+        self._reload: Callable[[], None] | None = None
+        self._owns_process = False
+        self._owns_loop = False
+        self._duties: Duties | None = None
+        self._thread: threading.Thread | None = None
+        self._thread_started: Future[None] = Future()
+
+    # The three ways to run it
+
+    def run(self, sockets: Iterable[socket.socket] | None = None) -> None:
+        """Serve until a signal, or `should_exit`, ends it. In the main thread the process is taken
+        to be the server's alone.
+        """
+        self._owns_process = threading.current_thread() is threading.main_thread()
+        self._owns_loop = True
+        make_loop = loop_factory(self.config.loop)
+        if self._owns_process:
+            self._duties = Duties(self.config)
+            self._duties.begin()
+        try:
+            run_loop(self.serve(sockets), make_loop)
+        finally:
+            if self._duties is not None:
+                self._duties.end()
+
+    async def serve(self, sockets: Iterable[socket.socket] | None = None) -> None:
+        """Serve on the running loop, which becomes the first core's. In the main thread, signals
+        end it meanwhile.
+        """
+        with self._captured_signals():
+            await self._serve(sockets)
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Serve from a thread; returns once connections are accepted. Raises what `serve` would."""
+
+        def target() -> None:
+            try:
+                self.run()
+            except BaseException as error:
+                if self._thread_started.done():
+                    raise
+                self._thread_started.set_exception(error)
+            if not self._thread_started.done():
+                self._thread_started.set_exception(StartupError("ended before it had started"))
+
+        self._thread = threading.Thread(target=target, name="asgi-poller", daemon=True)
+        self._thread.start()
+        self._thread_started.result(timeout_s)
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """End a server that `start()` started, gracefully; wait up to `timeout_s` seconds for it
+        (None: its own limit).
+        """
+        self.should_exit = True
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether the server has been asked to end. Set it to True from any thread."""
+        return self._is_exit_asked
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self._is_exit_asked = True
+            self._set(self._exit)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens, with real ports."""
+        return [listener.url for listener in self.listeners]
+
+    @property
+    def servers(self) -> list[Listener]:
+        """What listens; each has `.sockets`, as uvicorn's have."""
+        return self.listeners
+
+    @property
+    def force_exit(self) -> bool:
+        """Whether it is to end without grace: True, from any thread, cuts off what is left."""
+        return self._is_force_asked
+
+    @force_exit.setter
+    def force_exit(self, value: bool) -> None:
+        if value:
+            self._is_force_asked = True
+            self.should_exit = True
+            self._set(self._force)
+
+    def _set(self, event: asyncio.Event) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the server
+                self._loop.call_soon_threadsafe(event.set)
+
+    # A life
+
+    async def _serve(self, sockets: Iterable[socket.socket] | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        log_with_pid("Started server process [%d]", os.getpid())
+        config = self.config
+        identity = prepare_user(config)
+        self.listeners = listeners_on(config, sockets) if sockets else open_listeners(config)
+        guard = ForkGuard(self._handled, [listener.info.address for listener in self.listeners])
+        guard.begin()
+        serving: Serving | None = None
+        try:
+            tls = None
+            if any(listener.info.tls for listener in self.listeners):
+                tls = TlsContext(tls_settings(config))  # while we may still read the key
+            own_socket_files(config, identity, self.listeners)
+            become(config, identity)
+            application = application_of(config)
+            if not self._owns_loop:
+                application = with_exits_as_failures(application)
+            serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
+            self._serving = serving
+            if not await self._come_up(serving, application):
+                return
+            self._reload = None if tls is None else serving.reload_certificates
+            self._say_where(is_ours=not sockets)
+            if self._owns_process:
+                settle_garbage()
+            if self._duties is not None:
+                self._duties.feed_watchdog()
+                self._duties.ready()
+            self.started = True
+            if not self._thread_started.done():
+                self._thread_started.set_result(None)
+            if not self._is_exit_asked:
+                await self._exit.wait()
+            _log.info("Shutting down")
+        finally:
+            self._reload = None
+            if self._duties is not None:
+                self._duties.stopping()
+            if serving is not None:
+                serving.stop_accepting()
+            close_listeners(self.listeners)
+            if serving is not None:
+                await serving.end(config.timeout_graceful_shutdown, self._force)
+            guard.end()
+        if self._duties is not None:
+            self._duties.end()  # now: the signal that is raised again may be the very end
+        log_with_pid("Finished server process [%d]", os.getpid())
+
+    async def _come_up(self, serving: Serving, application: Any) -> bool:
+        """Start; False if the server is to end before it has. Raises OperatorFault."""
+        starting = asyncio.ensure_future(serving.start(application))
+        asked = asyncio.ensure_future(self._exit.wait())
+        if self._is_exit_asked:
+            self._exit.set()
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not starting.done():  # an application may wait for its database for ever
+            starting.cancel()
+            _log.info("Shutting down before the application has started")
+        try:
+            await starting
+        except asyncio.CancelledError:
+            return False
+        return True
+
+    def _say_where(self, *, is_ours: bool) -> None:
+        warning = backlog_warning(self.config.backlog)
+        if warning is not None:
+            _log.warning(warning)
+        if is_ours:
+            say_where(self.listeners)
+
+    def _limit_reached(self) -> None:
+        if not self._is_exit_asked:
+            _log.warning("Maximum request limit reached. Terminating process.")
+            self.should_exit = True
+
+    # Signals
+
+    @contextlib.contextmanager
+    def _captured_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM while serving; afterwards the old handlers get what was taken.
+
+        So a program that embeds the server keeps its own semantics, and a shell sees the status it
+        expects.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        if _SIGHUP is not None and self.config.ssl_certfile is not None:
+            old[_SIGHUP] = signal.signal(_SIGHUP, self._on_hangup)
+        if _SIGUSR1 is not None and self._owns_process:
+            old[_SIGUSR1] = signal.signal(_SIGUSR1, self._on_rotation)
+        self._handled = tuple(old)
+        try:
+            yield
+        finally:
+            self._handled = ()
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        if self._owns_process and self._signals:
+            end_daemons()  # the default handler ends this process without its exit functions
+        for number in reversed(self._signals):
+            signal.raise_signal(number)
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        """SIGHUP, where there are certificates: read them anew."""
+        if self._loop is not None and self._reload is not None:
+            self._loop.call_soon_threadsafe(self._reload)
+
+    def _on_rotation(self, number: int, frame: FrameType | None) -> None:
+        """SIGUSR1: log files have been moved away."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(reopen_log_files)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(number)
+        if not self._is_exit_asked:
+            self.should_exit = True
+            return
+        self.force_exit = True
+        if self._owns_process and self._last_resort is None:
+            self._last_resort = threading.Thread(target=_leave, args=(number,), daemon=True)
+            self._last_resort.start()
+
+
+def _leave(number: int) -> None:
+    """End the process if its loop does not let it end: somebody has asked twice."""
+    threading.Event().wait(_FORCE_S)
+    _log.error("The event loop does not move: leaving without it.")
+    end_daemons()
+    logging.shutdown()
+    os._exit(128 + number)

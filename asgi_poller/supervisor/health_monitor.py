@@ -1,0 +1,72 @@
+"""Looks after workers once a second: do their loops turn, have they had their time?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from asgi_poller.config import Config
+from asgi_poller.ipc.heartbeat import Health, Pulse, beat_interval_s
+from asgi_poller.supervisor.recycling import reason_to_recycle
+from asgi_poller.supervisor.worker_handle import WorkerHandle
+from asgi_poller.supervisor.worker_pool import WorkerPool
+
+_log = logging.getLogger("asgi_poller.error")
+
+_NO_STACK = "  it gives no stack: it is stopped, or the application has taken SIGUSR2 for itself"
+
+
+class Minder:
+    """Owned by the supervisor's main thread."""
+
+    def __init__(self, config: Config, pool: WorkerPool) -> None:
+        self._config = config
+        self._pool = pool
+        self._look_s = beat_interval_s(config.timeout_worker_heartbeat)
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(self._look_s)
+                now = asyncio.get_running_loop().time()
+                for worker in self._pool.members:
+                    self._look_at(worker, now)
+        finally:
+            for task in self._asking:
+                task.cancel()
+
+    def _look_at(self, worker: WorkerHandle, now: float) -> None:
+        assert worker.pulse is not None  # it serves
+        match worker.pulse.look(now):
+            case Health.BLOCKED:
+                self._ask(worker, worker.pulse, is_lost=False)
+            case Health.LOST:
+                self._ask(worker, worker.pulse, is_lost=True)
+            case Health.BACK:
+                _log.warning("%s: its event loop turns again", worker.name)
+            case Health.WELL:
+                why = reason_to_recycle(self._config, pid=worker.pid, age_s=worker.age_s)
+                if why is not None:
+                    self._pool.recycle(worker, why)
+
+    def _ask(self, worker: WorkerHandle, pulse: Pulse, *, is_lost: bool) -> None:
+        """Log where it hangs; nobody else waits for that."""
+        if is_lost:
+            self._pool.give_up(worker)
+        task = asyncio.ensure_future(self._report(worker, pulse.silent_s, is_lost=is_lost))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _report(self, worker: WorkerHandle, silent_s: float, *, is_lost: bool) -> None:
+        stack = await worker.blocked_stack()
+        _log.error(
+            "%s: its event loop has been blocked for %.1f s%s\n%s",
+            worker.name,
+            silent_s,
+            " (--timeout-worker-heartbeat); replacing it" if is_lost else "",
+            stack or _NO_STACK,
+        )
+        if is_lost:
+            worker.kill()

@@ -1,0 +1,185 @@
+"""The door and the way in: listeners, pollers, the keeper, and lanes to workers that change."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from asgi_poller import platform
+from asgi_poller.config import Config
+from asgi_poller.errors import StartupError
+from asgi_poller.handoff.process_lane import Budget, ProcessLane
+from asgi_poller.handoff.shared_counters import Counters
+from asgi_poller.ipc.bootstrap import Origin, WorkerSpec
+from asgi_poller.listeners.listeners import Listener, backlog_warning, say_where
+from asgi_poller.loops.accepted_socket import ListenerInfo
+from asgi_poller.pollers.lane_monitor import LaneKeeper
+from asgi_poller.pollers.master_poller import BATCH_COUNT, QUEUE_COUNT, PollerSettings
+from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.serve.limits_wiring import Gate
+from asgi_poller.serve.loop_group import loop_count
+from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
+
+_log = logging.getLogger("asgi_poller.error")
+
+# Added to the workers' nice value where pollers may not be raised: a little, so that on a busy
+# machine accepting goes first, and beside other programs the server still counts.
+_WORKER_NICE = 4
+# Descriptors of the supervisor that are not for connections on their way: its own, and for each
+# poller what it may hold in its batch and its queue.
+_OWN_DESCRIPTORS = 1024
+_POLLER_DESCRIPTORS = BATCH_COUNT + QUEUE_COUNT
+
+
+class Site:
+    """Owned by the supervisor's main thread. `listeners` are closed by it, in `stop`.
+
+    The order of a life: `make_worker` from the beginning; `open`, from which on connections are
+    accepted; `stop`, then the workers drain; `close` when they have ended.
+    """
+
+    def __init__(self, config: Config, listeners: list[Listener]) -> None:
+        self._config = config
+        self.listeners = listeners
+        self._infos: tuple[ListenerInfo, ...] = tuple(listener.info for listener in listeners)
+        self._counters = Counters.create()
+        self._gate = gate = Gate(config, self._infos, workers=True)
+        self._front_end = FrontEnd(
+            listeners,
+            pollers=config.pollers,
+            balance=config.balance,
+            settings=PollerSettings(nice=config.poller_nice, parks=platform.HAS_FD_PASSING),
+            admit=gate.admit,
+            end_ticket=gate.end_ticket,
+            reception=gate.reception,
+        )
+        self._keeper = LaneKeeper(
+            self._front_end, admission=gate.admission, nice=config.poller_nice
+        )
+        self._keeper.start()
+        self._nice = worker_nice(config)
+        limit = platform.descriptor_limit()
+        reserved = _OWN_DESCRIPTORS + config.pollers * _POLLER_DESCRIPTORS
+        self._budget = (
+            None
+            if limit is None
+            else Budget(limit - min(reserved, limit // 2), lambda: self._keeper.homeless)
+        )
+        self._is_open = False
+
+    def open(self) -> None:
+        """Accept from now on, and say where."""
+        self._gate.start(self._front_end)
+        self._front_end.start()
+        self._is_open = True
+        warning = backlog_warning(self._config.backlog)
+        if warning is not None:
+            _log.info(warning)
+        say_where(self.listeners)
+
+    def make_worker(
+        self, number: int, callbacks: Callbacks, *, with_config: bool = True
+    ) -> WorkerHandle:
+        """A worker that has not been started, with a lane for each of its cores.
+
+        `with_config`: it is not forked, and must be told the settings. Raises OperatorFault where
+        the system denies what it takes; nothing is left of it then.
+        """
+        lanes: list[ProcessLane] = []
+        try:
+            for _ in range(loop_count(self._config)):
+                lanes.append(ProcessLane(self._counters, budget=self._budget))
+                if self._gate.admission is not None:
+                    lanes[-1].mark = self._gate.admission.new_worker()
+            return self._handle(number, lanes, callbacks, with_config=with_config)
+        except BaseException as error:  # rows and sockets are given back, whatever it was
+            for lane in lanes:
+                self._keeper.bury(lane)
+            if isinstance(error, OSError):
+                problem = f"worker {number}: it could not be started: {error}"
+                raise StartupError(problem) from error
+            raise
+
+    def _handle(
+        self, number: int, lanes: list[ProcessLane], callbacks: Callbacks, *, with_config: bool
+    ) -> WorkerHandle:
+        config = self._config
+        admission = self._gate.admission
+        spec = WorkerSpec(
+            number=number,
+            infos=self._infos,
+            rows=tuple(lane.row for lane in lanes),
+            marks=tuple(lane.mark for lane in lanes),
+            has_board=admission is not None,
+            channel_share=self._channel_share(),
+            nice=self._nice,
+            config=config if with_config else None,
+            origin=Origin(),
+        )
+        return WorkerHandle(
+            spec,
+            lanes,
+            self._counters,
+            board=None if admission is None else admission.board,
+            heartbeat_limit_s=config.timeout_worker_heartbeat,
+            callbacks=callbacks,
+        )
+
+    def admit(self, worker: WorkerHandle) -> None:
+        """It serves: give it its share of the connections."""
+        for lane in worker.lanes:
+            self._keeper.add(lane)
+
+    def retire(self, worker: WorkerHandle) -> None:
+        """Give it nothing more; what it has not received goes elsewhere."""
+        for lane in worker.lanes:
+            self._keeper.retire(lane)
+
+    def bury(self, worker: WorkerHandle) -> None:
+        """It has ended: what it never claimed goes elsewhere."""
+        for lane in worker.lanes:
+            self._keeper.bury(lane)
+
+    def stop(self, *, unlink: bool = True) -> None:
+        """Accept nothing more. What has been accepted is with the workers now.
+
+        `unlink`: socket files go too; False if another process has taken them over.
+        """
+        if self._is_open:
+            self._front_end.stop()
+            self._gate.stop()
+        for listener in self.listeners:
+            listener.close(unlink=unlink)
+        self.listeners = []
+
+    def close(self) -> None:
+        """Give back what is left. The workers have ended and been buried."""
+        self._keeper.stop()
+        self._counters.close()
+        if self._gate.admission is not None:
+            self._gate.admission.board.close()
+
+    def _channel_share(self) -> int | None:
+        """Each core's part of --limit-channels, where pollers do not see what is a channel."""
+        config = self._config
+        if config.limit_channels is None or self._gate.reception is not None:
+            return None
+        return max(1, config.limit_channels // (config.workers * loop_count(config)))
+
+
+def worker_nice(config: Config) -> int:
+    """What to add to the workers' nice value, so that pollers go first (design decision 13)."""
+    if config.worker_nice is not None:
+        return config.worker_nice
+    return 0 if _pollers_may_be_raised(config.poller_nice) else _WORKER_NICE
+
+
+def _pollers_may_be_raised(nice: int) -> bool:
+    """Whether a thread of ours gets that nice value. True if it is not asked for."""
+    if nice >= 0:
+        return True
+    got: list[int | None] = []
+    probe = threading.Thread(target=lambda: got.append(platform.set_thread_nice(nice)))
+    probe.start()
+    probe.join()
+    return got[0] is not None and got[0] <= nice

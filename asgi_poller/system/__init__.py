@@ -1,0 +1,1 @@
+"""The host system: pid file, service manager, signals, users, forks."""

@@ -1,0 +1,1 @@
+"""The worker process, from its first line to its last."""

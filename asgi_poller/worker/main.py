@@ -1,0 +1,63 @@
+"""Where every child process begins: it opens its parcel, and becomes what that says."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+
+from asgi_poller.config import Config
+from asgi_poller.ipc.bootstrap import ForkServerSpec, WorkerSpec, receive_parcel
+from asgi_poller.logs import configure_logging
+from asgi_poller.system.fork_guard import end_daemons
+from asgi_poller.system.signals import leave_signals
+from asgi_poller.worker.fork_server import ForkServer
+from asgi_poller.worker.worker import Worker
+
+_log = logging.getLogger("asgi_poller.error")
+_EXIT_ORPHANED = 1
+
+
+def main(fd: int) -> int:
+    """Live as the process that holds the control socket `fd`; the exit code."""
+    leave_signals()
+    os.set_inheritable(fd, False)
+    control = socket.socket(fileno=fd)
+    try:
+        spec, fds = receive_parcel(control)
+    except (EOFError, OSError):
+        return _EXIT_ORPHANED  # the supervisor has gone: nothing has begun
+    spec.origin.apply()
+    if isinstance(spec, ForkServerSpec):
+        configure_logging(spec.config)
+        return run_fork_server(control, spec.config)
+    assert spec.config is not None  # forked workers come from `run_fork_server`
+    configure_logging(spec.config)
+    return Worker(spec, spec.config, control, fds).run()
+
+
+def run_fork_server(control: socket.socket, config: Config) -> int:
+    """Be a fork server; in each process that it forks, be a worker. The exit code of either."""
+    server = ForkServer(control, config)
+    end = server.serve()
+    if end is None:
+        return 0
+    try:
+        spec, fds = receive_parcel(end)
+    except (EOFError, OSError):
+        return _EXIT_ORPHANED
+    assert isinstance(spec, WorkerSpec)
+    return Worker(spec, config, end, fds, application=server.application, tls=server.tls).run()
+
+
+def leave(code: int) -> None:
+    """End a process that was forked in the middle of somebody's program, without running its end.
+
+    What the program registered with atexit, and the `finally` blocks below us, are the parent's.
+    """
+    end_daemons()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,284 @@
+"""A worker process: cores, fed by the supervisor's pollers through their lanes.
+
+    born ─► starting ── ready ──► serving ── drain ──► draining ─► end
+                └── failed ─────────────────────────────────────────┘
+
+It drains when the supervisor says so, or when the supervisor is gone. SIGTERM makes it ask: the
+supervisor then gives its lanes nothing more before it says drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from asgi_poller import platform
+from asgi_poller.config import Config
+from asgi_poller.errors import OperatorFault, StartupError
+from asgi_poller.handoff.connection_table import TicketBoard
+from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.shared_counters import Counters
+from asgi_poller.importer import load_application
+from asgi_poller.ipc.bootstrap import WorkerSpec
+from asgi_poller.ipc.control import Control, Message
+from asgi_poller.ipc.heartbeat import Heartbeat, beat_interval_s
+from asgi_poller.ipc.stack_dump import write_stacks_to
+from asgi_poller.logs import log_with_pid, reopen_log_files
+from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.loops.loop_server import Core
+from asgi_poller.serve.garbage import settle_garbage
+from asgi_poller.serve.limits_wiring import BoardDoor
+from asgi_poller.serve.loop_group import Cores
+from asgi_poller.serve.runner import run_loop
+from asgi_poller.serve.serving import tls_settings
+from asgi_poller.serve.tls_reload import keep_fresh
+from asgi_poller.system.fork_guard import ForkGuard
+from asgi_poller.system.signals import SUPERVISOR_SIGNALS
+from asgi_poller.tls import TlsContext
+from asgi_poller.worker.parent_watchdog import OrphanGuard
+
+_log = logging.getLogger("asgi_poller.error")
+T = TypeVar("T")
+
+_SHUTDOWN_AT_LEAST_S = 1.0  # for the lifespans' shutdown, however long the drain took
+# Unit: seconds. SIGTERM was for this worker alone, and the supervisor does not answer.
+_ANSWER_S = 2.0
+# Unit: seconds beyond all that is limited anyway, until an orphan is ended by force.
+_ORPHAN_MARGIN_S = 10.0
+
+
+def tls_context(config: Config) -> TlsContext | None:
+    """The TLS context, if any listener needs one."""
+    return None if config.ssl_certfile is None else TlsContext(tls_settings(config))
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """An order to end: seconds as for `Core.drain`. `adopt`: what waits in the lanes comes first,
+    since nobody else will take it.
+    """
+
+    timeout_s: float
+    spread_s: float = 0.0
+    adopt: bool = False
+
+
+class Worker:
+    """Lives in the main thread of its process. `fds` are those that came with `spec`.
+
+    `application` and `tls` are given to a forked worker; any other loads them.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        config: Config,
+        control: socket.socket,
+        fds: list[int],
+        *,
+        application: Any = None,
+        tls: TlsContext | None = None,
+    ) -> None:
+        self._spec = spec
+        self._config = config
+        self._application = application
+        self._tls = tls
+        self._socket = control
+        counters, stacks, *lanes = fds
+        write_stacks_to(stacks)
+        self._board = TicketBoard.attach(lanes.pop()) if spec.has_board else None
+        self._counters = Counters.attach(counters)
+        self._receivers = [
+            ProcessLaneReceiver(
+                socket.socket(fileno=lane),
+                self._counters.row(row),
+                board=self._board,
+                mark=mark,
+            )
+            for lane, row, mark in zip(lanes, spec.rows, spec.marks, strict=True)
+        ]
+        self._cores: Cores | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._control: Control | None = None
+        self._orders: asyncio.Queue[Drain] = asyncio.Queue()
+        self._freshness: asyncio.Task[None] | None = None
+        self._is_ordered = False  # to end
+        self._is_limit_told = False
+
+    def run(self) -> int:
+        """Serve until the supervisor wants no more; the exit code."""
+        config = self._config
+        platform.name_process(f"worker {self._spec.number}")
+        if self._spec.nice:
+            os.nice(self._spec.nice)
+        platform.raise_descriptor_limit()
+        limit_s = config.timeout_graceful_shutdown + config.drain_spread + _ORPHAN_MARGIN_S
+        watch = OrphanGuard(self._socket, limit_s)
+        watch.start()
+        ForkGuard(
+            SUPERVISOR_SIGNALS,
+            [info.address for info in self._spec.infos],
+            [self._socket.fileno, watch.fileno, *(each.fileno for each in self._receivers)],
+        ).begin()
+        return run_loop(self._live(), loop_factory(config.loop))
+
+    # A life
+
+    async def _live(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._control = Control(self._socket, on_message=self._on_message, on_end=self._on_orphaned)
+        # a bound method, not the loop's own handler: sse-starlette asks the object behind it
+        # whether the server is about to end
+        signal.signal(signal.SIGTERM, self._take_sigterm)
+        log_with_pid("Started worker %d [%d]", self._spec.number, os.getpid())
+        starting = asyncio.ensure_future(self._start())
+        ordered = asyncio.ensure_future(self._orders.get())
+        await asyncio.wait({starting, ordered}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        try:
+            threads = await starting
+        except asyncio.CancelledError:
+            return 0  # told to end before it had begun
+        except OperatorFault as fault:
+            self._control.send("failed", problem=str(fault), exit_code=fault.exit_code)
+            return fault.exit_code
+        settle_garbage()
+        self._control.send("ready", threads=threads)
+        await self._end(await ordered)
+        log_with_pid("Finished worker %d [%d]", self._spec.number, os.getpid())
+        return 0
+
+    async def _start(self) -> list[int]:
+        """Bring the cores up and adopt from now on; returns their threads' identifiers."""
+        config = self._config
+        if self._tls is None:
+            self._tls = tls_context(config)
+        if self._application is None:
+            self._application = load_application(config)
+        cores = Cores(
+            config,
+            self._spec.infos,
+            tls=self._tls,
+            door=None if self._board is None else BoardDoor(self._board),
+            channel_share=self._spec.channel_share,
+            limit_reached=self._on_limit_reached,
+        )
+        _log.info("Waiting for application startup.")
+        await cores.start(self._application)
+        _log.info("Application startup complete.")
+        if len(cores.all) != len(self._receivers):
+            raise StartupError(f"{len(cores.all)} event loops, {len(self._receivers)} lanes")
+        self._cores = cores
+        if self._tls is not None:
+            self._freshness = asyncio.create_task(keep_fresh(self._tls))
+        return [
+            await _on(core, lambda core=core, index=index: self._attach(core, index))  # type: ignore[misc]  # bound early
+            for index, core in enumerate(cores.all)
+        ]
+
+    def _attach(self, core: Core, index: int) -> int:
+        self._receivers[index].attach(core)
+        cells = self._counters.row(self._spec.rows[index])
+        Heartbeat(core, cells, beat_interval_s(self._config.timeout_worker_heartbeat)).beat()
+        return threading.get_ident()
+
+    async def _end(self, order: Drain) -> None:
+        """Drain, and shut the application down. Another order meanwhile replaces the first."""
+        cores = self._cores
+        assert cores is not None
+        loop = asyncio.get_running_loop()
+        for core, receiver in zip(cores.all, self._receivers, strict=True):
+            await _on(core, receiver.adopt_waiting if order.adopt else _pass)
+            await _on(core, receiver.detach)
+        drains: set[asyncio.Future[Any]] = set()
+        while True:
+            deadline = loop.time() + order.timeout_s + order.spread_s
+            drains.add(asyncio.ensure_future(cores.drain(order.timeout_s, order.spread_s)))
+            another = asyncio.ensure_future(self._orders.get())
+            await asyncio.wait({*drains, another}, return_when=asyncio.FIRST_COMPLETED)
+            if not another.done():
+                another.cancel()
+                break
+            order = another.result()
+        for drain in drains:
+            drain.cancel()
+        await asyncio.wait(drains)
+        _log.info("Waiting for application shutdown.")
+        limit_s = max(_SHUTDOWN_AT_LEAST_S, deadline - loop.time())
+        try:
+            if await asyncio.wait_for(cores.shutdown(), limit_s):
+                _log.info("Application shutdown complete.")
+        except TimeoutError:
+            _log.error("The application did not shut down within %.1f s.", limit_s)
+
+    # What is said to it
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case {"kind": "drain", "timeout_s": timeout_s, "spread_s": spread_s, "adopt": adopt}:
+                self._order(Drain(timeout_s, spread_s, adopt))
+            case {"kind": "reopen_logs"}:
+                reopen_log_files()
+            case _:
+                _log.error("an order that is not known: %r", message)
+
+    def _on_orphaned(self) -> None:
+        _log.error("The supervisor has died: worker %d ends.", self._spec.number)
+        self._order(Drain(self._config.timeout_graceful_shutdown, adopt=True))
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it has been told to end, as uvicorn's Server says it."""
+        return self._is_ordered
+
+    def _take_sigterm(self, number: int, frame: object) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._on_sigterm)
+
+    def _on_sigterm(self) -> None:
+        """Ask to be drained: what the pollers have for us must go elsewhere first."""
+        assert self._control is not None
+        self._control.send("leaving")
+        order = Drain(self._config.timeout_graceful_shutdown, adopt=True)
+        late = functools.partial(self._order, order, unless_ordered=True)
+        asyncio.get_running_loop().call_later(_ANSWER_S, late)
+
+    def _order(self, order: Drain, *, unless_ordered: bool = False) -> None:
+        if not (unless_ordered and self._is_ordered):
+            self._is_ordered = True
+            self._orders.put_nowait(order)
+
+    def _on_limit_reached(self) -> None:
+        """On a core's thread, and perhaps more than once."""
+        if self._is_limit_told or self._control is None or self._cores is None:
+            return
+        self._is_limit_told = True
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the worker
+            self._cores.all[0].loop.call_soon_threadsafe(self._control.send, "limit")
+
+
+def _pass() -> None:
+    pass
+
+
+async def _on(core: Core, call: Callable[[], T]) -> T:
+    """Call something on a core's thread."""
+    loop = asyncio.get_running_loop()
+    if core.loop is loop:
+        return call()
+
+    async def work() -> T:
+        return call()
+
+    coroutine: Coroutine[Any, Any, T] = work()
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, core.loop))

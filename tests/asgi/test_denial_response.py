@@ -1,0 +1,141 @@
+"""Handshakes that are answered with a response (ASGI: Websocket Denial Response)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asgi_poller.asgi.types import Message
+from asgi_poller.asgi.websocket_context import State
+from asgi_poller.errors import ApplicationFault
+from tests.asgi.test_websocket_opening import says
+from tests.asgi.websocket_peer import ACCEPT, Peer, closing, disconnect, text
+from tests.fakes import errors_in, raised_by, run, start, turns
+
+
+def head(status: Any = 401, headers: Any = ()) -> Message:
+    return {"type": "websocket.http.response.start", "status": status, "headers": headers}
+
+
+def body(data: Any = b"", more: bool = False) -> Message:
+    return {"type": "websocket.http.response.body", "body": data, "more_body": more}
+
+
+def test_a_denial() -> None:
+    async def main() -> None:
+        peer = Peer()
+        await peer.channel.receive()
+        await peer.channel.send(head(401, [(b"www-authenticate", b"Basic")]))
+        assert peer.wire.written == b""
+        assert peer.state() is State.DENYING
+        await peer.channel.send(body(b"who are you?"))
+        assert peer.wire.written == (
+            b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic\r\ncontent-length: 12\r\n"
+            b"connection: close\r\n\r\nwho are you?"
+        )
+        assert peer.state() is State.CLOSED
+        assert await peer.channel.receive() == disconnect(1006)
+        assert isinstance(await raised_by(peer.channel.send(body())), OSError)
+
+    run(main())
+
+
+def test_a_denial_is_streamed() -> None:
+    async def main() -> None:
+        peer = Peer()
+        await peer.channel.send(head())
+        await peer.channel.send(body(b"one", True))
+        assert peer.wire.take().endswith(
+            b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\none\r\n"
+        )
+        await peer.channel.send(body(b"", True))
+        await peer.channel.send(body(b"three", True))
+        assert peer.wire.take() == b"5\r\nthree\r\n"
+        await peer.channel.send(body())
+        assert peer.wire.take() == b"0\r\n\r\n"
+        assert peer.state() is State.CLOSED
+
+    run(main())
+
+
+def test_a_stream_waits_for_a_slow_peer() -> None:
+    async def main() -> None:
+        peer = Peer()
+        await peer.channel.send(head())
+        peer.channel.block_writing()
+        sending = asyncio.ensure_future(peer.channel.send(body(b"a", True)))
+        await turns()
+        assert not sending.done()
+        peer.channel.unblock_writing()
+        await sending
+        peer.channel.block_writing()
+        sending = asyncio.ensure_future(peer.channel.send(body(b"a", True)))
+        await turns()
+        peer.channel.connection_lost()
+        await sending
+
+    run(main())
+
+
+@pytest.mark.parametrize("message", [ACCEPT, closing(), text("a"), head()])
+def test_what_may_not_be_sent_within(message: Message) -> None:
+    async def main() -> None:
+        peer = Peer()
+        await peer.channel.send(head())
+        assert isinstance(await raised_by(peer.channel.send(message)), ApplicationFault)
+        await peer.channel.send(body())
+        assert peer.state() is State.CLOSED
+
+    run(main())
+
+
+BROKEN: dict[str, list[Message]] = {
+    "a status that is none": [head(99), body()],
+    "headers that split": [head(401, [(b"a", b"b\r\nc: d")]), body()],
+    "a body of text": [head(), body("text")],
+    "no body": [head()],
+    "a body that is too long": [head(401, [(b"content-length", b"1")]), body(b"ab")],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_denial_that_goes_wrong_is_500(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        peer = Peer()
+        await asyncio.wait([start(peer.channel, says(*BROKEN[name]))])
+        await turns()
+        assert peer.wire.written.startswith(b"HTTP/1.1 500 ")
+        assert peer.wire.written.count(b"HTTP/1.1") == 1
+        assert peer.state() is State.CLOSED
+
+    run(main())
+    assert len(errors_in(caplog)) == 1
+
+
+def test_a_stream_that_goes_wrong_ends_without_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        peer = Peer()
+        await asyncio.wait([start(peer.channel, says(head(), body(b"a", True)))])
+        await turns()
+        assert peer.wire.written.endswith(b"1\r\na\r\n")
+        assert peer.state() is State.CLOSED
+
+    run(main())
+    assert len(errors_in(caplog)) == 1
+
+
+def test_a_peer_that_does_not_wait_for_all_of_it() -> None:
+    async def main() -> None:
+        peer = Peer()
+        await peer.channel.receive()
+        await peer.channel.send(head())
+        await peer.channel.send(body(b"a", True))
+        peer.wire.take()
+        peer.channel.connection_lost()
+        assert await peer.channel.receive() == disconnect(1006)
+        assert isinstance(await raised_by(peer.channel.send(body(b"b", True))), OSError)
+        assert peer.wire.written == b""
+
+    run(main())

@@ -1,0 +1,223 @@
+"""An open WebSocket: messages both ways, and control frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from asgi_poller.errors import ApplicationFault
+from tests.asgi.websocket_peer import (
+    ACCEPT,
+    Peer,
+    binary,
+    closing,
+    text,
+)
+from tests.fakes import raised_by, run, turns
+from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, ServerFrame, frame
+from tests.frames import binary as binary_frame
+from tests.frames import close as close_frame
+from tests.frames import text as text_frame
+
+CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "careful"])
+
+
+# Messages
+
+
+@CAREFUL
+def test_messages_both_ways(careful: bool) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        for data, message in (
+            (text_frame("héllo"), {"type": "websocket.receive", "text": "héllo"}),
+            (binary_frame(b"\0\1"), {"type": "websocket.receive", "bytes": b"\0\1"}),
+            (text_frame(""), {"type": "websocket.receive", "text": ""}),
+            (binary_frame(b""), {"type": "websocket.receive", "bytes": b""}),
+        ):
+            channel.inbox.feed(data)
+            assert await channel.receive() == message
+        for sent, expected in (
+            (text("héllo"), ServerFrame(TEXT, "héllo".encode())),
+            (binary(b"\0\1"), ServerFrame(BINARY, b"\0\1")),
+            (text(""), ServerFrame(TEXT, b"")),
+            (binary(b""), ServerFrame(BINARY, b"")),
+            (binary(bytearray(b"ab")), ServerFrame(BINARY, b"ab")),
+            (binary(memoryview(b"ab")), ServerFrame(BINARY, b"ab")),
+            ({"type": "websocket.send", "bytes": None, "text": "a"}, ServerFrame(TEXT, b"a")),
+            ({"type": "websocket.send", "bytes": b"a", "text": None}, ServerFrame(BINARY, b"a")),
+        ):
+            await channel.send(sent)
+            assert peer.frames() == [expected]
+
+    run(main())
+
+
+@CAREFUL
+def test_compressed_messages_both_ways(careful: bool) -> None:
+    async def main() -> None:
+        offer = (b"sec-websocket-extensions", b"permessage-deflate")
+        peer = Peer(offer, careful=careful, deflate="on")
+        channel = await peer.accepted()
+        await channel.send(text("a" * 1000))
+        (sent,) = peer.frames()
+        assert sent.rsv == 4
+        assert len(sent.payload) < 100
+        channel.inbox.feed(frame(TEXT, sent.payload, rsv=4))
+        assert (await channel.receive())["text"] == "a" * 1000
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "websocket.send"},
+        {"type": "websocket.send", "text": None, "bytes": None},
+        binary("text"),
+        binary(5),
+        ACCEPT,
+        {"type": "websocket.http.response.start", "status": 404, "headers": []},
+        {"type": "http.response.start", "status": 200},
+        {"type": "websocket.sned", "text": "a"},
+        closing(1005),
+        closing(1006),
+        closing(999),
+        closing(2999),
+        closing(5000),
+        {"type": "websocket.close", "code": "1000"},
+        {"type": "websocket.close", "code": 1000, "reason": b"bytes"},
+    ],
+)
+def test_what_may_not_be_sent(message: Any) -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        fault = await raised_by(channel.send(message))
+        assert isinstance(fault, ApplicationFault)
+        assert isinstance(fault, RuntimeError)
+        assert peer.wire.written == b""
+        await channel.send(text("still open"))
+        assert peer.frames() == [ServerFrame(TEXT, b"still open")]
+
+    run(main())
+
+
+def test_messages_that_wait_are_answered_in_one_write() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel._turn = 255  # it gives way then, and not among the first messages
+        channel.inbox.feed(text_frame("a") * 5)
+        for number in range(5):
+            await channel.receive()
+            await channel.send(text(str(number)))
+        await turns()
+        assert len(peer.wire.pieces) == 1
+        assert [each.payload for each in peer.frames()] == [b"0", b"1", b"2", b"3", b"4"]
+
+    run(main())
+
+
+def test_a_lone_message_is_written_at_once() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.inbox.feed(text_frame("a"))
+        await channel.receive()
+        await channel.send(text("b"))
+        assert len(peer.wire.pieces) == 1
+
+    run(main())
+
+
+def test_what_was_joined_goes_out_though_the_application_rests() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.inbox.feed(text_frame("a") * 2)
+        await channel.receive()
+        await channel.send(text("answer"))
+        await turns(2)  # one message waits still, and nobody asks for it
+        assert [each.payload for each in peer.frames()] == [b"answer"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("by", ["application", "peer"])
+def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.inbox.feed(text_frame("a") * 2)
+        await channel.receive()
+        await channel.send(text("answer"))
+        if by == "peer":
+            channel.inbox.feed(close_frame(1000))
+        else:
+            await channel.send(closing(1000))
+        await turns()
+        assert [each.opcode for each in peer.frames()] == [TEXT, CLOSE]
+
+    run(main())
+
+
+# Control frames
+
+
+@CAREFUL
+def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        channel.inbox.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
+        channel.inbox.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
+        assert peer.frames() == [
+            ServerFrame(PONG, b"one"),
+            ServerFrame(PONG, b"two"),
+            ServerFrame(PONG, b"three"),
+        ]
+
+    run(main())
+
+
+@CAREFUL
+def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        channel.inbox.feed(frame(PING, b"one") + close_frame(1000))
+        *pongs, closed = peer.frames()
+        assert closed.close_code == 1000
+        assert pongs in ([], [ServerFrame(PONG, b"one")])  # RFC 6455, 5.5.2: either will do
+
+    run(main())
+
+
+@CAREFUL
+def test_pongs_are_a_sign_of_life_and_nothing_else(careful: bool) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        before = channel.inbox.received_octets
+        channel.inbox.feed(frame(PONG, b"unasked"))
+        assert channel.inbox.received_octets > before
+        assert peer.wire.written == b""
+
+    run(main())
+
+
+def test_our_ping() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.ping()
+        assert peer.frames() == [ServerFrame(PING, b"")]
+        channel.close(1001)
+        peer.wire.take()
+        channel.ping()
+        assert peer.wire.written == b""
+
+    run(main())

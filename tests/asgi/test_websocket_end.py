@@ -1,0 +1,294 @@
+"""How WebSockets end: by either side, by faults, by silence; and the truth about it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asgi_poller.asgi.types import Receive, Scope, Send
+from asgi_poller.asgi.websocket_context import State
+from asgi_poller.errors import ClientDisconnected
+from tests.asgi.websocket_peer import (
+    ACCEPT,
+    MAX_OCTETS,
+    Peer,
+    binary,
+    closing,
+    disconnect,
+    text,
+)
+from tests.fakes import errors_in, raised_by, run, start, turns
+from tests.frames import CLOSE, PING, TEXT, frame
+from tests.frames import binary as binary_frame
+from tests.frames import close as close_frame
+from tests.frames import text as text_frame
+
+CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "careful"])
+
+
+@CAREFUL
+@pytest.mark.parametrize(
+    ("sent", "told", "answered"),
+    [
+        (close_frame(1000, "bye"), disconnect(1000, "bye"), 1000),
+        (close_frame(1001), disconnect(1001), 1001),
+        (close_frame(4321, "why"), disconnect(4321, "why"), 4321),
+        (close_frame(), disconnect(1005), None),
+    ],
+)
+def test_the_peer_closes(
+    sent: bytes, told: dict[str, Any], answered: int | None, careful: bool
+) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        channel.inbox.feed(text_frame("last words") + sent + text_frame("never"))
+        (answer,) = peer.frames()
+        assert (answer.opcode, answer.close_code) == (CLOSE, answered)
+        assert peer.state() is State.CLOSED
+        assert channel.closed_by == "peer"
+        assert (await channel.receive())["text"] == "last words"
+        assert await channel.receive() == told
+        assert isinstance(await raised_by(channel.send(text("a"))), OSError)
+
+    run(main())
+
+
+@CAREFUL
+@pytest.mark.parametrize(
+    ("message", "code", "reason"),
+    [
+        (closing(1000, "done"), 1000, "done"),
+        (closing(), 1000, ""),
+        ({"type": "websocket.close"}, 1000, ""),
+        (closing(3000), 3000, ""),
+        (closing(1001, "é" * 100), 1001, "é" * 100),
+    ],
+)
+def test_the_application_closes(
+    message: dict[str, Any], code: int, reason: str, careful: bool
+) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        await channel.send(message)
+        (sent,) = peer.frames()
+        assert (sent.opcode, sent.close_code) == (CLOSE, code)
+        assert reason.encode().startswith(sent.payload[2:])
+        assert len(sent.payload) <= 125
+        assert peer.state() is State.CLOSING
+        assert await channel.receive() == disconnect(code, reason)
+        channel.inbox.feed(close_frame(code))
+        assert peer.state() is State.CLOSED
+        assert channel.closed_by == "application"
+        assert peer.wire.written == b""
+
+    run(main())
+
+
+def test_messages_after_our_close_are_dropped() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.inbox.feed(text_frame("before"))
+        await channel.send(closing(1000))
+        channel.inbox.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
+        channel.inbox.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
+        assert peer.state() is State.CLOSED
+        assert (await channel.receive())["text"] == "before"
+        assert await channel.receive() == disconnect(1000)
+        waiting = asyncio.ensure_future(channel.receive())
+        await turns()
+        assert not waiting.done()
+        waiting.cancel()
+
+    run(main())
+
+
+def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen_the_end() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        await channel.send(closing(1000))
+        assert await channel.receive() == disconnect(1000)
+        channel.inbox.feed(
+            text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
+        )
+        waiting = asyncio.ensure_future(channel.receive())
+        await turns()
+        assert not waiting.done()
+        waiting.cancel()
+
+    run(main())
+
+
+@CAREFUL
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(TEXT, b"a", mask=None), 1002),
+        (frame(TEXT, b"\xff"), 1007),
+        (binary_frame(b"x" * (MAX_OCTETS + 1)), 1009),
+        (frame(0xF, b"x"), 1002),
+    ],
+)
+def test_a_peer_that_breaks_the_rules(data: bytes, code: int, careful: bool) -> None:
+    async def main() -> None:
+        peer = Peer(careful=careful)
+        channel = await peer.accepted()
+        channel.inbox.feed(text_frame("good") + data + text_frame("never"))
+        (sent,) = peer.frames()
+        assert (sent.opcode, sent.close_code) == (CLOSE, code)
+        assert sent.payload[2:], "the peer is told what was wrong"
+        assert peer.state() is State.CLOSED
+        assert channel.closed_by == "server"
+        assert (await channel.receive())["text"] == "good"
+        last = await channel.receive()
+        assert (last["type"], last["code"]) == ("websocket.disconnect", code)
+        assert last["reason"]
+
+    run(main())
+
+
+def test_a_peer_that_breaks_the_rules_while_closing() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        await channel.send(closing(1000))
+        peer.wire.take()
+        channel.inbox.feed(frame(0xF, b"x"))
+        assert peer.state() is State.CLOSED
+        assert peer.wire.written == b""
+        assert await channel.receive() == disconnect(1000)
+
+    run(main())
+
+
+def test_a_connection_that_breaks_is_1006() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.inbox.feed(text_frame("last"))
+        channel.connection_lost()
+        assert (await channel.receive())["text"] == "last"
+        assert await channel.receive() == disconnect(1006)
+        for message in (text("a"), binary(b"b")):
+            assert isinstance(await raised_by(channel.send(message)), ClientDisconnected)
+        await channel.send(closing(1000))  # `finally: await websocket.close()` is no mistake
+        assert peer.state() is State.CLOSED
+
+    run(main())
+
+
+def test_a_connection_that_breaks_while_closing_keeps_our_code() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        await channel.send(closing(4000))
+        channel.connection_lost()
+        assert peer.state() is State.CLOSED
+        assert await channel.receive() == disconnect(4000)
+        assert channel.close_code == 4000
+
+    run(main())
+
+
+def test_no_answer_to_our_close() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.close(1012, "service restart")
+        assert peer.state() is State.CLOSING
+        channel.close(1012, "again")
+        assert len(peer.frames()) == 1
+        channel.give_up()
+        assert peer.state() is State.CLOSED
+        assert channel.closed_by == "server"
+        assert await channel.receive() == disconnect(1012, "service restart")
+
+    run(main())
+
+
+# What the application leaves undone
+
+
+@pytest.mark.parametrize(("raises", "code"), [(False, 1000), (True, 1011)])
+def test_an_application_that_ends_first(
+    raises: bool, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        if raises:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        peer = Peer()
+        await asyncio.wait([start(peer.channel, application)])
+        await turns()
+        (sent,) = peer.frames_after_head()
+        assert (sent.opcode, sent.close_code) == (CLOSE, code)
+
+    run(main())
+    assert len(errors_in(caplog)) == raises
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), asyncio.CancelledError()])
+def test_other_errors_than_a_lost_peer_are_errors(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(ACCEPT)
+        raise error
+
+    async def main() -> None:
+        peer = Peer()
+        await asyncio.wait([start(peer.channel, application)])
+        await turns()
+        assert peer.frames_after_head()[0].close_code == 1011
+
+    run(main())
+    assert len(errors_in(caplog)) == 1
+
+
+def test_an_application_may_let_the_news_of_a_lost_peer_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(ACCEPT)
+        while True:
+            await send(text("a"))
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        peer = Peer()
+        task = start(peer.channel, application)
+        await turns()
+        peer.channel.connection_lost()
+        await asyncio.wait([task])
+        await turns()
+
+    run(main())
+    assert errors_in(caplog) == []
+
+
+def test_news_of_another_channels_lost_peer_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A chat that broadcasts and does not look: its own channel is fine, and ends with 1011."""
+
+    async def main() -> None:
+        gone, peer = Peer(), Peer()
+        other = await gone.accepted()
+        other.connection_lost()
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(ACCEPT)
+            await other.send(text("hello all"))
+
+        await asyncio.wait([start(peer.channel, application)])
+        await turns()
+        assert peer.frames_after_head()[0].close_code == 1011
+
+    run(main())
+    assert len(errors_in(caplog)) == 1

@@ -1,0 +1,225 @@
+"""A WebSocket that waits for its application: accepted, refused, forgotten, or left by its peer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
+from asgi_poller.asgi.websocket_context import State
+from asgi_poller.errors import ApplicationFault, ClientDisconnected
+from tests.asgi.websocket_peer import ACCEPT, Peer, binary, closing, disconnect, text
+from tests.fakes import errors_in, raised_by, run, start, turns
+from tests.frames import TEXT, ServerFrame, server_frames
+from tests.frames import text as text_frame
+
+OFFER = (b"sec-websocket-protocol", b"chat, superchat")
+
+
+def answer_of(application: Application, *headers: tuple[bytes, bytes]) -> bytes:
+    """What a peer gets from an application that ends."""
+
+    async def main() -> bytes:
+        peer = Peer(*headers)
+        await asyncio.wait([start(peer.channel, application)])
+        await turns()
+        return peer.wire.written
+
+    return run(main())
+
+
+def says(*messages: Message) -> Application:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    return application
+
+
+def test_accepting() -> None:
+    async def main() -> None:
+        peer = Peer(OFFER)
+        assert await peer.channel.receive() == {"type": "websocket.connect"}
+        assert peer.state() is State.CONNECTING
+        await peer.channel.send(
+            {
+                "type": "websocket.accept",
+                "subprotocol": "superchat",
+                "headers": [(b"set-cookie", b"a=b"), (b"x-y", b"z")],
+            }
+        )
+        assert peer.state() is State.OPEN
+        lines = peer.wire.written.split(b"\r\n")
+        assert lines[0] == b"HTTP/1.1 101 Switching Protocols"
+        assert b"Sec-WebSocket-Protocol: superchat" in lines
+        assert b"set-cookie: a=b" in lines
+        assert b"x-y: z" in lines
+
+    run(main())
+
+
+def test_accepting_before_receiving() -> None:
+    """Allowed, and some applications do."""
+
+    async def main() -> None:
+        peer = Peer()
+        await peer.channel.send(ACCEPT)
+        peer.channel.inbox.feed(text_frame("a"))
+        assert await peer.channel.receive() == {"type": "websocket.connect"}
+        assert (await peer.channel.receive())["text"] == "a"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        {"type": "websocket.accept", "subprotocol": None, "headers": None},
+        {"type": "websocket.accept", "headers": ()},
+        {"type": "websocket.accept", "headers": iter([(b"a", b"b")])},
+    ],
+)
+def test_forms_of_accepting(accept: Message) -> None:
+    async def main() -> None:
+        await Peer(OFFER).accepted(accept)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        {"type": "websocket.accept", "subprotocol": "other"},
+        {"type": "websocket.accept", "headers": [(b"x", b"a\r\nb: c")]},
+        {"type": "websocket.accept", "headers": [("x", "y")]},
+        {"type": "websocket.accept", "headers": [(b"sec-websocket-protocol", b"chat")]},
+        text("too early"),
+        binary(b"too early"),
+        {"type": "http.response.start", "status": 200},
+        {"type": "websocket.http.response.body", "body": b""},
+    ],
+)
+def test_what_may_not_be_sent_gives_500(accept: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        peer = Peer(OFFER)
+        assert isinstance(await raised_by(peer.channel.send(accept)), ApplicationFault)
+        assert peer.wire.written == b""
+        await peer.channel.send(ACCEPT)  # it may still do better
+
+    run(main())
+    assert answer_of(says(accept), OFFER).startswith(b"HTTP/1.1 500 ")
+    assert len(errors_in(caplog)) == 1
+
+
+@pytest.mark.parametrize("message", [closing(), closing(1000), closing(4000, "why"), closing(1005)])
+def test_refusing(message: Message, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        peer = Peer()
+        await peer.channel.receive()
+        await peer.channel.send(message)
+        assert peer.wire.written.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+        assert b"connection: close\r\n" in peer.wire.written
+        assert peer.state() is State.CLOSED
+        assert await peer.channel.receive() == disconnect(1006)
+        await peer.channel.send(closing())
+        for late in (ACCEPT, text("a")):
+            assert isinstance(await raised_by(peer.channel.send(late)), ClientDisconnected)
+
+    run(main())
+    assert errors_in(caplog) == []
+
+
+def test_an_application_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    assert answer_of(application).startswith(b"HTTP/1.1 500 ")
+    assert errors_in(caplog) == ["Exception in ASGI application"]
+
+
+def test_an_application_that_returns(caplog: pytest.LogCaptureFixture) -> None:
+    assert answer_of(says()).startswith(b"HTTP/1.1 500 ")
+    assert len(errors_in(caplog)) == 1
+    assert "without accepting or closing" in caplog.text
+
+
+def test_an_application_that_takes_too_long() -> None:
+    async def main() -> None:
+        peer = Peer()
+        peer.channel.refuse(500)
+        assert peer.wire.written.startswith(b"HTTP/1.1 500 ")
+        peer.channel.refuse(500)
+        assert peer.wire.written.count(b"HTTP/1.1") == 1
+        assert isinstance(await raised_by(peer.channel.send(ACCEPT)), OSError)
+
+    run(main())
+
+
+def test_a_refusal_does_not_harm_an_open_channel() -> None:
+    async def main() -> None:
+        peer = Peer()
+        channel = await peer.accepted()
+        channel.refuse(500)
+        assert peer.wire.written == b""
+        assert peer.state() is State.OPEN
+
+    run(main())
+
+
+def test_a_peer_that_does_not_wait_for_its_answer() -> None:
+    async def main() -> None:
+        peer = Peer()
+        assert await peer.channel.receive() == {"type": "websocket.connect"}
+        peer.channel.connection_lost()
+        assert await peer.channel.receive() == disconnect(1006)
+        assert isinstance(await raised_by(peer.channel.send(ACCEPT)), OSError)
+        assert peer.wire.written == b""
+
+    run(main())
+
+
+def test_messages_that_come_before_the_101() -> None:
+    async def main() -> None:
+        peer = Peer()
+        early = text_frame("a") + text_frame("b")
+        for at in range(len(early)):
+            peer.channel.inbox.feed(early[at : at + 1])
+        channel = await peer.accepted()
+        assert (await channel.receive())["text"] == "a"
+        assert (await channel.receive())["text"] == "b"
+        await channel.send(text("c"))
+        assert peer.frames() == [ServerFrame(TEXT, b"c")]
+
+    run(main())
+
+
+def test_too_much_before_the_101_waits_in_the_network() -> None:
+    async def main() -> None:
+        peer = Peer()
+        message = "x" * 30_000
+        peer.channel.inbox.feed(text_frame(message) * 2)
+        assert peer.wire.is_read
+        peer.channel.inbox.feed(text_frame(message))
+        assert not peer.wire.is_read
+        channel = await peer.accepted()
+        for _ in range(3):
+            assert (await channel.receive())["text"] == message
+        assert peer.wire.is_read
+
+    run(main())
+
+
+def test_a_close_before_the_101_is_answered_after_it() -> None:
+    async def main() -> None:
+        peer = Peer()
+        peer.channel.inbox.feed(text_frame("a") + b"\x88\x82\0\0\0\0\x03\xe8")
+        await peer.channel.receive()
+        await peer.channel.send(ACCEPT)
+        _, _, rest = peer.wire.written.partition(b"\r\n\r\n")
+        assert server_frames(rest)[0].close_code == 1000
+        assert (await peer.channel.receive())["text"] == "a"
+        assert await peer.channel.receive() == disconnect(1000)
+
+    run(main())

@@ -1,0 +1,78 @@
+"""The header fields that every response has."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+
+import pytest
+
+from asgi_poller.loops.default_headers import DefaultFields
+from tests.fakes import Clock
+
+
+def fields(*headers: tuple[bytes, bytes], server: bytes | None = b"us", date: bool = True) -> bytes:
+    return DefaultFields(server=server, date=date, headers=headers)({})
+
+
+def names(lines: bytes) -> list[bytes]:
+    assert lines == b"" or lines.endswith(b"\r\n")
+    return [line.partition(b": ")[0] for line in lines.split(b"\r\n")[:-1]]
+
+
+def test_date_and_server() -> None:
+    lines = fields()
+    assert names(lines) == [b"date", b"server"]
+    assert b"server: us\r\n" in lines
+    date = lines.split(b"\r\n")[0].partition(b": ")[2].decode()
+    assert date.endswith(" GMT")
+    parsedate_to_datetime(date)
+
+
+def test_they_can_be_switched_off() -> None:
+    assert fields(server=None, date=False) == b""
+    assert names(fields(server=None)) == [b"date"]
+    assert names(fields(date=False)) == [b"server"]
+
+
+def test_headers_of_the_operator() -> None:
+    assert fields((b"x", b"1"), (b"x", b"2"), date=False) == b"server: us\r\nx: 1\r\nx: 2\r\n"
+
+
+@pytest.mark.parametrize("name", [b"server", b"Server"])
+def test_the_operators_server_replaces_ours(name: bytes) -> None:
+    assert fields((name, b"mine"), date=False) == name + b": mine\r\n"
+
+
+def test_the_operators_date_replaces_ours() -> None:
+    assert fields((b"date", b"today"), server=None) == b"date: today\r\n"
+
+
+def test_the_applications_replace_ours() -> None:
+    default = DefaultFields(server=b"us", date=True)
+    assert names(default({b"date": b"x"})) == [b"server"]
+    assert names(default({b"server": b"x"})) == [b"date"]
+    assert default({b"server": b"x", b"date": b"x"}) == b""
+    assert names(default({b"content-length": b"5"})) == [b"date", b"server"]
+    assert names(default({})) == [b"date", b"server"]
+
+
+def test_the_date_follows_the_clock_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    made: list[float] = []
+
+    def formatdate(usegmt: bool) -> str:
+        made.append(clock.now)
+        return f"at {int(clock.now)}"
+
+    monkeypatch.setattr("asgi_poller.loops.default_headers.formatdate", formatdate)
+    default = DefaultFields(server=None, date=True)
+    default._clock = clock
+    clock.now = 1000.2
+    assert default({}) == b"date: at 1000\r\n"
+    clock.now = 1000.99
+    assert default({}) == b"date: at 1000\r\n"
+    clock.now = 1001.0
+    assert default({}) == b"date: at 1001\r\n"
+    clock.now = 400.5  # somebody has set it
+    assert default({}) == b"date: at 400\r\n"
+    assert len(made) == 3

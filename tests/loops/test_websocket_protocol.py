@@ -1,0 +1,345 @@
+"""A WebSocket's deadlines: to be accepted, to show life, to answer our Close, to read the rest."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from asgi_poller.asgi.websocket import Channel
+from asgi_poller.asgi.websocket_context import ChannelContext, State
+from asgi_poller.loops.settings import ChannelSettings
+from asgi_poller.loops.timer_wheel import TimerWheel
+from asgi_poller.loops.websocket_protocol import ChannelConnection
+from asgi_poller.protocols.websocket.handshake import Handshake
+from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
+from tests.fakes import default_fields, errors_in
+from tests.frames import CLOSE, PING, PONG, ServerFrame, frame, server_frames
+from tests.frames import close as close_frame
+from tests.frames import text as text_frame
+from tests.loops.fake_loop import FakeLoop
+
+
+class Transport:
+    """Takes what is written, and reads nothing by itself."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.unsent = 0
+        self.is_open = True
+        self.is_aborted = False
+        self.has_sent_eof = False
+        self.is_read = True
+        self.protocol: Any = None
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def take(self) -> list[ServerFrame]:
+        written, self.written = self.written, b""
+        return server_frames(written)
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def abort(self) -> None:
+        self.is_open = False
+        self.is_aborted = True
+
+    def is_closing(self) -> bool:
+        return not self.is_open
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.has_sent_eof = True
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+
+class Site:
+    """One connection on a core whose time is ours."""
+
+    def __init__(self, **settings: float | None) -> None:
+        self.loop = FakeLoop()
+        self.transport = Transport()
+        self.lost: list[object] = []
+        core = SimpleNamespace(
+            loop=self.loop,
+            wheel=TimerWheel(cast("Any", self.loop)),
+            channel_settings=ChannelSettings(
+                **cast(
+                    "Any",
+                    {
+                        "ping_interval_s": 20.0,
+                        "ping_timeout_s": 20.0,
+                        "close_timeout_s": 10.0,
+                        "accept_timeout_s": 30.0,
+                        **settings,
+                    },
+                )
+            ),
+            connection_lost=self.lost.append,
+            deflate="off",
+            default_fields=default_fields,
+        )
+        context = ChannelContext(
+            loop=cast("Any", self.loop),
+            clock=self.loop.time,
+            wire=WebSocketWire,
+            max_octets=1000,
+            max_queue=4,
+            deflate_threshold=0,
+            cache=FrameCache(),
+        )
+        handshake = Handshake(b"dGhlIHNhbXBsZSBub25jZQ==", [], "")
+        self.connection = ChannelConnection(
+            cast("Any", self.transport), cast("Any", core), handshake
+        )
+        self.channel = Channel({"type": "websocket"}, self.connection, context)
+        self.connection.start(self.channel)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """What the application sends; it must not wait for anything."""
+        sending = self.channel.send(message)
+        with pytest.raises(StopIteration):
+            sending.send(None)
+
+    def open(self) -> Site:
+        self.send({"type": "websocket.accept"})
+        assert self.transport.written.startswith(b"HTTP/1.1 101 ")
+        self.transport.written = b""
+        return self
+
+    def state(self) -> State:
+        return self.channel.state
+
+
+def pings(site: Site) -> int:
+    sent = site.transport.take()
+    assert all(each.opcode == PING for each in sent)
+    return len(sent)
+
+
+def test_a_handshake_that_is_not_answered_is_500(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site()
+    site.loop.advance(29.5)
+    assert site.state() is State.CONNECTING
+    site.loop.advance(1)
+    assert site.transport.written.startswith(b"HTTP/1.1 500 ")
+    assert site.state() is State.CLOSED
+    assert len(errors_in(caplog)) == 1
+
+
+@pytest.mark.parametrize("ping_interval_s", [20.0, None])
+def test_a_handshake_may_take_forever_if_it_is_allowed_to(ping_interval_s: float | None) -> None:
+    site = Site(accept_timeout_s=None, ping_interval_s=ping_interval_s)
+    site.loop.advance(10_000)
+    assert site.state() is State.CONNECTING
+    assert site.transport.written == b""
+
+
+def test_a_denial_may_be_streamed_for_longer() -> None:
+    site = Site()
+    site.send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+    site.send({"type": "websocket.http.response.body", "body": b"a", "more_body": True})
+    site.loop.advance(1000)
+    assert site.state() is State.DENYING
+    site.send({"type": "websocket.http.response.body", "body": b"b"})
+    assert site.transport.written.endswith(b"1\r\nb\r\n0\r\n\r\n")
+    assert site.transport.has_sent_eof
+
+
+@pytest.mark.parametrize(
+    ("interval", "timeout"), [(20.0, 20.0), (5.0, 20.0), (20.0, 5.0), (1.0, 60.0), (10.0, None)]
+)
+def test_pings_come_as_often_as_asked_for(interval: float, timeout: float | None) -> None:
+    site = Site(ping_interval_s=interval, ping_timeout_s=timeout).open()
+    count = 0
+    for _ in range(600):
+        site.loop.advance(0.5)
+        sent = pings(site)
+        count += sent
+        if sent:
+            site.channel.inbox.feed(frame(PONG))
+    assert abs(count - 300 / interval) <= 300 / interval * 0.12 + 1
+    assert site.state() is State.OPEN
+
+
+def test_no_pings_at_all() -> None:
+    site = Site(ping_interval_s=None).open()
+    site.loop.advance(10_000)
+    assert pings(site) == 0
+    assert site.state() is State.OPEN
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [(20.0, 20.0), (5.0, 20.0), (20.0, 5.0)])
+def test_a_dead_peer_is_closed(interval: float, timeout: float) -> None:
+    site = Site(ping_interval_s=interval, ping_timeout_s=timeout).open()
+    site.loop.advance(interval + timeout - 0.5)
+    assert site.state() is State.OPEN
+    site.loop.advance(1.5)
+    assert site.state() is State.CLOSED, "without the time that a closing handshake has"
+    last = site.transport.take()[-1]
+    assert (last.opcode, last.close_code) == (CLOSE, 1011)
+    assert site.transport.has_sent_eof
+    site.loop.advance(3)
+    assert site.transport.is_aborted
+
+
+def test_a_dead_peer_is_kept_without_a_timeout() -> None:
+    site = Site(ping_timeout_s=None).open()
+    site.loop.advance(10_000)
+    assert site.state() is State.OPEN
+
+
+@pytest.mark.parametrize("data", [frame(PONG), text_frame("a"), frame(PING), frame(1, fin=False)])
+def test_any_octet_is_a_sign_of_life(data: bytes) -> None:
+    site = Site().open()
+    for at in range(len(data)):  # a frame that takes minutes is odd, but alive
+        site.loop.advance(19)
+        site.channel.inbox.feed(data[at : at + 1])
+    site.loop.advance(9)
+    assert site.state() is State.OPEN
+
+
+def test_silence_for_less_than_the_timeout_is_forgiven_again_and_again() -> None:
+    random.seed(5)
+    site = Site(ping_interval_s=3.0, ping_timeout_s=10.0).open()
+    for _ in range(300):
+        site.loop.advance(random.uniform(0.1, 9.0))
+        site.channel.inbox.feed(frame(PONG))
+    assert site.state() is State.OPEN
+
+
+def test_a_peer_that_we_do_not_read_is_not_blamed() -> None:
+    """Its application does not call receive(): the Pongs wait behind messages, unread."""
+    site = Site().open()
+    site.channel.inbox.feed(text_frame("a") * 6)
+    assert not site.transport.is_read
+    site.loop.advance(10_000)
+    assert site.state() is State.OPEN
+
+
+def test_a_peer_is_not_blamed_for_a_loop_that_is_blocked() -> None:
+    site = Site().open()
+    site.loop.advance(21)
+    assert pings(site) == 1
+    site.loop.block(500)  # the Pong came long ago, but nobody looked
+    site.loop.advance(0)
+    site.channel.inbox.feed(frame(PONG))
+    site.loop.advance(10)
+    assert site.state() is State.OPEN
+
+
+def test_timers_that_come_before_sockets_kill_nobody() -> None:
+    site = Site(ping_interval_s=2.0, ping_timeout_s=1.0).open()
+    site.loop.advance(2.2)
+    assert pings(site) == 1
+    site.loop.block(1.2)
+    site.loop.advance(0.01)  # the deadline has passed, the socket was not read yet
+    site.channel.inbox.feed(frame(PONG))
+    site.loop.advance(1.5)
+    assert site.state() is State.OPEN
+    assert pings(site) >= 1  # and it goes on
+    site.loop.advance(1.5)
+    assert site.state() is State.CLOSED
+
+
+def test_a_peer_that_sends_is_not_asked_whether_it_lives() -> None:
+    site = Site(ping_interval_s=20.0, ping_timeout_s=20.0).open()
+    for _ in range(50):
+        site.loop.advance(5)
+        site.channel.inbox.feed(text_frame("a"))
+        site.channel.inbox.queue.clear()
+    assert pings(site) == 0
+    site.loop.advance(45)  # silent for more than one interval, and less than the timeout after it
+    assert pings(site) == 1
+    assert site.state() is State.OPEN
+
+
+def test_our_close_is_answered_in_time() -> None:
+    site = Site().open()
+    site.send({"type": "websocket.close", "code": 1000})
+    site.loop.advance(9)
+    site.channel.inbox.feed(close_frame(1000))
+    assert site.state() is State.CLOSED
+    assert not site.transport.is_open
+    assert not site.transport.is_aborted
+
+
+def test_our_close_is_not_answered() -> None:
+    site = Site().open()
+    site.send({"type": "websocket.close", "code": 1000})
+    site.loop.advance(9)
+    assert site.transport.is_open
+    site.loop.advance(2)
+    assert not site.transport.is_open
+
+
+def test_who_does_not_read_the_end_is_cut_off() -> None:
+    site = Site().open()
+    site.transport.unsent = 100_000
+    site.send({"type": "websocket.close", "code": 1000})
+    site.loop.advance(10.5)
+    assert not site.transport.is_aborted
+    site.loop.advance(10.5)
+    assert site.transport.is_aborted
+
+
+def test_a_peer_at_fault_may_read_why_before_it_is_hung_up() -> None:
+    site = Site().open()
+    site.channel.inbox.feed(frame(0xF))
+    assert site.transport.take()[-1].close_code == 1002
+    assert site.transport.has_sent_eof
+    assert site.transport.is_open
+    lingering = site.transport.protocol
+    lingering.data_received(b"still sending" * 100)
+    assert site.transport.is_open
+    lingering.connection_lost(None)
+    assert site.lost == [site.connection]
+
+
+def test_stopping_the_server() -> None:
+    site = Site().open()
+    site.connection.shutdown()
+    (sent,) = site.transport.take()
+    assert sent.close_code == 1012
+    site.channel.inbox.feed(close_frame(1012))
+    assert site.state() is State.CLOSED
+
+
+def test_stopping_the_server_before_the_application_has_answered() -> None:
+    site = Site()
+    site.connection.shutdown()
+    assert site.transport.written == b""
+    site.send({"type": "websocket.accept"})
+    site.loop.advance(0)
+    head, _, rest = site.transport.written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert server_frames(rest)[0].close_code == 1012
+
+
+def test_a_lost_connection_leaves_no_timer() -> None:
+    site = Site().open()
+    site.connection.connection_lost(None)
+    assert site.state() is State.CLOSED
+    assert site.lost == [site.connection]
+    site.loop.advance(1)
+    assert site.loop.is_asleep

@@ -1,0 +1,251 @@
+"""The door's policy: limits that hold exactly, whoever comes and goes at once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asgi_poller.asgi.proxy_headers import TrustedHosts
+from asgi_poller.errors import OperatorFault
+from asgi_poller.pollers.connection_limits import (
+    Admission,
+    AdmissionLimits,
+    Refusal,
+    TokenBucket,
+    address_key,
+    make_admission,
+)
+
+
+def peer(host: str) -> tuple[str, int]:
+    return host, 40000
+
+
+def must_enter(admission: Admission, host: str) -> int:
+    ticket = admission.enter(peer(host))
+    assert isinstance(ticket, int)
+    return ticket
+
+
+def test_without_limits_there_is_no_admission() -> None:
+    assert make_admission(AdmissionLimits()) is None
+    assert make_admission(AdmissionLimits(limit_pending=1)) is None
+    assert make_admission(AdmissionLimits(limit_channels=1)) is not None
+    assert make_admission(AdmissionLimits(limit_accept_rate=0.5)) is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("192.0.2.1", 1), ("192.0.2.1", 2), True),
+        (("192.0.2.1", 1), ("192.0.2.2", 1), False),
+        (("::ffff:192.0.2.1", 1, 0, 0), ("192.0.2.1", 2), True),
+        (("::ffff:192.0.2.1", 1, 0, 0), ("::ffff:192.0.2.2", 1, 0, 0), False),
+        (("2001:db8:0:1::1", 1, 0, 0), ("2001:db8:0:1:ffff::9", 1, 0, 0), True),
+        (("2001:db8:0:1::1", 1, 0, 0), ("2001:db8:0:2::1", 1, 0, 0), False),
+        (("fe80::1%eth0", 1, 0, 2), ("fe80::2", 1, 0, 3), True),
+        (("::1", 1, 0, 0), ("127.0.0.1", 1), False),
+    ],
+)
+def test_who_counts_as_one_peer(one: object, other: object, same: bool) -> None:
+    assert (address_key(one) == address_key(other)) is same
+
+
+@pytest.mark.parametrize("unix", ["", "/run/client.sock", b"\0abstract", None, ()])
+def test_peers_without_an_address_are_not_counted_by_it(unix: object) -> None:
+    assert address_key(unix) is None
+    admission = Admission(AdmissionLimits(limit_connections_per_ip=1))
+    assert {type(admission.enter(unix)) for _ in range(3)} == {int}
+
+
+def test_an_address_that_is_none_is_counted_as_it_stands() -> None:
+    assert address_key(("not:an:address", 1)) == "not:an:address"
+
+
+def test_limit_of_all_connections() -> None:
+    admission = Admission(AdmissionLimits(limit_connections=2))
+    first, _ = must_enter(admission, "192.0.2.1"), must_enter(admission, "192.0.2.2")
+    assert admission.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
+    assert admission.enter("") is Refusal.CONNECTIONS
+    admission.end(first)
+    must_enter(admission, "192.0.2.3")
+    assert admission.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
+    assert admission.open_count == 2
+    assert admission.refused_by_reason == {
+        "connections": 3,
+        "connections_per_ip": 0,
+        "channels": 0,
+        "accept_rate": 0,
+    }
+
+
+def test_limit_for_each_address() -> None:
+    admission = Admission(AdmissionLimits(limit_connections_per_ip=2))
+    tickets = [must_enter(admission, "2001:db8:0:1::1"), must_enter(admission, "2001:db8:0:1::2")]
+    assert admission.enter(peer("2001:db8:0:1::3")) is Refusal.CONNECTIONS_PER_IP
+    must_enter(admission, "2001:db8:0:2::1")
+    must_enter(admission, "192.0.2.1")
+    admission.end(tickets[0])
+    must_enter(admission, "2001:db8:0:1::3")
+    assert admission.enter(peer("2001:db8:0:1::4")) is Refusal.CONNECTIONS_PER_IP
+    assert admission.refused_by_reason["connections_per_ip"] == 2
+
+
+def test_trusted_proxies_speak_for_many_and_are_not_counted_themselves() -> None:
+    admission = Admission(
+        AdmissionLimits(limit_connections_per_ip=1), exempt=TrustedHosts("10.0.0.0/8,unix")
+    )
+    tickets = [must_enter(admission, "10.1.1.1") for _ in range(3)]
+    assert admission.identify(tickets[0], ("192.0.2.1", 5)) is None
+    assert admission.identify(tickets[1], ("192.0.2.1", 6)) is Refusal.CONNECTIONS_PER_IP
+    assert admission.identify(tickets[1], ("192.0.2.2", 6)) is None
+    assert admission.enter(peer("192.0.2.1")) is Refusal.CONNECTIONS_PER_IP
+    admission.end(tickets[0])
+    must_enter(admission, "192.0.2.1")
+    assert admission.open_count == 3
+
+
+def test_limit_of_channels_leaves_http_alone() -> None:
+    admission = Admission(AdmissionLimits(limit_channels=1))
+    one, two, three = (must_enter(admission, "192.0.2.1") for _ in range(3))
+    assert admission.open_channel(one) is None
+    assert admission.open_channel(one) is None  # the same one
+    assert admission.open_channel(two) is Refusal.CHANNELS
+    admission.end(three)
+    assert admission.open_channel(two) is Refusal.CHANNELS
+    admission.end(one)
+    assert admission.open_channel(two) is None
+    assert admission.channel_count == 1
+    must_enter(admission, "192.0.2.1")
+
+
+def test_limits_that_are_not_set_are_not_enforced() -> None:
+    admission = Admission(AdmissionLimits(limit_accept_rate=1.0))
+    tickets = [must_enter(admission, "192.0.2.1") for _ in range(100)]
+    assert all(admission.open_channel(ticket) is None for ticket in tickets)
+    assert all(admission.identify(ticket, peer("192.0.2.2")) is None for ticket in tickets)
+
+
+def test_a_dead_worker_takes_its_connections_with_it() -> None:
+    admission = Admission(AdmissionLimits(limit_connections=4))
+    tickets = [must_enter(admission, "192.0.2.1") for _ in range(4)]
+    one, other = admission.new_worker(), admission.new_worker()
+    assert one != other
+    for ticket, worker in zip(tickets, (one, one, other, other), strict=True):
+        admission.board.adopt(ticket, worker)
+    admission.end(tickets[0])
+    admission.board.take_back(tickets[2])  # marked, not claimed: it goes to another worker
+    assert admission.worker_died(other) == 1
+    assert admission.open_count == 2
+    assert admission.worker_died(one) == 1
+    assert admission.open_count == 1
+    assert admission.new_worker() == one
+
+
+def test_more_workers_than_numbers_are_one_clear_line() -> None:
+    admission = Admission(AdmissionLimits(limit_connections=1))
+    numbers = {admission.new_worker() for _ in range(254)}
+    assert numbers == set(range(2, 256))
+    with pytest.raises(OperatorFault, match=r"^--workers: .* 254 at once"):
+        admission.new_worker()
+
+
+def test_refusals_elsewhere_are_counted_too() -> None:
+    admission = Admission(AdmissionLimits(limit_accept_rate=1.0))
+    admission.refuse(Refusal.ACCEPT_RATE)
+    assert admission.refused_by_reason["accept_rate"] == 1
+
+
+def test_bucket_gives_a_second_at_once_and_then_the_rate() -> None:
+    bucket = TokenBucket(10.0, now=100.0)
+    assert [bucket.take(100.0) for _ in range(11)] == [True] * 10 + [False]
+    assert bucket.wait_s(100.0) == pytest.approx(0.1)
+    assert not bucket.take(100.05)
+    assert bucket.take(100.11)
+    assert [bucket.take(200.0) for _ in range(11)] == [True] * 10 + [False]
+
+
+def test_bucket_of_less_than_one_a_second() -> None:
+    bucket = TokenBucket(0.25, now=0.0)
+    assert bucket.take(0.0)
+    assert bucket.wait_s(0.0) == pytest.approx(4.0)
+    assert not bucket.take(3.9)
+    assert bucket.take(4.0)
+
+
+@given(
+    st.floats(0.1, 1000.0),
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(0, 50)), max_size=40),
+)
+def test_bucket_never_gives_more_than_its_rate_and_burst(
+    rate: float, steps: list[tuple[float, int]]
+) -> None:
+    bucket = TokenBucket(rate, now=0.0)
+    now, taken = 0.0, 0
+    for wait, attempts in steps:
+        now += wait
+        taken += sum(bucket.take(now) for _ in range(attempts))
+        assert taken <= max(1.0, rate) + rate * now + 1e-6
+        later = now + bucket.wait_s(now) + 1e-6
+        assert TokenBucket.take(bucket, later)  # as it said
+        now, taken = later, taken + 1
+
+
+HOSTS = [f"192.0.2.{number}" for number in range(6)] + ["2001:db8::1", "2001:db8::2"]
+
+
+@pytest.mark.free_threaded
+def test_limits_hold_while_many_threads_let_in_and_close() -> None:
+    """Pollers let in, cores close, at once: never one too many, and in the end nobody is
+    missing.
+    """
+    admission = Admission(AdmissionLimits(limit_connections=40, limit_connections_per_ip=9))
+    lock = threading.Lock()
+    inside: Counter[object] = Counter()
+    entered: Counter[object] = Counter()
+    excess: list[object] = []
+    start = threading.Barrier(8)
+
+    def visit(seed: int) -> None:
+        chance = random.Random(seed)
+        mine: list[tuple[int, str | bytes | None]] = []
+        start.wait(30)
+        for _ in range(3_000):
+            if chance.random() < 0.55:
+                host = chance.choice(HOSTS)
+                ticket = admission.enter(peer(host))
+                if isinstance(ticket, Refusal):
+                    continue
+                key = address_key(peer(host))
+                with lock:
+                    inside[key] += 1
+                    entered[key] += 1
+                    if inside[key] > 9 or inside.total() > 40:
+                        excess.append((key, inside[key], inside.total()))
+                mine.append((ticket, key))
+            elif mine:
+                ticket, key = mine.pop(chance.randrange(len(mine)))
+                with lock:
+                    inside[key] -= 1
+                admission.end(ticket)
+        for ticket, key in mine:
+            with lock:
+                inside[key] -= 1
+            admission.end(ticket)
+
+    threads = [threading.Thread(target=visit, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not excess
+    assert entered.total() > 1_000
+    assert admission.open_count == 0
+    assert [isinstance(admission.enter(peer("192.0.2.0")), int) for _ in range(10)] == [
+        True
+    ] * 9 + [False]

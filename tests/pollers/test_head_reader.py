@@ -1,0 +1,310 @@
+"""Direct handshake: what a reception hands over, what it answers, and what it keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from asgi_poller.asgi.proxy_headers import TrustedHosts
+from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.process_lane import ProcessLane
+from asgi_poller.handoff.shared_counters import Counters
+from asgi_poller.handoff.thread_lane import close_connection
+from asgi_poller.listeners.listeners import Listener
+from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.loops.request_filter import RequestRules
+from asgi_poller.pollers.connection_limits import Admission, AdmissionLimits
+from asgi_poller.pollers.head_reader import ReceptionRules
+from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.protocols.host_origin import HostMatcher
+from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
+from tests.pollers.fakes import DEADLINE_S, PromptLane, connect, make_listener, serving
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n"
+RULES = ReceptionRules(
+    limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestRules()
+)
+
+
+class Shelf(PromptLane):
+    """A lane that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.assigned = 0
+        self.taken: list[Accepted] = []
+        self._changed = threading.Condition()
+
+    def load(self) -> int:
+        return len(self.taken)
+
+    def available(self) -> bool:
+        return True
+
+    def put(self, batch: list[Accepted]) -> int:
+        with self._changed:
+            self.taken += batch
+            self._changed.notify_all()
+        return len(batch)
+
+    def wait_for(self, count: int) -> list[Accepted]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.taken) >= count, DEADLINE_S)
+            return list(self.taken)
+
+    def close(self) -> None:
+        for accepted in self.taken:
+            close_connection(accepted.fd)
+
+
+@dataclasses.dataclass(slots=True)
+class House:
+    """A front end with a reception; `ended` are the tickets that were given back."""
+
+    listener: Listener
+    shelf: Shelf
+    front_end: FrontEnd
+    ended: list[int]
+
+
+@contextlib.contextmanager
+def house(
+    rules: ReceptionRules = RULES,
+    admit: Callable[[Accepted], Accepted | None] | None = None,
+    *,
+    tls: bool = False,
+) -> Iterator[House]:
+    listener, shelf, ended = make_listener(tls=tls), Shelf(), list[int]()
+    front_end = FrontEnd([listener], [shelf], reception=rules, admit=admit, end_ticket=ended.append)
+    with serving(front_end, listener), contextlib.closing(shelf):
+        yield House(listener, shelf, front_end, ended)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.005)
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    received = b""
+    while piece := client.recv(65536):
+        received += piece
+    return received
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        GET,
+        GET + GET,
+        b"\r\n\r\n" + GET,
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhel",
+        GET + b"broken, but not at the head of the line\r\n\r\n",
+    ],
+)
+def test_a_complete_head_is_handed_over_with_all_that_came(octets: bytes) -> None:
+    with house() as at, connect(at.listener) as client:
+        client.sendall(octets)
+        accepted = at.shelf.wait_for(1)[0]
+        assert accepted.data == octets
+        assert accepted.peer == client.getsockname()
+
+
+def test_a_head_that_comes_octet_by_octet() -> None:
+    with house() as at, connect(at.listener) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for octet in GET[:-1]:
+            client.sendall(bytes([octet]))
+        wait_until(lambda: at.front_end.stats().guests == 1)
+        assert at.shelf.taken == []
+        client.sendall(GET[-1:])
+        assert at.shelf.wait_for(1)[0].data == GET
+        assert at.front_end.stats().guests == 0
+
+
+def test_tls_passes_through_untouched() -> None:
+    with house(tls=True) as at, connect(at.listener) as client:
+        assert at.shelf.wait_for(1)[0].data == b""
+        client.sendall(b"\x16")
+
+
+@pytest.mark.parametrize(
+    ("octets", "status", "reason"),
+    [
+        (b"BROKEN\r\n\r\n", 400, "400"),
+        (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n", 414, "414"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 40000 + b"\r\n\r\n", 431, "431"),
+        (b"GET / HTTP/3.0\r\nhost: a\r\n\r\n", 505, "505"),
+        (b"GET / HTTP/1.1\r\nhost: evil\r\n\r\n", 400, "400"),
+    ],
+)
+def test_what_is_broken_or_not_for_us_is_answered_and_closed(
+    octets: bytes, status: int, reason: str
+) -> None:
+    rules = dataclasses.replace(RULES, rules=RequestRules(HostMatcher(["a"])))
+    with house(rules, lambda each: each._replace(ticket=7)) as at:
+        with connect(at.listener) as client:
+            client.sendall(octets)
+            answer = read_to_end(client)
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert at.front_end.stats().turned_away == {reason: 1}
+        assert at.ended == [7]
+        assert at.shelf.taken == []
+
+
+def test_who_is_late_gets_408_and_who_is_silent_nothing() -> None:
+    rules = dataclasses.replace(RULES, first_octet_s=0.4, timeout_s=0.2)
+    with house(rules) as at:
+        with connect(at.listener) as late, connect(at.listener) as silent:
+            late.sendall(GET[:10])
+            assert read_to_end(late).startswith(b"HTTP/1.1 408 ")
+            assert read_to_end(silent) == b""
+        assert at.front_end.stats().turned_away == {"408": 1, "silent": 1}
+
+
+def test_who_goes_is_forgotten() -> None:
+    with house(admit=lambda each: each._replace(ticket=3)) as at:
+        connect(at.listener).close()
+        client = connect(at.listener)
+        client.sendall(GET[:5])
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        client.close()
+        wait_until(lambda: at.ended == [3, 3])
+        assert at.front_end.stats().guests == 0
+
+
+def test_a_proxy_header_belongs_to_the_head() -> None:
+    admission = Admission(AdmissionLimits(limit_connections_per_ip=1), exempt=("127.0.0.1",))
+    rules = dataclasses.replace(RULES, proxies=TrustedHosts("127.0.0.1"), admission=admission)
+
+    def admit(accepted: Accepted) -> Accepted:
+        ticket = admission.enter(accepted.peer)
+        assert isinstance(ticket, int)
+        return accepted._replace(ticket=ticket)
+
+    with house(rules, admit) as at, connect(at.listener) as first, connect(at.listener) as second:
+        first.sendall(V1 + GET)
+        assert at.shelf.wait_for(1)[0].data == V1 + GET
+        second.sendall(V1 + GET)  # the same client again
+        assert read_to_end(second).startswith(b"HTTP/1.1 429 ")
+        with connect(at.listener) as liar:
+            liar.sendall(b"PROXY nonsense\r\n" + GET)
+            assert read_to_end(liar) == b""
+        assert at.front_end.stats().turned_away == {"connections_per_ip": 1, "proxy_protocol": 1}
+
+
+def test_guests_are_handed_over_as_they_are_when_the_front_end_stops() -> None:
+    """Their core waits for the rest."""
+    with house() as at, connect(at.listener) as client:
+        client.sendall(GET[:10])
+        wait_until(lambda: at.front_end.stats().guests == 1)
+        assert at.front_end.stop(DEADLINE_S)
+        assert at.shelf.wait_for(1)[0].data == GET[:10]
+
+
+def test_what_was_held_back_goes_through_the_reception_too() -> None:
+    with house() as at, connect(at.listener) as client:
+        client.sendall(GET)
+        accepted = at.shelf.wait_for(1)[0]
+        with contextlib.ExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours)
+            theirs.setblocking(False)
+            held_back = accepted._replace(fd=theirs.detach())
+            assert at.front_end.receive([held_back]) == []
+            ours.sendall(GET)
+            assert at.shelf.wait_for(2)[1].data == GET
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs unix sockets")
+def test_heads_cross_to_a_worker() -> None:
+    counters = Counters.create()
+    lane = ProcessLane(counters)
+    listener = make_listener()
+    front_end = FrontEnd([listener], [lane], reception=RULES)
+    worker = ProcessLaneReceiver(
+        socket.socket(fileno=os.dup(lane.worker_end.fileno())), counters.row(lane.row)
+    )
+    core = LoneCore()
+    try:
+        with serving(front_end, listener), connect(listener) as client:
+            client.sendall(GET + b"more")
+            worker.attach(core)
+            wait_until(lambda: core.look())
+            assert core.adopted[0].data == GET + b"more"
+            close_connection(core.adopted[0].fd)
+    finally:
+        worker.detach()
+        for accepted in lane.reclaim():
+            close_connection(accepted.fd)
+        counters.close()
+
+
+class LoneCore:
+    """A core whose loop is this test."""
+
+    def __init__(self) -> None:
+        self.adopted: list[Accepted] = []
+        self._receive: Callable[[], object] = lambda: None
+
+    @property
+    def loop(self) -> LoneCore:
+        return self
+
+    def look(self) -> bool:
+        self._receive()
+        return bool(self.adopted)
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> None:
+        self._receive = callback
+
+    def remove_reader(self, fd: int, /) -> None:
+        self._receive = lambda: None
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> None:
+        raise AssertionError("the lane is not full")
+
+    def adopt(self, accepted: Accepted, /) -> None:
+        self.adopted.append(accepted)
+
+    def count_closed_in(self, cells: memoryview[int], index: int, /) -> None:
+        """It closes nothing."""
+
+
+class _Faulty(RequestRules):
+    """Fails for one host, as only a mistake of ours could."""
+
+    def check(self, head: RequestHead) -> None:
+        if head.header(b"host") == b"evil":
+            raise ValueError("a mistake of ours")
+
+
+def test_an_exception_costs_the_connection_it_belongs_to_and_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def admit(accepted: Accepted) -> Accepted:
+        return accepted._replace(ticket=accepted.peer[1])
+
+    rules = dataclasses.replace(RULES, rules=_Faulty())
+    with house(rules, admit) as at, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(at.listener)) for _ in range(20)]
+        for number, client in enumerate(clients):
+            client.sendall(GET.replace(b"a", b"evil") if number % 5 == 0 else GET)
+        evil = clients[::5]
+        for client in evil:
+            assert read_to_end(client).startswith(b"HTTP/1.1 400 ")
+        assert len(at.shelf.wait_for(16)) == 16
+        assert sorted(at.ended) == sorted(client.getsockname()[1] for client in evil)
+        assert at.front_end.stats().turned_away["error"] == 4
+        assert at.front_end.stats().guests == 0
+    assert caplog.text.count("Traceback") <= 2, "once for each of the two pollers, not four times"

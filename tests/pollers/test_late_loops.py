@@ -1,0 +1,122 @@
+"""Loops that do not answer: what they were given and have not adopted goes to one that does."""
+
+from __future__ import annotations
+
+import time
+
+from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, ThreadLane
+from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.pollers.pool import FrontEnd
+from tests.pollers.fakes import DEADLINE_S, clients, cores, make_listener, serving, wait_until
+from tests.pollers.test_pool import FullLane, adopted
+
+
+def test_what_a_blocked_core_has_not_adopted_goes_to_one_that_answers() -> None:
+    listener = make_listener()
+    with cores(3) as own, own[0].blocked(), own[1].blocked():
+        front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
+        with serving(front_end, listener), clients(listener, 90):
+            wait_until(lambda: adopted(own[2]) == 90, "the third core has them all")
+            assert front_end.stats().loads == (0, 0, 90)
+            with clients(listener, 5):
+                wait_until(lambda: adopted(own[2]) == 95, "and further ones")
+
+
+def test_who_is_back_first_gets_what_waits_for_the_others() -> None:
+    listener = make_listener()
+    with cores(2) as own, own[0].blocked():
+        with own[1].blocked():
+            front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
+            front_end.start()
+            with clients(listener, 40):
+                wait_until(lambda: front_end.stats().accepted == 40, "accepted")
+                wait_until(
+                    lambda: all(lane.is_late() for lane in front_end._balancer.lanes), "late"
+                )
+        wait_until(lambda: adopted(own[1]) == 40, "the second core has them all")
+        assert front_end.stop(DEADLINE_S)
+        listener.close()
+
+
+def test_in_a_burst_nothing_moves_to_a_core_that_was_as_slow_just_now() -> None:
+    """It has just answered, and its next long turn is near: loads would not be even again."""
+
+    class Busy(FullLane):
+        silence_s, longest_s = 0.0, 0.0
+        left: tuple[Accepted, ...] = ()
+
+        @property
+        def waiting(self) -> int:  # type: ignore[override]  # that of a lane, too, is read only
+            return len(self.left)
+
+        def silent_s(self) -> float:
+            return self.silence_s
+
+        def pace_s(self) -> float:
+            return max(self.silence_s, self.longest_s)
+
+        def is_late(self) -> bool:
+            return self.silence_s >= LATE_S
+
+        def take_back(self) -> list[Accepted]:
+            left, self.left = self.left, ()
+            return list(left)
+
+    late, answers = Busy(), Busy()
+    late.silence_s, answers.longest_s = 0.5, 0.2
+    late.left = (Accepted(1_000_000, 0),)
+    looks: list[list[Accepted]] = []
+    front_end = FrontEnd([], [late, answers])
+
+    def looked() -> bool:
+        """Whether it has asked, and then looked before it would ask anew."""
+        asked, before = front_end._asked_at, time.monotonic()
+        looks.append(front_end.relieve())
+        return asked == front_end._asked_at and before - asked >= PROMPT_S
+
+    wait_until(looked, "it looks")
+    assert not any(looks)
+    answers.longest_s = 0.1
+    wait_until(lambda: looked() and bool(looks[-1]), "it looks again")
+    assert looks[-1] == [Accepted(1_000_000, 0)]
+
+
+def test_a_core_that_is_alone_is_not_looked_after() -> None:
+    with cores(1) as (core,), core.blocked():
+        lane = ThreadLane(core)
+        front_end = FrontEnd([], [lane])
+        lane.put([Accepted(1_000_000, 0)])
+        assert not front_end.is_owed
+        lane.take_back()
+
+
+def test_the_question_to_the_loops_is_never_of_the_future() -> None:
+    """Pollers and the keeper ask at once: nothing would be taken back until that time has come."""
+
+    class Late(FullLane):
+        def is_late(self) -> bool:
+            return True
+
+    class Raced(FrontEnd):
+        """Another thread asks between the look at the last question and the next one."""
+
+        asked, is_raced = 0.0, False
+
+        @property
+        def _asked_at(self) -> float:
+            asked = self.asked
+            if not self.is_raced:
+                self.is_raced = True
+                self.relieve()
+            return asked
+
+        @_asked_at.setter
+        def _asked_at(self, asked: float) -> None:
+            self.asked = asked
+
+    listener = make_listener()
+    front_end = Raced([listener], [Late()])
+    front_end.relieve()
+    assert front_end.is_raced
+    assert front_end.asked <= time.monotonic()
+    listener.close()
