@@ -34,7 +34,7 @@ HAS_FD_PASSING = HAS_UNIX_SOCKETS and hasattr(socket, "SCM_RIGHTS") and hasattr(
 #: The kind of unix socket pair that keeps message boundaries and tells the death of the other side
 #: (unix(7)). macOS has no SOCK_SEQPACKET for it; its SOCK_DGRAM keeps boundaries, and the other
 #: side's death is learnt from the process.
-CHANNEL_TYPE: int = socket.SOCK_SEQPACKET if LINUX else socket.SOCK_DGRAM
+FD_SOCKET_TYPE: int = socket.SOCK_SEQPACKET if LINUX else socket.SOCK_DGRAM
 
 
 #: What servers and supervisors handle; what does not exist on this system is left out.
@@ -44,7 +44,7 @@ HANDLED_SIGNALS = tuple(
     if hasattr(signal, f"SIG{name}")
 )
 #: What fits into the kernel's name of a thread (TASK_COMM_LEN without its end).
-_TASK_NAME_OCTETS = 15
+_TASK_NAME_BYTES = 15
 
 
 def require_unix_sockets(option: str) -> None:
@@ -142,7 +142,7 @@ def _name_task(task: int, name: str) -> None:
         return
     try:
         with open(f"/proc/self/task/{task}/comm", "wb") as file:
-            file.write(name.encode("ascii", "replace")[:_TASK_NAME_OCTETS])
+            file.write(name.encode("ascii", "replace")[:_TASK_NAME_BYTES])
     except OSError:
         pass  # a sandbox without /proc: only a name
 

@@ -35,7 +35,7 @@ PLAINTEXT_REFUSAL = (
     b"This port speaks TLS: use https or wss in the address\n"
 )
 
-_ALPN_NAME_LIMIT_OCTETS = 255  # RFC 7301, 3.1
+_ALPN_NAME_LIMIT_BYTES = 255  # RFC 7301, 3.1
 _CERTIFICATE = re.compile(
     r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )  # RFC 7468, 5
@@ -254,7 +254,7 @@ def _set_client_verification(context: ssl.SSLContext, settings: TlsSettings) -> 
 
 def _set_alpn(context: ssl.SSLContext, names: tuple[str, ...]) -> None:
     for name in names:
-        if not name.isascii() or not 0 < len(name) <= _ALPN_NAME_LIMIT_OCTETS:
+        if not name.isascii() or not 0 < len(name) <= _ALPN_NAME_LIMIT_BYTES:
             raise ConfigError("--ssl-alpn", f"{name!r} is no protocol name such as http/1.1")
     if names:
         context.set_alpn_protocols(list(names))

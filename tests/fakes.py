@@ -48,7 +48,7 @@ class Wire:
         self.is_aborted = False
         self.refusals: list[tuple[int, str]] = []
         self.on_write: Callable[[], None] | None = None
-        self._encoder = ResponseEncoder(default_fields)
+        self._encoder = ResponseEncoder(default_headers)
 
     @property
     def written(self) -> bytes:
@@ -115,7 +115,7 @@ class WebSocketPort(Wire):
         head, deflate = self.handshake.accept(
             subprotocol=subprotocol,
             headers=headers,
-            default_fields=default_fields,
+            default_headers=default_headers,
             deflate=self.deflate,
         )
         self.write(head)
@@ -125,7 +125,7 @@ class WebSocketPort(Wire):
         self.write(error_response(status, phrase(status).decode()))
 
     def denial_port(self, done: Callable[[], None]) -> DenialPort:
-        return DenialPort(self.write, default_fields, done)
+        return DenialPort(self.write, default_headers, done)
 
     def state_changed(self) -> None:
         self.states += 1
@@ -141,7 +141,7 @@ class Clock:
         return self.now
 
 
-def default_fields(given: Mapping[bytes, bytes]) -> bytes:
+def default_headers(given: Mapping[bytes, bytes]) -> bytes:
     """No Date and no Server: what is written is what the test has in mind."""
     return b""
 

@@ -14,7 +14,7 @@ import pytest
 
 from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
-from asgi_poller.handoff.connection_table import TicketBoard
+from asgi_poller.handoff.connection_table import ConnectionTable
 from asgi_poller.handoff.shared_counters import Counters
 
 
@@ -157,7 +157,7 @@ def test_a_child_closes_all_but_what_it_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["counters", "tickets"])
 def test_shared_memory_cannot_be_taken_from_under_those_who_have_it_mapped(what: str) -> None:
     """The code of an application has the descriptor too; a page that is gone is SIGBUS for all."""
-    owner = Counters.create() if what == "counters" else TicketBoard(4096, inheritable=True)
+    owner = Counters.create() if what == "counters" else ConnectionTable(4096, inheritable=True)
     code = """
 import os, sys
 fd = int(sys.argv[1])

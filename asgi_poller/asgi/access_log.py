@@ -55,19 +55,19 @@ class AccessLog:
             status,
         )
 
-    def channel_opened(self, entry: Entry) -> None:
+    def websocket_opened(self, entry: Entry) -> None:
         """A WebSocket was accepted."""
-        self._log_channel(entry, _ACCEPTED)
+        self._log_websocket(entry, _ACCEPTED)
 
-    def channel_denied(self, entry: Entry, status: int) -> None:
+    def websocket_denied(self, entry: Entry, status: int) -> None:
         """A WebSocket handshake was answered with an HTTP status."""
-        self._log_channel(entry, status)
+        self._log_websocket(entry, status)
 
     def for_denials(self, entry: Entry) -> AccessLog:
         """The same, for the response to the WebSocket handshake of `entry`."""
         return _DenialLog(self, entry)
 
-    def channel_closed(
+    def websocket_closed(
         self,
         entry: Entry,
         *,
@@ -81,9 +81,11 @@ class AccessLog:
         on the wire).
         """
         traffic = f"in={received[0]}/{received[1]}B out={sent[0]}/{sent[1]}B"
-        self._log_channel(entry, Outcome(code, f"[closed {code} by {by}] {seconds:.3f}s {traffic}"))
+        self._log_websocket(
+            entry, Outcome(code, f"[closed {code} by {by}] {seconds:.3f}s {traffic}")
+        )
 
-    def _log_channel(self, entry: Entry, outcome: int) -> None:
+    def _log_websocket(self, entry: Entry, outcome: int) -> None:
         self._info(
             ACCESS_WEBSOCKET,
             _client(entry),
@@ -112,7 +114,7 @@ class _DenialLog(AccessLog):
         return self._entry
 
     def response(self, entry: Entry, status: int) -> None:
-        self._log.channel_denied(entry, status)
+        self._log.websocket_denied(entry, status)
 
 
 def _client(entry: Entry) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asgi_poller.asgi.http import Exchange, ExchangeContext, ResponsePort
+from asgi_poller.asgi.http import HttpContext, HttpExchange, ResponsePort
 from asgi_poller.asgi.types import Message
 from asgi_poller.errors import ApplicationFault
 from asgi_poller.protocols.http1.parser import RequestHead
@@ -21,10 +21,10 @@ class Denial:
 
     __slots__ = ("_exchange",)
 
-    def __init__(self, scope: dict[str, Any], port: ResponsePort, context: ExchangeContext) -> None:
+    def __init__(self, scope: dict[str, Any], port: ResponsePort, context: HttpContext) -> None:
         head = RequestHead("GET", b"/", "1.1", [])
         head.keep_alive = False
-        self._exchange = Exchange(head, scope, port, context)
+        self._exchange = HttpExchange(head, scope, port, context)
 
     async def send(self, message: Message) -> None:
         """websocket.http.response.start, then .body until `more_body` is false."""

@@ -1,4 +1,4 @@
-"""Waiting for a slow peer: what `await send()` stands on (both for exchanges and channels)."""
+"""Waiting for a slow peer: what `await send()` stands on (both for exchanges and WebSockets)."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from asgi_poller.asgi.types import Loop
 #: Once in so many sends (less one: a mask) that had nothing to wait for the loop gets its turn. A
 #: transport that fails while it writes tells the loop, and nobody else: an application that only
 #: sends would never hear of it, and all others on its core would wait for ever.
-TURN_MASK = 255
+YIELD_MASK = 255
 
 
-class WriteGate:
+class FlowControl:
     """Open while the transport's buffer is below its high-water mark. Owned by the core's thread.
 
     Made when a transport first pauses: a connection that never meets a slow peer has none.
     """
 
-    __slots__ = ("_loop", "_waiters", "is_open")
+    __slots__ = ("_loop", "_waiters", "is_writable")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._waiters: list[asyncio.Future[None]] = []
-        self.is_open = True
+        self.is_writable = True
 
-    def shut(self) -> None:
-        self.is_open = False
+    def pause(self) -> None:
+        self.is_writable = False
 
-    def open(self) -> None:
+    def resume(self) -> None:
         """Let everybody through, also when the connection is lost: they will see that for
         themselves.
         """
-        self.is_open = True
+        self.is_writable = True
         waiters = self._waiters[:]
         self._waiters.clear()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def passed(self) -> None:
-        while not self.is_open:
+    async def drain(self) -> None:
+        while not self.is_writable:
             await wait_in(self._waiters, self._loop)
 
 

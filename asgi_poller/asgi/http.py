@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.disconnect import stems_from_disconnect
-from asgi_poller.asgi.flow_control import TURN_MASK, WriteGate, wait_in
+from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl, wait_in
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
 from asgi_poller.protocols.http1.parser import RequestHead
@@ -29,7 +29,7 @@ from asgi_poller.protocols.http1.parser import RequestHead
 _log = logging.getLogger("asgi_poller.error")
 # of request body waiting for the application: above it the peer is not read
 _APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
-_BODY_HIGH_OCTETS = 65536
+_BODY_HIGH_BYTES = 65536
 
 
 class State(Enum):
@@ -39,7 +39,7 @@ class State(Enum):
     COMPLETE = "complete"
     GONE = "the peer has gone"
 
-    handlers: Mapping[str, Callable[[Exchange, Message], None]]
+    handlers: Mapping[str, Callable[[HttpExchange, Message], None]]
     """What the application may send in this state: the table at the end of this file."""
 
 
@@ -88,31 +88,31 @@ class ResponsePort(Protocol):
 
 
 @dataclass(slots=True)
-class ExchangeContext:
+class HttpContext:
     """What all exchanges of one core share."""
 
     loop: Loop
     access_log: AccessLog | None = None
-    max_body_octets: int | None = None
+    max_body_bytes: int | None = None
 
 
-class Exchange:
+class HttpExchange:
     """One request. The connection feeds it; the application calls `receive` and `send`. Owned by
     the core's thread.
     """
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_body_complete",
-        "_body_octets",
         "_context",
         "_entry",
-        "_gate",
+        "_flow",
         "_handlers",
         "_is_body_given",
         "_is_paused",
         "_port",
-        "_read_octets",
+        "_read_bytes",
         "_sent_count",
         "_start",
         "_waiters",
@@ -122,7 +122,7 @@ class Exchange:
     )
 
     def __init__(
-        self, head: RequestHead, scope: dict[str, Any], port: ResponsePort, context: ExchangeContext
+        self, head: RequestHead, scope: dict[str, Any], port: ResponsePort, context: HttpContext
     ) -> None:
         self.head = head
         self.scope = scope
@@ -130,14 +130,14 @@ class Exchange:
         self._context = context
         self._entry = None if context.access_log is None else context.access_log.entry(scope)
         self._body: list[bytes] = []
-        self._body_octets = 0  # waiting for the application
+        self._body_bytes = 0  # waiting for the application
         self._sent_count = 0  # messages of the response's body
-        self._read_octets = 0  # in all; counted only where there is a limit
+        self._read_bytes = 0  # in all; counted only where there is a limit
         self._body_complete = False
         self._is_body_given = False  # its last piece has been
         self._is_paused = False
         self._waiters: list[asyncio.Future[None]] = []
-        self._gate: WriteGate | None = None
+        self._flow: FlowControl | None = None
         self._start: Message | None = None
         self.state = _WAITING
         self._handlers = _WAITING.handlers
@@ -152,15 +152,15 @@ class Exchange:
         """A piece of the request's body."""
         if self.state is _GONE or self.state is _COMPLETE:
             return
-        limit_octets = self._context.max_body_octets
-        if limit_octets is not None:
-            self._read_octets += len(piece)
-            if self._read_octets > limit_octets:
+        limit_bytes = self._context.max_body_bytes
+        if limit_bytes is not None:
+            self._read_bytes += len(piece)
+            if self._read_bytes > limit_bytes:
                 self.refuse(413, "the request body is too large")
                 return
         self._body.append(piece)
-        self._body_octets += len(piece)
-        if self._body_octets > _BODY_HIGH_OCTETS and not self._is_paused:
+        self._body_bytes += len(piece)
+        if self._body_bytes > _BODY_HIGH_BYTES and not self._is_paused:
             self._is_paused = True
             self._port.set_reading(False)
         self._wake()
@@ -176,8 +176,8 @@ class Exchange:
         if self.state is not _COMPLETE:
             self._enter(_GONE)
         self._wake()
-        if self._gate is not None:
-            self._gate.open()
+        if self._flow is not None:
+            self._flow.resume()
 
     def refuse(self, status: int, detail: str) -> None:
         """Answer for the application, if it has not begun to, and break the connection."""
@@ -191,13 +191,13 @@ class Exchange:
         self._wake()
 
     def block_writing(self) -> None:
-        if self._gate is None:
-            self._gate = WriteGate(self._context.loop)
-        self._gate.shut()
+        if self._flow is None:
+            self._flow = FlowControl(self._context.loop)
+        self._flow.pause()
 
     def unblock_writing(self) -> None:
-        if self._gate is not None:
-            self._gate.open()
+        if self._flow is not None:
+            self._flow.resume()
 
     # The application's side
 
@@ -228,7 +228,7 @@ class Exchange:
             return {"type": "http.disconnect"}
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
-        self._body_octets = 0
+        self._body_bytes = 0
         self._is_body_given = self._body_complete
         if self._is_paused:
             self._is_paused = False
@@ -251,9 +251,9 @@ class Exchange:
         handler(self, message)
         if self.state is _STREAMING:
             self._sent_count += 1
-            if self._gate is not None and not self._gate.is_open:
-                await self._gate.passed()  # after the last message nobody would open it for us
-            elif not self._sent_count & TURN_MASK:
+            if self._flow is not None and not self._flow.is_writable:
+                await self._flow.drain()  # after the last message nobody would open it for us
+            elif not self._sent_count & YIELD_MASK:
                 await asyncio.sleep(0)
 
     def _on_start(self, message: Message) -> None:
@@ -322,11 +322,11 @@ def _as_bytes(body: object) -> bytes:
     raise ApplicationFault(f"`body` is bytes, not {type(body).__name__}")
 
 
-State.WAITING.handlers = {"http.response.start": Exchange._on_start}
-State.STARTED.handlers = {"http.response.body": Exchange._on_first_body}
-State.STREAMING.handlers = {"http.response.body": Exchange._on_body}
+State.WAITING.handlers = {"http.response.start": HttpExchange._on_start}
+State.STARTED.handlers = {"http.response.body": HttpExchange._on_first_body}
+State.STREAMING.handlers = {"http.response.body": HttpExchange._on_body}
 State.COMPLETE.handlers = {}
 State.GONE.handlers = {
-    "http.response.start": Exchange._on_gone,
-    "http.response.body": Exchange._on_gone,
+    "http.response.start": HttpExchange._on_gone,
+    "http.response.body": HttpExchange._on_gone,
 }

@@ -1,4 +1,5 @@
-"""What has arrived on a WebSocket and waits for its application: the half of a channel that reads.
+"""What has arrived on a WebSocket and waits for its application: the half of a WebSocket that
+reads.
 
 There is no queue object and no task between the wire and the application: received messages wait
 in a list, the application in at most one future. Most of the time the list has nothing or one thing
@@ -14,13 +15,13 @@ import asyncio
 from typing import Protocol
 
 from asgi_poller.asgi.types import Message
-from asgi_poller.asgi.websocket_context import ChannelContext, ChannelPort
+from asgi_poller.asgi.websocket_context import WebSocketContext, WebSocketPort
 from asgi_poller.protocols.websocket.frames import Event
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
 
-_EARLY_OCTETS = 65536  # sent before the channel was accepted
+_EARLY_BYTES = 65536  # sent before the WebSocket was accepted
 # of messages waiting for the application, inflated: above it the peer is not read
-_QUEUE_HIGH_OCTETS = 256 * 1024
+_QUEUE_HIGH_BYTES = 256 * 1024
 
 
 class Owner(Protocol):
@@ -43,17 +44,17 @@ class Inbox:
         "_is_open",
         "_owner",
         "_port",
-        "_queue_octets",
+        "_queue_bytes",
         "_waiter",
         "_wire",
         "is_paused",
         "queue",
+        "received_bytes",
         "received_count",
-        "received_octets",
     )
 
-    def __init__(self, owner: Owner, port: ChannelPort, context: ChannelContext) -> None:
-        self.received_octets = 0  # on the wire; also the proof of life that pings look at
+    def __init__(self, owner: Owner, port: WebSocketPort, context: WebSocketContext) -> None:
+        self.received_bytes = 0  # on the wire; also the proof of life that pings look at
         self.received_count = 0  # messages that the application has had
         # what receive() will give: str and bytes are messages, a dict is given as it is
         self.queue: list[str | bytes | Message] = [{"type": "websocket.connect"}]
@@ -62,8 +63,8 @@ class Inbox:
         self._port = port
         self._context = context
         self._wire: WebSocketWire | None = None
-        self._early = b""  # octets that came before the channel was accepted
-        self._queue_octets = 0  # read since there were two, as on the wire
+        self._early = b""  # octets that came before the WebSocket was accepted
+        self._queue_bytes = 0  # read since there were two, as on the wire
         self._waiter: asyncio.Future[None] | None = None
         self._is_connecting = True
         self._is_open = False
@@ -76,9 +77,9 @@ class Inbox:
         if wire is None:
             self._feed_early(data)
             return
-        self.received_octets += len(data)
+        self.received_bytes += len(data)
         queue = self.queue
-        message = wire.lone(data)
+        message = wire.parse_single(data)
         if message is None:
             self._feed_events(wire, wire.receive(data))
         elif self._is_open:
@@ -89,7 +90,7 @@ class Inbox:
             if not waiter.done():
                 waiter.set_result(None)
         if len(queue) > 1:
-            self._queue_octets += len(data)
+            self._queue_bytes += len(data)
             self._check_queue()
 
     # The application's side
@@ -109,7 +110,7 @@ class Inbox:
             else:
                 await asyncio.wait([waiter])
         event = queue.pop(0)
-        if not queue and (self.is_paused or self._queue_octets):
+        if not queue and (self.is_paused or self._queue_bytes):
             self._queue_emptied()
         kind = type(event)
         if kind is str:
@@ -145,7 +146,7 @@ class Inbox:
     def read_to_the_end(self) -> None:
         """We have sent our Close: the application may be behind as it likes, the answer is read."""
         self._resume()
-        if self._wire is not None and self._wire.is_holding:
+        if self._wire is not None and self._wire.has_buffered:
             self._context.loop.call_soon(self._feed_held)
 
     def connection_lost(self) -> None:
@@ -160,7 +161,7 @@ class Inbox:
         """A client may not send before it has our 101; some do, and what fits is kept for them."""
         if self._is_connecting:
             self._early += data
-            if len(self._early) > _EARLY_OCTETS:
+            if len(self._early) > _EARLY_BYTES:
                 self._pause()
 
     def _feed_events(self, wire: WebSocketWire, events: list[Event]) -> None:
@@ -176,7 +177,7 @@ class Inbox:
             # messages that arrive behind a Close, ours or the peer's, are not for the application
             while queue and not isinstance(queue[-1], dict):
                 queue.pop()
-        if wire.is_holding:
+        if wire.has_buffered:
             # One helping at a time: nothing more is read until this one has been taken. One of
             # control frames alone waits for nobody.
             self._pause()
@@ -187,24 +188,24 @@ class Inbox:
         wire = self._wire
         if wire is None or (self.queue and self._is_open):
             return
-        if wire.is_holding:
+        if wire.has_buffered:
             self.feed(b"")
-        if not wire.is_holding and (not self.queue or not self._is_open):
+        if not wire.has_buffered and (not self.queue or not self._is_open):
             self._resume()
 
     def _check_queue(self) -> None:
         """More than one message waits: perhaps too many."""
         if self.is_paused or not self._is_open:
             return
-        queue, octets = self.queue, self._queue_octets
+        queue, octets = self.queue, self._queue_bytes
         if self._wire is not None and self._wire.inflates:
             octets = sum(map(len, queue))
-        if len(queue) > self._context.max_queue or octets > _QUEUE_HIGH_OCTETS:
+        if len(queue) > self._context.max_queue or octets > _QUEUE_HIGH_BYTES:
             self._pause()
 
     def _queue_emptied(self) -> None:
-        self._queue_octets = 0
-        if self._wire is not None and self._wire.is_holding:
+        self._queue_bytes = 0
+        if self._wire is not None and self._wire.has_buffered:
             self._context.loop.call_soon(self._feed_held)
         else:
             self._resume()

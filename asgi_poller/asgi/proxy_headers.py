@@ -37,7 +37,7 @@ TRUST_UNIX = "unix"
 # Unit: addresses. Exceeded: forgotten, and worked out anew. Bounds what a scan from many addresses
 # can make us remember; the peers that matter, the proxies, are few.
 _REMEMBERED_LIMIT_COUNT = 4096
-_HOST_LIMIT_OCTETS = 253  # RFC 1035, 2.3.4: a name; an address is shorter
+_HOST_LIMIT_BYTES = 253  # RFC 1035, 2.3.4: a name; an address is shorter
 
 _HOST = re.compile(r"[A-Za-z0-9._:%/-]{1,253}")
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -101,7 +101,7 @@ class TrustedHosts:
     def _look_up(self, host: str | None) -> bool:
         if host is None:
             trusted = TRUST_UNIX in self._literals
-        elif len(host) > _HOST_LIMIT_OCTETS:
+        elif len(host) > _HOST_LIMIT_BYTES:
             return False  # no address and no name, and not worth remembering
         else:
             trusted = host in self._literals or self._has_address(host)

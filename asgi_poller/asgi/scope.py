@@ -13,9 +13,9 @@ Address = tuple[str, int | None]
 
 
 _SLASH = ord("/")
-_KEPT_TARGET_OCTETS = 256
+_KEPT_TARGET_BYTES = 256
 _TARGETS_LIMIT = 1024
-# One for all scopes: it is the same for each, and 200 octets of every idle channel otherwise.
+# One for all scopes: it is the same for each, and 200 octets of every idle WebSocket otherwise.
 _HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
 _WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
 
@@ -138,7 +138,7 @@ class ScopeMaker:
         if self.root_path:
             path, raw_path = self.root_path + path, self.root_path.encode() + raw_path
         # most requests are for the same few targets: those without a query, not long, are kept
-        if not query and len(target) <= _KEPT_TARGET_OCTETS:
+        if not query and len(target) <= _KEPT_TARGET_BYTES:
             if len(self._targets) >= _TARGETS_LIMIT:
                 self._targets.clear()
             self._targets[target] = path, raw_path, query

@@ -20,8 +20,8 @@ from typing import Any
 
 from asgi_poller.asgi.denial_response import Denial
 from asgi_poller.asgi.disconnect import stems_from_disconnect
-from asgi_poller.asgi.flow_control import TURN_MASK, WriteGate
-from asgi_poller.asgi.http import ExchangeContext
+from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl
+from asgi_poller.asgi.http import HttpContext
 from asgi_poller.asgi.inbox import Inbox
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket_context import (
@@ -30,9 +30,9 @@ from asgi_poller.asgi.websocket_context import (
     CONNECTING,
     DENYING,
     OPEN,
-    ChannelContext,
-    ChannelPort,
     State,
+    WebSocketContext,
+    WebSocketPort,
 )
 from asgi_poller.errors import (
     ApplicationFault,
@@ -53,31 +53,31 @@ from asgi_poller.protocols.websocket.frames import (
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
 
 _log = logging.getLogger("asgi_poller.error")
-_CORK_OCTETS = 65536  # joined frames above this are written without waiting for the flush
+_CORK_BYTES = 65536  # joined frames above this are written without waiting for the flush
 
 
-class Channel:
+class WebSocketSession:
     """One WebSocket. The connection feeds it; the application calls `receive` and `send`. Owned by
     the core's thread.
 
     `receive` gives connect, then messages, then one disconnect with the code that RFC 6455, 7.1.5
     defines: the peer's, 1005 where it gave none, 1006 where the connection broke, ours where we
-    closed. `send` raises ClientDisconnected once the channel has ended, and ApplicationFault for
+    closed. `send` raises ClientDisconnected once the WebSocket has ended, and ApplicationFault for
     what may not be sent.
     """
 
     __slots__ = (
         "_context",
         "_cork",
-        "_cork_octets",
+        "_cork_bytes",
         "_denial",
         "_entry",
-        "_gate",
+        "_flow",
         "_late_pong",
         "_opened_at",
         "_port",
+        "_sent_bytes",
         "_sent_count",
-        "_sent_octets",
         "_turn",
         "_wire",
         "_write",
@@ -91,8 +91,8 @@ class Channel:
     def __init__(
         self,
         scope: dict[str, Any],
-        port: ChannelPort,
-        context: ChannelContext,
+        port: WebSocketPort,
+        context: WebSocketContext,
     ) -> None:
         self.state: State = CONNECTING
         self.scope = scope
@@ -105,15 +105,15 @@ class Channel:
         self.closed_by = "peer"
         self._write = port.write
         self._cork: list[bytes] | None = None
-        self._cork_octets = 0
-        self._gate: WriteGate | None = None
+        self._cork_bytes = 0
+        self._flow: FlowControl | None = None
         self._late_pong: bytes | None = None  # of the last Ping that came while the peer was slow
         self._denial: Denial | None = None
         self._opened_at = 0.0
         self._sent_count = 0
-        self._sent_octets = 0
+        self._sent_bytes = 0
         # any of 256, so that not a whole audience gives way in the same round of messages
-        self._turn = id(self) >> 4 & TURN_MASK
+        self._turn = id(self) >> 4 & YIELD_MASK
 
     # The connection's side
 
@@ -127,11 +127,11 @@ class Channel:
         elif self.state is CLOSING:
             self._enter(CLOSED)
         self.inbox.connection_lost()
-        if self._gate is not None:
-            self._gate.open()
+        if self._flow is not None:
+            self._flow.resume()
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake of an open channel for the server's own reasons (RFC 6455,
+        """Begin the closing handshake of an open WebSocket for the server's own reasons (RFC 6455,
         7.1.2); harmless if it has begun.
         """
         if self.state is OPEN:
@@ -148,7 +148,7 @@ class Channel:
         return self.inbox.received_count + self._sent_count
 
     def give_up(self) -> None:
-        """The peer did not answer our Close in time: the channel is closed without it."""
+        """The peer did not answer our Close in time: the WebSocket is closed without it."""
         self._enter(CLOSED)
 
     def ping(self) -> None:
@@ -157,13 +157,13 @@ class Channel:
             self._write(self._wire.ping())
 
     def block_writing(self) -> None:
-        if self._gate is None:
-            self._gate = WriteGate(self._context.loop)
-        self._gate.shut()
+        if self._flow is None:
+            self._flow = FlowControl(self._context.loop)
+        self._flow.pause()
 
     def unblock_writing(self) -> None:
-        if self._gate is not None:
-            self._gate.open()
+        if self._flow is not None:
+            self._flow.resume()
         payload, self._late_pong = self._late_pong, None
         if payload is not None and self.state is OPEN:
             self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
@@ -171,7 +171,7 @@ class Channel:
     # The application's side
 
     def application_ended(self, error: BaseException | None) -> None:
-        """The application has returned, or raised `error`: end the channel in its name."""
+        """The application has returned, or raised `error`: end the WebSocket in its name."""
         state = self.state
         has_ended = state is CLOSING or state is CLOSED
         # told that its peer has gone, an application may stop by letting that error out
@@ -208,26 +208,26 @@ class Channel:
                 data = _as_bytes(data)
             frame = self._wire.binary(data)  # type: ignore[union-attr]  # OPEN has a wire
         self._sent_count += 1
-        self._sent_octets += len(frame)
+        self._sent_bytes += len(frame)
         cork = self._cork
         if cork is not None:
             cork.append(frame)
-            self._cork_octets += len(frame)
-            if self._cork_octets > _CORK_OCTETS:
+            self._cork_bytes += len(frame)
+            if self._cork_bytes > _CORK_BYTES:
                 self._flush()
         elif self.inbox.queue:
             self._cork = [frame]
-            self._cork_octets = len(frame)
+            self._cork_bytes = len(frame)
             self._context.loop.call_soon(self._flush)
         else:
             self._write(frame)
-        if self._gate is not None and not self._gate.is_open:
-            await self._gate.passed()
-        elif self._sent_count & TURN_MASK == self._turn:
+        if self._flow is not None and not self._flow.is_writable:
+            await self._flow.drain()
+        elif self._sent_count & YIELD_MASK == self._turn:
             await asyncio.sleep(0)
 
     async def _send_other(self, message: Message) -> None:
-        """Everything but a message on an open channel."""
+        """Everything but a message on an open WebSocket."""
         kind = message["type"]
         handler = self.state.handlers.get(kind)
         if handler is not None:
@@ -240,18 +240,18 @@ class Channel:
             raise ApplicationFault(f"{kind!r} cannot be sent: the WebSocket is {self.state.value}")
         if self.state is DENYING and self._denial is not None:
             await self._denial.send(message)
-            if self._gate is not None and not self._gate.is_open:
-                await self._gate.passed()
+            if self._flow is not None and not self._flow.is_writable:
+                await self._flow.drain()
 
     def _on_accept(self, message: Message) -> None:
         context = self._context
         deflate = self._port.accept(message.get("subprotocol"), message.get("headers") or ())
-        wire = context.wire(context.max_octets, deflate, context.deflate_threshold, context.cache)
+        wire = context.wire(context.max_bytes, deflate, context.deflate_threshold, context.cache)
         self._wire = wire
         self._opened_at = context.clock()
         self._enter(OPEN)
         if context.access_log is not None and self._entry is not None:
-            context.access_log.channel_opened(self._entry)
+            context.access_log.websocket_opened(self._entry)
         self.inbox.open(wire)
 
     def _on_close(self, message: Message) -> None:
@@ -272,7 +272,7 @@ class Channel:
         if log is not None and entry is not None:
             log = log.for_denials(entry)
         port = self._port.denial_port(self._denied)
-        self._denial = Denial(self.scope, port, ExchangeContext(context.loop, log))
+        self._denial = Denial(self.scope, port, HttpContext(context.loop, log))
         self._enter(DENYING)
 
     # What both sides come to
@@ -280,7 +280,7 @@ class Channel:
     def _deny(self, status: int) -> None:
         """Answer the handshake with an HTTP status and no body of the application's."""
         if self._context.access_log is not None and self._entry is not None:
-            self._context.access_log.channel_denied(self._entry, status)
+            self._context.access_log.websocket_denied(self._entry, status)
         self._port.deny(status)
         self._denied()
 
@@ -307,10 +307,10 @@ class Channel:
                 # neither
                 self._enter(CLOSED)
             case Pong():
-                pass  # it has done its work by arriving: `received_octets` has changed
+                pass  # it has done its work by arriving: `received_bytes` has changed
 
     def _answer(self, payload: bytes) -> None:
-        if self._gate is not None and not self._gate.is_open:
+        if self._flow is not None and not self._flow.is_writable:
             # a peer that sends Pings and reads nothing gets one Pong in the end, for the last of
             # them (RFC 6455, 5.5.3)
             self._late_pong = payload
@@ -336,20 +336,20 @@ class Channel:
         self.inbox.read_to_the_end()
 
     def _finish(self, code: int, reason: str, *, by: str, state: State = CLOSED) -> None:
-        """The application's last word from this channel."""
+        """The application's last word from this WebSocket."""
         was_open = self.state is OPEN
         self.close_code = code
         self.closed_by = by
         self.inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._enter(state)
         if was_open and self._context.access_log is not None and self._entry is not None:
-            self._context.access_log.channel_closed(
+            self._context.access_log.websocket_closed(
                 self._entry,
                 code=code,
                 by=by,
                 seconds=self._context.clock() - self._opened_at,
-                received=(self.inbox.received_count, self.inbox.received_octets),
-                sent=(self._sent_count, self._sent_octets),
+                received=(self.inbox.received_count, self.inbox.received_bytes),
+                sent=(self._sent_count, self._sent_bytes),
             )
 
     def _enter(self, state: State) -> None:
@@ -358,8 +358,8 @@ class Channel:
             if state is CLOSING or state is CLOSED or state is DENYING:
                 self.inbox.end()
             self._port.state_changed()
-            if state is CLOSED and self._gate is not None:
-                self._gate.open()
+            if state is CLOSED and self._flow is not None:
+                self._flow.resume()
 
     def _flush(self) -> None:
         """Write what was joined."""
@@ -369,12 +369,12 @@ class Channel:
 
 
 CONNECTING.handlers = {
-    "websocket.accept": Channel._on_accept,
-    "websocket.close": Channel._on_refuse,
-    "websocket.http.response.start": Channel._on_denial,
+    "websocket.accept": WebSocketSession._on_accept,
+    "websocket.close": WebSocketSession._on_refuse,
+    "websocket.http.response.start": WebSocketSession._on_denial,
 }
 DENYING.handlers = {}  # the Denial has a table of its own
-OPEN.handlers = {"websocket.close": Channel._on_close}
+OPEN.handlers = {"websocket.close": WebSocketSession._on_close}
 CLOSING.handlers = {}
 CLOSED.handlers = {}
 

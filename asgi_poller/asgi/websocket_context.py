@@ -1,4 +1,4 @@
-"""What a channel stands on: its states, its connection, and what all channels share."""
+"""What a WebSocket stands on: its states, its connection, and what all WebSockets share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class State(Enum):
     CLOSED = "closed"
 
     handlers: Mapping[str, Callable[[Any, Message], None]]
-    """What the application may send in this state, but messages on an open channel: the table at
+    """What the application may send in this state, but messages on an open WebSocket: the table at
     the end of `websocket.py`.
     """
 
@@ -35,8 +35,8 @@ CLOSING: Final = State.CLOSING
 CLOSED: Final = State.CLOSED
 
 
-class ChannelPort(Protocol):
-    """The connection as its channel sees it: `accept`, `deny` or `denial_port` answers the
+class WebSocketPort(Protocol):
+    """The connection as its WebSocket sees it: `accept`, `deny` or `denial_port` answers the
     handshake in whatever version of HTTP it came; frames follow.
     """
 
@@ -62,19 +62,19 @@ class ChannelPort(Protocol):
     def set_reading(self, on: bool) -> None: ...
 
     def state_changed(self) -> None:
-        """The channel is in another state: deadlines change, and in CLOSED the connection ends once
-        all is written.
+        """The WebSocket is in another state: deadlines change, and in CLOSED the connection ends
+        once all is written.
         """
 
 
 @dataclass(slots=True)
-class ChannelContext:
-    """What all channels of one core share."""
+class WebSocketContext:
+    """What all WebSockets of one core share."""
 
     loop: Loop
     clock: Callable[[], float]  # seconds, monotonic
     wire: type[WebSocketWire]
-    max_octets: int
+    max_bytes: int
     max_queue: int
     deflate_threshold: int
     cache: FrameCache

@@ -123,13 +123,13 @@ class GunicornAccessLog(AccessLog):
             run.octets = 0  # what the application sent was not what the peer got
             self._finish(entry.key, run)
 
-    def channel_opened(self, entry: Entry) -> None:
+    def websocket_opened(self, entry: Entry) -> None:
         self._write(entry, Response(str(_SWITCHING_PROTOCOLS)), 0.0)
 
-    def channel_denied(self, entry: Entry, status: int) -> None:
+    def websocket_denied(self, entry: Entry, status: int) -> None:
         self._write(entry, Response(str(status)), 0.0)
 
-    def channel_closed(
+    def websocket_closed(
         self,
         entry: Entry,
         *,

@@ -21,7 +21,7 @@ from asgi_poller.settings.sources import CONFIG_VARIABLE, from_environment, from
 from asgi_poller.settings.table import OPTIONS
 
 # For limits that are always numbers here; --limit-request-head bounds a head's parts all the same.
-_UNLIMITED_OCTETS = 2**31 - 1
+_UNLIMITED_BYTES = 2**31 - 1
 _MAX_FIELDS = 32768  # gunicorn's meaning of --limit-request-fields 0
 _LIFESPAN_S = 1.0  # kept back from --graceful-timeout, after which gunicorn kills; or a tenth of it
 _RELOAD_DRAIN_S = 1.0  # someone waits for a changed page
@@ -39,7 +39,7 @@ def _same(value: Any) -> Any:
 
 
 def _or_unlimited(value: int) -> int:
-    return value or _UNLIMITED_OCTETS
+    return value or _UNLIMITED_BYTES
 
 
 def _with_unix(addresses: list[str]) -> list[str]:

@@ -40,7 +40,7 @@ SHARE_COUNT = 32
 _SLOTS = 512
 _FREE, _TAKEN = 0, -1  # in place of a process id
 _NOT_SERVING = sys.maxsize
-_CELL_OCTETS = 8
+_CELL_BYTES = 8
 _QUESTION_NS = 1_000_000_000  # after so long it may have got lost with who took it
 
 
@@ -78,7 +78,7 @@ class Board:
     )
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, (5 * _SLOTS + 3) * _CELL_OCTETS)
+        self._memory = mmap.mmap(-1, (5 * _SLOTS + 3) * _CELL_BYTES)
         cells = memoryview(self._memory).cast("q")
         self._pids, self._loads = cells[:_SLOTS], cells[_SLOTS : 2 * _SLOTS]
         self._taken = cells[2 * _SLOTS : 3 * _SLOTS]  # batches that it accepted

@@ -6,9 +6,9 @@ has no atomic increment across processes, and a lock would die with a killed wor
 
 - the pollers' process numbers the connections that it lets in. The number is the *ticket*; it
   travels with the socket. What it stands for (address, channel or not) never leaves this process.
-- the *board* is shared memory with one octet per ticket. A core writes one octet when a connection
+- the *table* is shared memory with one octet per ticket. A core writes one octet when a connection
   has ended, and that is all: a single store needs no lock and no order.
-- the pollers look over the board when they need to know: when a limit is met, and now and then.
+- the pollers look over the table when they need to know: when a limit is met, and now and then.
   Looking is a memchr(3) over as many octets as connections are open, a microsecond for 20,000.
 
 The octet goes through these values, each written by one side only:
@@ -39,10 +39,10 @@ FIRST_WORKER, LAST_WORKER = 2, 255
 CAPACITY_COUNT = 1 << 20
 
 
-class TicketBoard:
+class ConnectionTable:
     """One octet of shared memory for each ticket. `end` and `adopt` are for any thread and process.
 
-    A board is inherited by fork. For workers that are started afresh make it with `inheritable`,
+    A table is inherited by fork. For workers that are started afresh make it with `inheritable`,
     pass `fd` on, and `attach` there.
     """
 
@@ -54,13 +54,13 @@ class TicketBoard:
         self._octets = mmap.mmap(self.fd, capacity)
 
     @classmethod
-    def attach(cls, fd: int) -> TicketBoard:
-        """The board of another process, by the descriptor that was inherited from it."""
-        board = cls.__new__(cls)
-        board.capacity = os.fstat(fd).st_size
-        board.fd = fd
-        board._octets = mmap.mmap(fd, board.capacity)
-        return board
+    def attach(cls, fd: int) -> ConnectionTable:
+        """The table of another process, by the descriptor that was inherited from it."""
+        table = cls.__new__(cls)
+        table.capacity = os.fstat(fd).st_size
+        table.fd = fd
+        table._octets = mmap.mmap(fd, table.capacity)
+        return table
 
     def adopt(self, ticket: int, worker: int) -> None:
         """`worker` (2 to 255) has this connection from now on. Before it claims it.
@@ -98,7 +98,7 @@ class TicketBoard:
             place = octets.find(wanted, place + 1, used)
 
     def close(self) -> None:
-        """Give the memory back. No thread of this process may use the board any more."""
+        """Give the memory back. No thread of this process may use the table any more."""
         self._octets.close()
         if self.fd >= 0:
             os.close(self.fd)
@@ -106,7 +106,7 @@ class TicketBoard:
 
 
 class Tickets:
-    """The book behind the board: what each ticket stands for, and how many there are of a kind.
+    """The book behind the table: what each ticket stands for, and how many there are of a kind.
 
     Owned by the pollers' process; the caller's lock protects it. `key` is whatever connections are
     counted by, None for those that are counted in all only.
@@ -119,29 +119,29 @@ class Tickets:
         "_keys",
         "_taken",
         "_used",
-        "board",
-        "channel_count",
         "open_count",
+        "table",
+        "websocket_count",
     )
 
-    def __init__(self, board: TicketBoard) -> None:
-        self.board = board
+    def __init__(self, table: ConnectionTable) -> None:
+        self.table = table
         self.open_count = 0
-        self.channel_count = 0
+        self.websocket_count = 0
         self._keys: list[str | bytes | None] = []  # by ticket
         self._channels = bytearray()  # by ticket: 1 for a WebSocket
         self._by_key: dict[str | bytes, int] = {}
         self._free: list[int] = []
         self._used = 0  # tickets below this number have been out
-        self._taken = 0  # tickets that went out since the board was looked over
+        self._taken = 0  # tickets that went out since the table was looked over
 
     def count(self, key: str | bytes) -> int:
-        """Open connections of `key`, as far as the board has been looked over."""
+        """Open connections of `key`, as far as the table has been looked over."""
         return self._by_key.get(key, 0)
 
     def take(self, key: str | bytes | None) -> int:
         """A ticket for a new connection; TICKET_NONE if all are out."""
-        if not self._free and (self._taken > self._used >> 4 or self._used == self.board.capacity):
+        if not self._free and (self._taken > self._used >> 4 or self._used == self.table.capacity):
             # The table is to grow: see first whether it must. Not each time, or filling it with
             # n connections would cost n² octets of looking.
             self.collect()
@@ -149,7 +149,7 @@ class Tickets:
         if self._free:
             ticket = self._free.pop()
             self._keys[ticket] = key
-        elif self._used < self.board.capacity:
+        elif self._used < self.table.capacity:
             ticket = self._used
             self._used += 1
             self._keys.append(key)
@@ -170,32 +170,32 @@ class Tickets:
         self._keys[ticket] = key
         self._count(key, 1)
 
-    def is_channel(self, ticket: int) -> bool:
-        """Whether `set_channel` has been called for it."""
+    def is_websocket(self, ticket: int) -> bool:
+        """Whether `set_websocket` has been called for it."""
         return bool(self._channels[ticket])
 
-    def set_channel(self, ticket: int) -> None:
+    def set_websocket(self, ticket: int) -> None:
         """The connection is a WebSocket from now on. Once for each ticket."""
-        self.channel_count += 1
+        self.websocket_count += 1
         self._channels[ticket] = 1
 
     def collect(self) -> None:
-        """Look the board over, and forget the connections that have ended."""
+        """Look the table over, and forget the connections that have ended."""
         self._taken = 0
-        for ticket in self.board.take_ended(self._used):
+        for ticket in self.table.take_ended(self._used):
             self._forget(ticket)
 
     def forget_worker(self, worker: int) -> int:
         """Forget the connections of a dead worker; returns how many there were."""
         self.collect()
         before = self.open_count
-        for ticket in self.board.take_worker(worker, self._used):
+        for ticket in self.table.take_worker(worker, self._used):
             self._forget(ticket)
         return before - self.open_count
 
     def _forget(self, ticket: int) -> None:
         self.open_count -= 1
-        self.channel_count -= self._channels[ticket]
+        self.websocket_count -= self._channels[ticket]
         self._channels[ticket] = 0
         self._count(self._keys[ticket], -1)
         self._keys[ticket] = None

@@ -12,7 +12,7 @@ logger = logging.getLogger("asgi_poller.error")
 _LOG_EVERY_S = 10.0
 
 
-class Trouble:
+class ExceptionLog:
     """Logs exceptions, for the same words at most one in 10 seconds; the next line says how many
     there were meanwhile. Owned by one thread.
     """

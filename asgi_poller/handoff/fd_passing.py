@@ -28,10 +28,10 @@ from asgi_poller.loops.accepted_socket import Accepted
 #: SCM_MAX_FD, unix(7): descriptors that one message may carry.
 DESCRIPTORS_PER_MESSAGE = 253
 #: Octets of request data after which a message is full. One connection's data may go beyond.
-DATA_OCTETS_PER_MESSAGE = 65536
+DATA_BYTES_PER_MESSAGE = 65536
 #: Room for the largest message. Pollers must not read more than half of it for one connection.
-MESSAGE_OCTETS = 262144
-_ANCILLARY_OCTETS = (
+MESSAGE_BYTES = 262144
+_ANCILLARY_BYTES = (
     socket.CMSG_SPACE(DESCRIPTORS_PER_MESSAGE * array.array("i").itemsize)
     if hasattr(socket, "CMSG_SPACE")
     else 0
@@ -39,7 +39,7 @@ _ANCILLARY_OCTETS = (
 _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 #: sendmsg(2), unix(7): full for now (ETOOMANYREFS: too many descriptors in flight).
-CHANNEL_FULL = frozenset(
+SOCKET_FULL = frozenset(
     (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMSGSIZE)
 )
 _SO_SNDBUFFORCE = 32  # socket(7): past the cap, with CAP_NET_ADMIN
@@ -84,7 +84,7 @@ def fitting(batch: list[Accepted], start: int, end: int) -> list[Accepted]:
     octets = 0
     for index, accepted in enumerate(part):
         octets += len(accepted.data)
-        if octets > DATA_OCTETS_PER_MESSAGE and index:
+        if octets > DATA_BYTES_PER_MESSAGE and index:
             return part[:index]
     return part
 
@@ -98,14 +98,14 @@ def widen(end: socket.socket, octets: int) -> None:
             pass  # not permitted: the smaller buffer serves
 
 
-class Inbox:
+class DescriptorReader:
     """Receives deliveries; keeps one buffer for all of them. Owned by the core's thread."""
 
     __slots__ = ("_buffers", "_channel", "_view")
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._view = memoryview(bytearray(MESSAGE_OCTETS))
+        self._view = memoryview(bytearray(MESSAGE_BYTES))
         self._buffers = [self._view]
 
     def receive(self) -> Delivery | None:
@@ -114,7 +114,7 @@ class Inbox:
         Raises BlockingIOError if nothing waits. The descriptors are the caller's.
         """
         count, ancillary, _, _ = self._channel.recvmsg_into(
-            self._buffers, _ANCILLARY_OCTETS, _CLOSE_ON_EXEC
+            self._buffers, _ANCILLARY_BYTES, _CLOSE_ON_EXEC
         )
         if not count:
             return None
@@ -133,7 +133,7 @@ def take_number(channel: socket.socket) -> int:
     waits.
     """
     # without room for ancillary data the kernel drops the descriptors itself (unix(7))
-    number: int = marshal.loads(channel.recv(MESSAGE_OCTETS))[0]
+    number: int = marshal.loads(channel.recv(MESSAGE_BYTES))[0]
     return number
 
 

@@ -1,4 +1,4 @@
-"""ProcessLaneReceiver: the worker's end of a ProcessLane."""
+"""LaneReceiver: the worker's end of a ProcessLane."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from asgi_poller.handoff.connection_table import TicketBoard
-from asgi_poller.handoff.exception_log import Trouble
-from asgi_poller.handoff.fd_passing import RING, Delivery, Inbox, returned
+from asgi_poller.handoff.connection_table import ConnectionTable
+from asgi_poller.handoff.exception_log import ExceptionLog
+from asgi_poller.handoff.fd_passing import RING, Delivery, DescriptorReader, returned
 from asgi_poller.handoff.shared_counters import CLAIMED, CLOSED, FAILED, RETURNS, RING_WANTED, SEEN
 from asgi_poller.handoff.thread_lane import drop
 from asgi_poller.loops.accepted_socket import Accepted
@@ -44,11 +44,11 @@ class ReceiverCore(Protocol):
         """Count connections that it has finished with in `cells[index]` from now on."""
 
 
-class ProcessLaneReceiver:
+class LaneReceiver:
     """Hands what the supervisor sends to the worker's core. Owned by the core's thread.
 
     `channel` is the worker's end of the lane's socket pair, `cells` the lane's row of Counters.
-    Where there are limits, `board` has the tickets and `mark` is what this lane marks them with.
+    Where there are limits, `table` has the tickets and `mark` is what this lane marks them with.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class ProcessLaneReceiver:
         channel: socket.socket,
         cells: memoryview[int],
         *,
-        board: TicketBoard | None = None,
+        table: ConnectionTable | None = None,
         mark: int = 0,
     ) -> None:
         channel.setblocking(False)
         self._channel = channel
         self._cells = cells
-        self._board = board
+        self._table = table
         self._mark = mark
-        self._inbox = Inbox(channel)
-        self._trouble = Trouble()
+        self._inbox = DescriptorReader(channel)
+        self._exception_log = ExceptionLog()
         self._core: ReceiverCore | None = None
         self._unsent = b""
 
@@ -116,23 +116,23 @@ class ProcessLaneReceiver:
         cells = self._cells
         sequence = delivery.first
         entries = delivery.entries
-        board = self._board
+        table = self._table
         for fd, (listener, peer, data, ticket) in zip(delivery.fds, entries, strict=False):
             sequence += 1
             accepted = Accepted(fd, listener, peer, data, ticket)
             try:
-                if ticket >= 0 and board is not None:
+                if ticket >= 0 and table is not None:
                     # before the claim: who finds this worker dead must find what it had
-                    board.adopt(ticket, self._mark)
+                    table.adopt(ticket, self._mark)
                 # From here the connection is ours alone: the supervisor would hand it to another
                 # worker if we died before this, and never does after it.
                 cells[CLAIMED] = sequence
                 core.adopt(accepted)
             except Exception:
                 cells[CLAIMED] = sequence
-                self._trouble.exception("a connection could not be adopted and was closed")
+                self._exception_log.exception("a connection could not be adopted and was closed")
                 cells[FAILED] += 1
-                drop(accepted, None if board is None else board.end)
+                drop(accepted, None if table is None else table.end)
         missing = len(entries) - len(delivery.fds)
         if missing > 0:
             # recvmsg(2), MSG_CTRUNC: this process has no descriptors left. The supervisor still

@@ -12,8 +12,9 @@ No connection is lost and none is adopted twice, whatever becomes of the worker:
 3. Connections between 1 and 2, received but not claimed, belong to nobody but a living worker: they
    are given to another lane only once the worker is dead (`reclaim`).
 
-A descriptor stays open in the supervisor until the keeper has seen the claim, because the worker
-rings when it has claimed (see `keeper`): a client would not see the end of a connection before.
+A descriptor stays open in the supervisor until the lane monitor has seen the claim, because the
+worker rings when it has claimed (see `lane_monitor`): a client would not see the end of a
+connection before.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from dataclasses import dataclass
 
 from asgi_poller import platform
 from asgi_poller.handoff.fd_passing import (
-    CHANNEL_FULL,
-    MESSAGE_OCTETS,
+    MESSAGE_BYTES,
     RING,
+    SOCKET_FULL,
     fitting,
     parse_returned,
     send_connections,
@@ -55,7 +56,7 @@ PROCESS_LANE_CAPACITY_COUNT = 8192
 #: Seconds that a worker without free descriptors gets nothing more.
 _FULL_S = 0.1
 #: Octets asked for as the socket's send buffer; the kernel caps it (net.core.wmem_max).
-_SEND_BUFFER_OCTETS = 4 * 1024 * 1024
+_SEND_BUFFER_BYTES = 4 * 1024 * 1024
 
 #: The lane is at its end. (Not EBADF: under the lock the lane is open, and so it means a connection
 #: whose descriptor is wrong.)
@@ -111,7 +112,7 @@ class ProcessLane:
     """The supervisor's side. Any thread may call anything; a lock orders what is sent.
 
     `worker_end` is for the worker: by fork, or by its descriptor (pass_fds); this object keeps its
-    own copy open. `row` is the lane's row in `counters`; both go to ProcessLaneReceiver there.
+    own copy open. `row` is the lane's row in `counters`; both go to LaneReceiver there.
     `name` is for the log, `mark` what tickets of its connections are marked with (0: no limits),
     `clock` gives monotonic seconds.
     """
@@ -132,10 +133,10 @@ class ProcessLane:
         self.mark = mark
         self._capacity = capacity
         self._clock = clock
-        self.channel, self.worker_end = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
+        self.channel, self.worker_end = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
         for end in (self.channel, self.worker_end):
             end.setblocking(False)
-            widen(end, _SEND_BUFFER_OCTETS)
+            widen(end, _SEND_BUFFER_BYTES)
         self.row = counters.take_row()  # after what may fail: nobody would give it back
         self._counters = counters
         self._cells = counters.row(self.row)
@@ -211,7 +212,7 @@ class ProcessLane:
         """Whether its worker is gone: it holds nothing any more."""
         return self._state is State.CLOSED
 
-    # The keeper's part
+    # The lane monitor's part
 
     def want_ring(self) -> bool:
         """Ask the worker to ring at its next claim. False: it has claimed since the last `look`."""
@@ -313,7 +314,7 @@ class ProcessLane:
         try:
             send_connections(self.channel, sent.number, sent.first, part)
         except OSError as error:
-            if error.errno in CHANNEL_FULL or error.errno in _GONE:
+            if error.errno in SOCKET_FULL or error.errno in _GONE:
                 return False
             raise
         self._next_number += 1
@@ -341,7 +342,7 @@ class ProcessLane:
         found: list[Accepted] = []
         while True:
             try:
-                octets = self.channel.recv(MESSAGE_OCTETS)
+                octets = self.channel.recv(MESSAGE_BYTES)
             except OSError:
                 break  # nothing (more) there, or the worker's end is gone
             if not octets:

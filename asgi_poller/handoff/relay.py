@@ -16,17 +16,17 @@ from typing import Protocol
 
 from asgi_poller import platform
 from asgi_poller.handoff.connection_table import TICKET_NONE
-from asgi_poller.handoff.fd_passing import Inbox, send_connections, widen
+from asgi_poller.handoff.fd_passing import DescriptorReader, send_connections, widen
 from asgi_poller.loops.accepted_socket import Accepted
 
 logger = logging.getLogger("asgi_poller.error")
 
 #: Octets asked for as the socket's buffer; a connection takes about 700, most of it the kernel's.
-_QUEUE_OCTETS = 16 * 1024 * 1024
+_QUEUE_BYTES = 16 * 1024 * 1024
 
 
 class Relay(Protocol):
-    """What a front end knows of the other processes. Any thread."""
+    """What a poller pool knows of the other processes. Any thread."""
 
     @property
     def fd(self) -> int:
@@ -58,12 +58,12 @@ class RelayQueue:
     __slots__ = ("_back", "_front", "_inbox", "_lock", "fd")
 
     def __init__(self) -> None:
-        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
+        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
         for end in (self._back, self._front):
             end.setblocking(False)
-            widen(end, _QUEUE_OCTETS)
+            widen(end, _QUEUE_BYTES)
         self.fd = self._front.fileno()
-        self._inbox = Inbox(self._front)
+        self._inbox = DescriptorReader(self._front)
         self._lock = threading.Lock()  # of the inbox's buffer
 
     def give(self, batch: list[Accepted]) -> int:

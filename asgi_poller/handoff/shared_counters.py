@@ -1,8 +1,8 @@
 """Counters in memory that the supervisor and its workers share: a row of int64 cells per lane.
 
-Every cell has one writer (RING_WANTED, a flag, has two: see `keeper`), so no lock is needed: an
-aligned eight-octet store is one store on every 64-bit processor, and readers see the old value or
-the new one.
+Every cell has one writer (RING_WANTED, a flag, has two: see `lane_monitor`), so no lock is needed:
+an aligned eight-octet store is one store on every 64-bit processor, and readers see the old value
+or the new one.
 
     supervisor                                   worker
     counters = Counters.create()                 by fork: uses `counters` as it is

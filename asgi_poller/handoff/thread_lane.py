@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.loops.accepted_socket import Accepted
 
 #: Connections that may wait for one core. Far above what a loop that is blocked for seconds gathers
@@ -39,7 +39,7 @@ EndTicket = Callable[[int], object]
 
 
 class Lane(Protocol):
-    """What the front end knows about a core.
+    """What the poller pool knows about a core.
 
     `assigned` counts the connections that were ever meant for this lane; the Balancer writes it.
     """
@@ -153,12 +153,12 @@ class ThreadLane:
         "_delivering",
         "_end_ticket",
         "_ended",
+        "_exception_log",
         "_failed",
         "_lock",
         "_pace",
         "_rung",
         "_rung_at",
-        "_trouble",
         "_waiting",
         "assigned",
     )
@@ -181,7 +181,7 @@ class ThreadLane:
         self._rung_at = 0.0  # or when the last delivery ended: since then the loop owes an answer
         self._delivering = False
         self._pace = Pace()
-        self._trouble = Trouble()
+        self._exception_log = ExceptionLog()
         self._failed = 0  # adopt() raised; written by the core's thread
         self._ended = False
         self._lock = threading.Lock()  # taken only when the core has ended
@@ -265,7 +265,7 @@ class ThreadLane:
             try:
                 adopt(accepted)
             except Exception:
-                self._trouble.exception("a connection could not be adopted and was closed")
+                self._exception_log.exception("a connection could not be adopted and was closed")
                 self._failed += 1
                 drop(accepted, self._end_ticket)
         self._rung_at = self._clock()

@@ -45,16 +45,16 @@ class WorkerSpec:
     the counters, one for each core, and `marks` what each marks its tickets with.
 
     The descriptors beside it: the counters, where stacks are written to, each lane's end, and the
-    board of tickets if `has_board`. `config` is None for a forked worker, which has it, and the
-    application, already. `nice` is added to its nice value. `channel_share` is as for Cores.
+    table of connections if `has_table`. `config` is None for a forked worker, which has it, and the
+    application, already. `nice` is added to its nice value. `websocket_share` is as for Cores.
     """
 
     number: int
     infos: tuple[ListenerInfo, ...]
     rows: tuple[int, ...]
     marks: tuple[int, ...]
-    has_board: bool
-    channel_share: int | None
+    has_table: bool
+    websocket_share: int | None
     nice: int
     config: Config | None
     origin: Origin
@@ -83,7 +83,7 @@ def packed(spec: Spec) -> bytes:
         ) from error
 
 
-async def send_parcel(sock: socket.socket, octets: bytes, fds: Sequence[int]) -> None:
+async def send_bootstrap(sock: socket.socket, octets: bytes, fds: Sequence[int]) -> None:
     """Send what `packed` made. Raises OSError if the child has died already."""
     sock.setblocking(False)
     header = _HEADER.pack(len(octets), len(fds))
@@ -94,7 +94,7 @@ async def send_parcel(sock: socket.socket, octets: bytes, fds: Sequence[int]) ->
     await asyncio.get_running_loop().sock_sendall(sock, octets)
 
 
-def receive_parcel(sock: socket.socket) -> tuple[Spec, list[int]]:
+def receive_bootstrap(sock: socket.socket) -> tuple[Spec, list[int]]:
     """Wait for the parcel; the descriptors are the caller's. Raises EOFError if none comes."""
     sock.setblocking(True)
     header, fds = receive_fds(sock, _HEADER.size, _DESCRIPTORS_AT_ONCE)

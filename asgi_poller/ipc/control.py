@@ -27,9 +27,9 @@ Message = dict[str, Any]
 
 _log = logging.getLogger("asgi_poller.error")
 
-_READ_OCTETS = 65536
+_READ_BYTES = 65536
 # Unit: octets. A line longer than any that is ever sent: the other side is not what it should be.
-_LINE_LIMIT_OCTETS = 1024 * 1024
+_LINE_LIMIT_BYTES = 1024 * 1024
 
 
 class Lines:
@@ -43,7 +43,7 @@ class Lines:
     def feed(self, octets: bytes) -> list[Message]:
         """The messages that are complete now."""
         *lines, self._rest = (self._rest + octets).split(b"\n")
-        if len(self._rest) > _LINE_LIMIT_OCTETS:
+        if len(self._rest) > _LINE_LIMIT_BYTES:
             raise ValueError("a line without an end")
         return [self._parsed(line) for line in lines]
 
@@ -122,7 +122,7 @@ class Control:
     def _read(self) -> bool:
         """Whether there was something."""
         try:
-            octets = self._sock.recv(_READ_OCTETS)
+            octets = self._sock.recv(_READ_BYTES)
         except BlockingIOError:
             return False
         except OSError:

@@ -65,9 +65,9 @@ class Heartbeat:
 class Health(enum.Enum):
     """What a look at a pulse finds. BLOCKED and BACK are each told once."""
 
-    WELL = enum.auto()
+    OK = enum.auto()
     BLOCKED = enum.auto()
-    BACK = enum.auto()
+    RECOVERED = enum.auto()
     LOST = enum.auto()
 
 
@@ -104,9 +104,9 @@ class Pulse:
         if self._limit_s and silent_s >= self._limit_s:
             return Health.LOST
         if (silent_s >= self._notice_s) is self._is_blocked:
-            return Health.WELL
+            return Health.OK
         self._is_blocked = not self._is_blocked
-        return Health.BLOCKED if self._is_blocked else Health.BACK
+        return Health.BLOCKED if self._is_blocked else Health.RECOVERED
 
     @property
     def silent_s(self) -> float:

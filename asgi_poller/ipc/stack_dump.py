@@ -17,7 +17,7 @@ import signal
 #: Sent to a worker that shall write its stacks.
 STACK_SIGNAL: int = getattr(signal, "SIGUSR2", 0)  # 0: Windows, which has no workers
 
-_READ_OCTETS = 65536
+_READ_BYTES = 65536
 _FIRST_S = 2.0  # to wait for the first octet: a stopped process writes nothing
 _QUIET_S = 0.2  # without an octet: that was all
 # Thread 0x00007f… (most recent call first):, with a name before the bracket in Python 3.14
@@ -68,7 +68,7 @@ class StackPipe:
                 if self._fd >= 0:
                     loop.remove_reader(self._fd)
             with contextlib.suppress(BlockingIOError, OSError):  # closed meanwhile: the end
-                piece = os.read(self._fd, _READ_OCTETS)
+                piece = os.read(self._fd, _READ_BYTES)
                 if not piece:
                     break
                 pieces.append(piece)

@@ -10,7 +10,7 @@ _DATE = b"date"
 _SERVER = b"server"
 
 
-class DefaultFields:
+class DefaultHeaders:
     """Whole header lines, made anew once a second. Owned by the core's thread."""
 
     __slots__ = ("_clock", "_encoded", "_has_date", "_others", "_server", "_until")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.protocols.http1.parser import RequestHead
-from asgi_poller.protocols.http1.response import DefaultFields, ResponseEncoder
+from asgi_poller.protocols.http1.response import DefaultHeaders, ResponseEncoder
 
 
 class DenialPort:
@@ -19,11 +19,11 @@ class DenialPort:
     def __init__(
         self,
         write: Callable[[bytes], None],
-        default_fields: DefaultFields,
+        default_headers: DefaultHeaders,
         done: Callable[[], None],
     ) -> None:
         self._write = write
-        self._encoder = ResponseEncoder(default_fields)
+        self._encoder = ResponseEncoder(default_headers)
         self._done = done
 
     def send_head(

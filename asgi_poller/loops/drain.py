@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from asgi_poller.loops.server_state import Connection, Services
+from asgi_poller.loops.server_state import Connection, ServerState
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -15,12 +15,12 @@ _SPREAD_STEP_S = 0.02  # between two of those that end one after the other, at l
 
 
 async def drain(
-    state: Services, arriving: set[asyncio.Task[None]], timeout_s: float, spread_s: float
+    state: ServerState, arriving: set[asyncio.Task[None]], timeout_s: float, spread_s: float
 ) -> bool:
     """End every connection in an orderly way; what has not ended after `timeout_s` seconds is cut
     off.
 
-    Idle connections close, requests finish, channels get 1012 and their closing handshake: with
+    Idle connections close, requests finish, WebSockets get 1012 and their closing handshake: with
     `spread_s`, evenly over so many seconds, which come on top of `timeout_s`. `arriving` are
     connections that are not made yet. True if nothing had to be cut off. Cancelling it cuts
     everything off at once.
@@ -28,7 +28,7 @@ async def drain(
     changed = state.begin_drain()
     late = []
     for connection in list(state.connections):
-        if spread_s > 0 and connection.is_channel:
+        if spread_s > 0 and connection.is_websocket:
             late.append(connection)
         else:
             connection.shutdown()
@@ -55,7 +55,7 @@ async def drain(
     return True
 
 
-def _say_what_is_left(state: Services, timeout_s: float) -> None:
+def _say_what_is_left(state: ServerState, timeout_s: float) -> None:
     _log.info(
         "Waiting for %d connections and %d tasks to end, %g s at most. (CTRL+C to force quit)",
         len(state.connections),
@@ -85,7 +85,7 @@ async def _shut_down_evenly(connections: list[Connection], spread_s: float) -> N
             await asyncio.sleep(max(_SPREAD_STEP_S, spread_s / count))
 
 
-async def _cut_off(state: Services, arriving: set[asyncio.Task[None]]) -> None:
+async def _cut_off(state: ServerState, arriving: set[asyncio.Task[None]]) -> None:
     for connection in list(state.connections):
         connection.abort()
     tasks = [*state.conversations, *arriving]

@@ -8,14 +8,14 @@ import logging
 from collections.abc import Sequence
 
 from asgi_poller.asgi.error_response import error_response
-from asgi_poller.asgi.http import Exchange
+from asgi_poller.asgi.http import HttpExchange
 from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRADING, Phase
 from asgi_poller.loops.http_responses import HttpResponses
-from asgi_poller.loops.lingering_close import Linger
-from asgi_poller.loops.server_state import Services
+from asgi_poller.loops.lingering_close import LingeringClose
+from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER
 from asgi_poller.loops.upgrade import upgrade
 from asgi_poller.protocols.http1.parser import END, RequestEvent, RequestHead, RequestParser
@@ -26,10 +26,10 @@ _APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
 # of a request's body after its response: who sends more, or longer, is cut off
 _DISCARD_S = 10.0
-_DISCARD_OCTETS = 16 * 1024 * 1024
+_DISCARD_BYTES = 16 * 1024 * 1024
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpProtocol(asyncio.Protocol):
     """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
 
     Owned by the core's thread. What the parser makes beyond the exchange at hand waits in
@@ -37,13 +37,13 @@ class HttpConnection(asyncio.Protocol):
     joined and written once.
     """
 
-    is_channel = False
+    is_websocket = False
 
     __slots__ = (
         "_backlog",
         "_core",
         "_deadline",
-        "_discarded_octets",
+        "_discarded_bytes",
         "_early",
         "_exchange",
         "_is_body_open",
@@ -55,23 +55,23 @@ class HttpConnection(asyncio.Protocol):
         "_phase",
         "_responses",
         "_transport",
-        "_unsent_octets",
+        "_unsent_bytes",
         "timer_tick",
     )
 
-    def __init__(self, core: Services, peer: Peer, early: bytes = b"") -> None:
+    def __init__(self, core: ServerState, peer: Peer, early: bytes = b"") -> None:
         self._core = core
         self._peer = peer
         self._early = early  # what a poller has already read
         self._transport: asyncio.Transport | None = None
         self._parser: RequestParser | None = RequestParser(core.connection_settings.head_limits)
         self._responses: HttpResponses | None = None
-        self._exchange: Exchange | None = None  # the one whose response is not complete
+        self._exchange: HttpExchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
         self._backlog: list[RequestEvent | HttpFault] = []
-        self._unsent_octets = 0  # when it was last looked whether the peer reads
+        self._unsent_bytes = 0  # when it was last looked whether the peer reads
         self._deadline = NEVER
-        self._discarded_octets = 0  # of a body whose response is complete
+        self._discarded_bytes = 0  # of a body whose response is complete
         self._is_reading = True
         self._is_choked = False  # the peer does not read what is written for it
         self._is_draining = False  # the server stops: no further request
@@ -84,8 +84,8 @@ class HttpConnection(asyncio.Protocol):
         core = self._core
         both_ways: asyncio.Transport = transport  # type: ignore[assignment]  # typed as its base
         self._transport = both_ways
-        self._responses = HttpResponses(self, both_ways, core.loop, core.default_fields)
-        self._await(core.connection_settings.first_octet_timeout_s)
+        self._responses = HttpResponses(self, both_ways, core.loop, core.default_headers)
+        self._set_deadline(core.connection_settings.first_octet_timeout_s)
         core.connection_made(self)
         if self._peer.scheme == "https":
             core.note_tls(self._peer, transport)
@@ -111,7 +111,7 @@ class HttpConnection(asyncio.Protocol):
                 self._await_body()
         elif parser.is_mid_head and self._phase in (IDLE, SILENT):
             self._phase = HEAD
-            self._await(self._core.connection_settings.header_timeout_s)
+            self._set_deadline(self._core.connection_settings.header_timeout_s)
 
     def eof_received(self) -> bool:
         """The peer sends no more. As uvicorn, take it for the end (RFC 9112, 9.6: it may wait)."""
@@ -134,7 +134,7 @@ class HttpConnection(asyncio.Protocol):
             self._idle()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._core.wheel.drop(self)
+        self._core.wheel.cancel(self)
         exchange, self._exchange = self._exchange, None
         try:
             if exchange is not None:
@@ -180,8 +180,8 @@ class HttpConnection(asyncio.Protocol):
             elif self._exchange is not None:
                 self._exchange.feed(event)
             else:  # a body that goes on after its response
-                self._discarded_octets += len(event)
-                if self._discarded_octets > _DISCARD_OCTETS:
+                self._discarded_bytes += len(event)
+                if self._discarded_bytes > _DISCARD_BYTES:
                     self._end(linger=False)
 
     def _take_fault(self, fault: HttpFault) -> None:
@@ -221,7 +221,7 @@ class HttpConnection(asyncio.Protocol):
             head.keep_alive = False
         scope = core.scopes.http(head, self._peer)
         assert self._responses is not None
-        exchange = Exchange(head, scope, self._responses, core.exchange_context)
+        exchange = HttpExchange(head, scope, self._responses, core.http_context)
         self._exchange = exchange
         if self._is_choked:
             exchange.block_writing()
@@ -274,7 +274,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(fault)
             return
         parser.close()
-        self._core.wheel.drop(self)
+        self._core.wheel.cancel(self)
         self._parser = self._exchange = self._responses = None
 
     def _refuse(self, fault: HttpFault) -> None:
@@ -338,15 +338,15 @@ class HttpConnection(asyncio.Protocol):
         self._phase = IDLE
         core = self._core
         if self._is_body_open:
-            self._discarded_octets = 0
-            self._await(_DISCARD_S)
+            self._discarded_bytes = 0
+            self._set_deadline(_DISCARD_S)
             return
-        hangs_at = self.timer_tick
-        if hangs_at:  # then the wheel turns, and its tick is now
+        scheduled_at = self.timer_tick
+        if scheduled_at:  # then the wheel turns, and its tick is now
             self._deadline = deadline = core.wheel.tick + core.keep_alive_ticks
-            if hangs_at <= deadline:
+            if scheduled_at <= deadline:
                 return
-        self._await(core.connection_settings.keep_alive_s)
+        self._set_deadline(core.connection_settings.keep_alive_s)
 
     def _read(self, on: bool) -> None:
         if self._is_reading is not on and self._transport is not None:
@@ -358,10 +358,10 @@ class HttpConnection(asyncio.Protocol):
 
     # Deadlines and the end
 
-    def _await(self, seconds: float) -> None:
+    def _set_deadline(self, seconds: float) -> None:
         wheel = self._core.wheel
         self._deadline = deadline = wheel.after(seconds)
-        wheel.hang(self, deadline)
+        wheel.schedule(self, deadline)
 
     def _await_body(self) -> None:
         """If the request at hand has more to come, wait for its next octet. The peer is not waited
@@ -371,7 +371,7 @@ class HttpConnection(asyncio.Protocol):
         if exchange is None or limit_s is None or not self._is_body_open or self._is_choked:
             return
         if self._is_reading and not exchange.head.expects_continue:
-            self._await(limit_s)
+            self._set_deadline(limit_s)
 
     def on_timer(self, tick: int) -> int:
         if self._deadline == NEVER or self._parser is None:
@@ -402,7 +402,7 @@ class HttpConnection(asyncio.Protocol):
             self._exchange.end_connection()
         elif self._phase in (SILENT, HEAD):
             limit_s = self._core.connection_settings.header_timeout_s
-            self._await(min(limit_s, _LAST_REQUEST_S))
+            self._set_deadline(min(limit_s, _LAST_REQUEST_S))
         elif self._phase is not UPGRADING:
             self._end(linger=False)
 
@@ -414,25 +414,25 @@ class HttpConnection(asyncio.Protocol):
         if self._responses is not None:
             self._responses.flush()
         if linger and not self._transport.is_closing():
-            self._core.wheel.drop(self)
+            self._core.wheel.cancel(self)
             lost = functools.partial(self.connection_lost, None)
-            Linger(self._transport, self._core.wheel, lost).start()
+            LingeringClose(self._transport, self._core.wheel, lost).start()
         else:
             self._transport.close()
             self._watch_writing()
 
     def _watch_writing(self) -> None:
         """See that what waits to be written goes on its way: else the peer will never read it."""
-        self._unsent_octets = self._transport.get_write_buffer_size()  # type: ignore[union-attr]  # connected
+        self._unsent_bytes = self._transport.get_write_buffer_size()  # type: ignore[union-attr]  # connected
         limit_s = self._core.connection_settings.write_timeout_s
-        if self._unsent_octets and limit_s is not None:
-            self._await(limit_s)
+        if self._unsent_bytes and limit_s is not None:
+            self._set_deadline(limit_s)
 
     def _check_writing(self) -> int:
-        before = self._unsent_octets
+        before = self._unsent_bytes
         self._watch_writing()
-        if self._unsent_octets and self._unsent_octets >= before:
+        if self._unsent_bytes and self._unsent_bytes >= before:
             _log.info("Cut off %s: it reads no response (--timeout-write).", self._peer.client)
             self.abort()
             return NEVER
-        return self._deadline if self._unsent_octets else NEVER
+        return self._deadline if self._unsent_bytes else NEVER

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.protocols.http1.parser import RequestHead
-from asgi_poller.protocols.http1.response import CONTINUE, DefaultFields, ResponseEncoder
+from asgi_poller.protocols.http1.response import CONTINUE, DefaultHeaders, ResponseEncoder
 
-_JOINED_OCTETS = 65536  # above this the responses are written without waiting for further ones
+_JOINED_BYTES = 65536  # above this the responses are written without waiting for further ones
 
 
 class Owner(Protocol):
@@ -42,7 +42,7 @@ class HttpResponses:
         "_loop",
         "_owner",
         "_pieces",
-        "_pieces_octets",
+        "_pieces_bytes",
         "_transport",
         "is_joining",
     )
@@ -52,14 +52,14 @@ class HttpResponses:
         owner: Owner,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        default_fields: DefaultFields,
+        default_headers: DefaultHeaders,
     ) -> None:
         self._owner = owner
         self._transport = transport
         self._loop = loop
-        self._encoder = ResponseEncoder(default_fields)
+        self._encoder = ResponseEncoder(default_headers)
         self._pieces: list[bytes] = []  # joined, and not written yet
-        self._pieces_octets = 0
+        self._pieces_bytes = 0
         self._is_growing = False
         self.is_joining = False  # further requests have been read: their responses come soon
 
@@ -112,21 +112,21 @@ class HttpResponses:
         else:
             self._is_growing = True
         pieces.append(data)
-        self._pieces_octets += len(data)
-        if self._pieces_octets > _JOINED_OCTETS:
+        self._pieces_bytes += len(data)
+        if self._pieces_bytes > _JOINED_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Write what was joined."""
         pieces, self._pieces = self._pieces, []
-        self._pieces_octets = 0
+        self._pieces_bytes = 0
         if pieces:
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def clear(self) -> None:
         """Forget what was joined: the transport has been closed."""
         self._pieces = []
-        self._pieces_octets = 0
+        self._pieces_bytes = 0
 
     def _tend(self) -> None:
         if self._is_growing:

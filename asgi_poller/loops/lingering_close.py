@@ -13,13 +13,13 @@ from collections.abc import Callable
 from asgi_poller.loops.timer_wheel import NEVER, TimerWheel
 
 _LINGER_S = 2.0
-_LINGER_OCTETS = 16 * 1024 * 1024  # who sends more than this after the end gets the RST
+_LINGER_BYTES = 16 * 1024 * 1024  # who sends more than this after the end gets the RST
 
 
-class Linger(asyncio.Protocol):
+class LingeringClose(asyncio.Protocol):
     """Takes a transport over from its connection. Owned by the core's thread."""
 
-    __slots__ = ("_lost", "_octets_left", "_transport", "_wheel", "timer_tick")
+    __slots__ = ("_bytes_left", "_lost", "_transport", "_wheel", "timer_tick")
 
     def __init__(
         self, transport: asyncio.Transport, wheel: TimerWheel, lost: Callable[[], None]
@@ -27,7 +27,7 @@ class Linger(asyncio.Protocol):
         self._transport = transport
         self._wheel = wheel
         self._lost = lost
-        self._octets_left = _LINGER_OCTETS
+        self._bytes_left = _LINGER_BYTES
         self.timer_tick = NEVER
 
     def start(self) -> None:
@@ -47,7 +47,7 @@ class Linger(asyncio.Protocol):
             self._shut()
         if not transport.is_closing():
             transport.resume_reading()
-            self._wheel.hang(self, self._wheel.after(_LINGER_S))
+            self._wheel.schedule(self, self._wheel.after(_LINGER_S))
 
     def _shut(self) -> None:
         try:
@@ -62,8 +62,8 @@ class Linger(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._octets_left -= len(data)
-        if self._octets_left < 0:
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
             self._transport.abort()
 
     def eof_received(self) -> bool:
@@ -74,5 +74,5 @@ class Linger(asyncio.Protocol):
         return NEVER
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._wheel.drop(self)
+        self._wheel.cancel(self)
         self._lost()

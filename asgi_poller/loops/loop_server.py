@@ -24,9 +24,9 @@ from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
 from asgi_poller.loops.after_tls import AfterTls
 from asgi_poller.loops.drain import drain
-from asgi_poller.loops.http_protocol import HttpConnection
+from asgi_poller.loops.http_protocol import HttpProtocol
 from asgi_poller.loops.preread import Refused, peek, read_proxy_header
-from asgi_poller.loops.server_state import Services
+from asgi_poller.loops.server_state import ServerState
 from asgi_poller.protocols.proxy_protocol import Parsed
 from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
 
@@ -35,7 +35,7 @@ _log = logging.getLogger("asgi_poller.error")
 _TOO_MANY = "Too many connections from your address"
 
 
-class Core:
+class LoopServer:
     """Serves connections on the loop it was made in. Everything but `loop` and `closed` belongs to
     that loop's thread. `state` is what its connections share.
 
@@ -54,7 +54,7 @@ class Core:
         access_log: AccessLog | None = None,
     ) -> None:
         application = with_message_log(application)
-        self.state = Services(config, application, access_log)
+        self.state = ServerState(config, application, access_log)
         self.loop = self.state.loop
         self._listeners = listeners
         self._lifespan = Lifespan(application, config.lifespan, self.state.context)
@@ -140,7 +140,7 @@ class Core:
         self,
         connecting: Coroutine[Any, Any, Any],
         sock: socket.socket,
-        connection: HttpConnection,
+        connection: HttpProtocol,
         made: Any,
     ) -> None:
         """The future that `connecting` waited for is done: let it run to its end."""
@@ -154,8 +154,8 @@ class Core:
             _log.exception("A connection failed before its request, and is closed.")
             self._not_connected(sock, connection)
 
-    def _connection(self, accepted: Accepted, peer: Peer) -> HttpConnection:
-        connection = HttpConnection(self.state, peer, accepted.data)
+    def _connection(self, accepted: Accepted, peer: Peer) -> HttpProtocol:
+        connection = HttpProtocol(self.state, peer, accepted.data)
         self.state.hold_ticket(connection, accepted.ticket)
         return connection
 
@@ -260,7 +260,7 @@ class Core:
             _log.exception("A connection failed before its request, and is closed.")
             lost()
 
-    def _not_connected(self, sock: socket.socket, connection: HttpConnection) -> None:
+    def _not_connected(self, sock: socket.socket, connection: HttpProtocol) -> None:
         self._not_adopted(sock, self.state.release_ticket(connection))
 
     def _not_adopted(self, sock: socket.socket, ticket: int) -> None:

@@ -12,11 +12,11 @@ import socket
 from collections.abc import Callable
 
 from asgi_poller.errors import ProxyProtocolFault
-from asgi_poller.loops.lingering_close import Linger
+from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.protocols.proxy_protocol import (
     V1_SIGNATURE,
-    V2_LIMIT_OCTETS,
+    V2_LIMIT_BYTES,
     V2_SIGNATURE,
     Parsed,
     parse,
@@ -61,16 +61,16 @@ async def read_proxy_header(
     while True:
         parsed = _parse(data, trusted=trusted)
         if parsed is not None:
-            return parsed, data[parsed.consumed_octets :]
+            return parsed, data[parsed.consumed_bytes :]
         if not trusted and not _may_become_header(data):
             return None, data
-        piece = await peek(loop, sock, V2_LIMIT_OCTETS)
+        piece = await peek(loop, sock, V2_LIMIT_BYTES)
         if not piece:
             raise ProxyProtocolFault("the connection ended before its PROXY header did")
         whole = data + piece
         parsed = _parse(whole, trusted=trusted)
         if parsed is not None:
-            sock.recv(parsed.consumed_octets - len(data))
+            sock.recv(parsed.consumed_bytes - len(data))
             return parsed, b""
         if not trusted and not _may_become_header(whole):
             return None, data  # `piece` stays where it is
@@ -101,4 +101,4 @@ class Refused(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         both_ways: asyncio.Transport = transport  # type: ignore[assignment]  # typed as its base
         both_ways.write(self._answer)
-        Linger(both_ways, self._wheel, self._lost).start()
+        LingeringClose(both_ways, self._wheel, self._lost).start()

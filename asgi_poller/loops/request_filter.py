@@ -16,28 +16,28 @@ from asgi_poller.protocols.http1.parser import RequestHead
 
 
 @dataclass(frozen=True, slots=True)
-class RequestRules:
-    """Immutable: any thread. None: anything goes. `body_octets` bounds a request's body."""
+class RequestFilter:
+    """Immutable: any thread. None: anything goes. `body_bytes` bounds a request's body."""
 
     hosts: HostMatcher | None = None
     origins: OriginMatcher | None = None
-    body_octets: int | None = None
+    body_bytes: int | None = None
 
     def __bool__(self) -> bool:
         """Whether there is any rule that concerns requests that are no WebSocket."""
-        return self.hosts is not None or self.body_octets is not None
+        return self.hosts is not None or self.body_bytes is not None
 
     def check(self, head: RequestHead) -> None:
         """Raises HttpFault for a request that is not to be served."""
         if self.hosts is not None and not self.hosts.allows(head.header(b"host")):
             raise HttpFault(400, "this host is not served here")
-        if self.body_octets is not None and head.has_body:
+        if self.body_bytes is not None and head.has_body:
             length = head.header(b"content-length")
             # few digits: the parser has refused all others
-            if length is not None and int(length) > self.body_octets:
+            if length is not None and int(length) > self.body_bytes:
                 raise HttpFault(413, "the request body is too large")
 
-    def check_channel(self, head: RequestHead) -> None:
+    def check_websocket(self, head: RequestHead) -> None:
         """Raises HttpFault for a WebSocket handshake that is not to be served."""
         self.check(head)
         if self.origins is None:
@@ -48,9 +48,9 @@ class RequestRules:
             raise HttpFault(403, "this origin may not open WebSockets here")
 
 
-def request_rules(config: Config) -> RequestRules:
+def request_filter(config: Config) -> RequestFilter:
     """The rules that the configuration gives. Raises ConfigError for a bad pattern."""
-    return RequestRules(
+    return RequestFilter(
         HostMatcher(config.allow_hosts) if config.allow_hosts else None,
         OriginMatcher(config.ws_allow_origins) if config.ws_allow_origins else None,
         config.limit_request_body,

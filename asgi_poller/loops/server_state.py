@@ -14,28 +14,28 @@ from types import CoroutineType
 from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.http import ExchangeContext
+from asgi_poller.asgi.http import HttpContext
 from asgi_poller.asgi.proxy_headers import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.scope import Peer, ScopeMaker
 from asgi_poller.asgi.tls_extension import tls_extension
 from asgi_poller.asgi.types import Application, Message
-from asgi_poller.asgi.websocket_context import ChannelContext
+from asgi_poller.asgi.websocket_context import WebSocketContext
 from asgi_poller.config import Config
 from asgi_poller.errors import EXIT_NOTE, HttpFault
-from asgi_poller.loops.default_headers import DefaultFields
-from asgi_poller.loops.request_filter import request_rules
-from asgi_poller.loops.settings import channel_settings, connection_settings
+from asgi_poller.loops.default_headers import DefaultHeaders
+from asgi_poller.loops.request_filter import request_filter
+from asgi_poller.loops.settings import connection_settings, websocket_settings
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
-from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
+from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 
 
 class Connection(Protocol):
     """What a core knows of its connections."""
 
     @property
-    def is_channel(self) -> bool:
+    def is_websocket(self) -> bool:
         """Whether it is a WebSocket: its client notices the end and connects anew."""
 
     def shutdown(self) -> None:
@@ -45,13 +45,13 @@ class Connection(Protocol):
         """End now."""
 
 
-class Door(Protocol):
+class ConnectionCounter(Protocol):
     """Those who count connections, where there are limits. Any thread."""
 
     def end(self, ticket: int, /) -> object:
         """The connection has ended. Once for each ticket."""
 
-    def open_channel(self, ticket: int, /) -> bool:
+    def open_websocket(self, ticket: int, /) -> bool:
         """Whether the connection may become a WebSocket; counted from then on. Idempotent."""
 
     def identify(self, ticket: int, peer: Any, /) -> bool:
@@ -59,7 +59,7 @@ class Door(Protocol):
 
 
 class Conversation(Protocol):
-    """An exchange or a channel: what the application is called for."""
+    """An exchange or a WebSocket: what the application is called for."""
 
     @property
     def scope(self) -> dict[str, Any]: ...
@@ -72,7 +72,7 @@ class Conversation(Protocol):
         """The application's call is over."""
 
 
-class Services:
+class ServerState:
     """Made on a running loop. Everything but `loop`, `closed` and `requests` is for that loop's
     thread alone.
     """
@@ -86,39 +86,39 @@ class Services:
         self.requests = 0  # requests and WebSockets begun
         self.wheel = TimerWheel(self.loop)
         self.connection_settings = connection_settings(config)
-        self.channel_settings = channel_settings(config)
+        self.websocket_settings = websocket_settings(config)
         self.keep_alive_ticks = self.wheel.ticks(self.connection_settings.keep_alive_s)
         self.scopes = _scope_maker(config)
-        self.default_fields = DefaultFields(
+        self.default_headers = DefaultHeaders(
             server=b"asgi-poller" if config.server_header else None,
             date=config.date_header,
             headers=config.headers,
         )
         access_log = _access_log(config) if access_log is None else access_log
-        self.exchange_context = ExchangeContext(self.loop, access_log, config.limit_request_body)
+        self.http_context = HttpContext(self.loop, access_log, config.limit_request_body)
         self.deflate = config.ws_per_message_deflate
-        self.channel_context = ChannelContext(
+        self.websocket_context = WebSocketContext(
             loop=self.loop,
             clock=self.loop.time,
-            wire=CarefulWebSocketWire if config.ws == "wsproto" else WebSocketWire,
-            max_octets=config.ws_max_size,
+            wire=WsprotoWebSocketWire if config.ws == "wsproto" else WebSocketWire,
+            max_bytes=config.ws_max_size,
             max_queue=config.ws_max_queue,
             deflate_threshold=config.ws_deflate_threshold,
             cache=FrameCache(),
             access_log=access_log,
         )
-        self.rules = request_rules(config)
+        self.rules = request_filter(config)
         # one look for each request, where most servers have nothing to look for
         self.is_guarded = config.limit_concurrency is not None or bool(self.rules)
-        self.channel_share: int | None = None  # of --limit-channels, where nobody counts them all
+        self.websocket_share: int | None = None  # of --limit-channels, where nobody counts them all
         self._application = application
         # Each request and WebSocket runs in a copy of this one, and so sees what was set around the
         # server and in the lifespan, and nothing that another request has set.
         self.context = contextvars.copy_context()
         self._base_context = contextvars.Context() if config.reset_contextvars else self.context
-        self._door: Door | None = None
+        self._counter: ConnectionCounter | None = None
         self._tickets: dict[Connection, int] = {}  # of those that a limit counts
-        self._channel_count = 0
+        self._websocket_count = 0
         self.connections: set[Connection] = set()
         self.conversations: dict[asyncio.Task[None], Conversation] = {}
         self._release = self._ended  # one bound method for all tasks
@@ -138,9 +138,9 @@ class Services:
         """
         self._closed_in, self._closed_at = cells, index
 
-    def use_door(self, door: Door) -> None:
-        """Tell `door` of the tickets' ends from now on. Before the first connection."""
-        self._door = door
+    def use_counter(self, counter: ConnectionCounter) -> None:
+        """Tell `counter` of the tickets' ends from now on. Before the first connection."""
+        self._counter = counter
 
     def limit_requests(self, limit: int, reached: Callable[[], None]) -> None:
         """Call `reached` with every request or WebSocket from the `limit`th on."""
@@ -156,14 +156,14 @@ class Services:
         """An upgrade: the same socket in other hands."""
         self.connections.discard(old)
         self.connections.add(new)
-        self._channel_count += 1
+        self._websocket_count += 1
         if self._tickets and old in self._tickets:
             self._tickets[new] = self._tickets.pop(old)
 
     def connection_lost(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self._closed_in[self._closed_at] += 1
-        self._channel_count -= connection.is_channel
+        self._websocket_count -= connection.is_websocket
         if self._tickets:
             self._end_ticket(self._tickets.pop(connection, -1))
         if self._changed is not None:
@@ -187,11 +187,11 @@ class Services:
 
     def identify(self, ticket: int, peer: Any) -> bool:
         """The connection is really `peer`'s; whether that one may have one more."""
-        return ticket < 0 or self._door is None or self._door.identify(ticket, peer)
+        return ticket < 0 or self._counter is None or self._counter.identify(ticket, peer)
 
     def _end_ticket(self, ticket: int) -> None:
-        if ticket >= 0 and self._door is not None:
-            self._door.end(ticket)
+        if ticket >= 0 and self._counter is not None:
+            self._counter.end(ticket)
 
     # The end
 
@@ -216,15 +216,15 @@ class Services:
             return fault
         return None
 
-    def admit_channel(self, connection: Connection, head: RequestHead) -> None:
+    def admit_websocket(self, connection: Connection, head: RequestHead) -> None:
         """Raises HttpFault for a WebSocket handshake that is not to be served."""
         if self.is_overloaded():
             raise HttpFault(503, "Service Unavailable")
-        self.rules.check_channel(head)
-        share = self.channel_share
-        is_full = share is not None and self._channel_count >= share
-        if not is_full and self._door is not None:
-            is_full = not self._door.open_channel(self._tickets.get(connection, -1))
+        self.rules.check_websocket(head)
+        share = self.websocket_share
+        is_full = share is not None and self._websocket_count >= share
+        if not is_full and self._counter is not None:
+            is_full = not self._counter.open_websocket(self._tickets.get(connection, -1))
         if is_full:
             raise HttpFault(503, "Too many WebSockets")
 
@@ -242,10 +242,10 @@ class Services:
             peer.tls = dict(tls_extension(tls))
 
     def run(self, conversation: Conversation) -> None:
-        """Call the application for an exchange or a channel, in a task of its own.
+        """Call the application for an exchange or a WebSocket, in a task of its own.
 
-        The task is the application's coroutine itself: a wrapper around it would cost each channel
-        a coroutine, and each message a step through it.
+        The task is the application's coroutine itself: a wrapper around it would cost each
+        WebSocket a coroutine, and each message a step through it.
         """
         self.requests += 1
         if self._limit_reached is not None and self.requests >= (self._request_limit or 0):

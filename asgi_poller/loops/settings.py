@@ -25,7 +25,7 @@ class ConnectionSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelSettings:
+class WebSocketSettings:
     """WebSocket deadlines, in seconds; None is no deadline. `send_limit` is in octets."""
 
     ping_interval_s: float | None
@@ -42,10 +42,10 @@ class ChannelSettings:
 def connection_settings(config: Config) -> ConnectionSettings:
     return ConnectionSettings(
         head_limits=HeadLimits(
-            line_octets=config.limit_request_line,
+            line_bytes=config.limit_request_line,
             field_count=config.limit_request_fields,
-            field_octets=config.limit_request_field_size,
-            head_octets=config.limit_request_head,
+            field_bytes=config.limit_request_field_size,
+            head_bytes=config.limit_request_head,
         ),
         first_octet_timeout_s=config.timeout_first_octet,
         header_timeout_s=config.timeout_request_header,
@@ -57,8 +57,8 @@ def connection_settings(config: Config) -> ConnectionSettings:
     )
 
 
-def channel_settings(config: Config) -> ChannelSettings:
-    return ChannelSettings(
+def websocket_settings(config: Config) -> WebSocketSettings:
+    return WebSocketSettings(
         ping_interval_s=config.ws_ping_interval or None,
         ping_timeout_s=config.ws_ping_timeout or None,
         close_timeout_s=config.ws_close_timeout,

@@ -1,6 +1,6 @@
 """One coarse timer wheel per core, for every deadline that a connection has.
 
-A hundred thousand idle channels with a `call_later` each would keep a hundred thousand timers in
+A hundred thousand idle WebSockets with a `call_later` each would keep a hundred thousand timers in
 the loop's heap, and every request would add and cancel one. Here a connection hangs in at most one
 slot, and deadlines that move away (keep-alive, after each request) cost nothing: the entry stays
 where it is, comes due, and is told when to come again.
@@ -67,29 +67,29 @@ class TimerWheel:
             self._catch_up()
         return self.tick + self.ticks(seconds)
 
-    def hang(self, timed: Timed, tick: int) -> None:
+    def schedule(self, timed: Timed, tick: int) -> None:
         """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that hangs
         already is enough.
         """
-        hangs_at = timed.timer_tick
-        if hangs_at:
-            if hangs_at <= tick:
+        scheduled_at = timed.timer_tick
+        if scheduled_at:
+            if scheduled_at <= tick:
                 return
-            self._slots[hangs_at % _SLOT_COUNT].discard(timed)
+            self._slots[scheduled_at % _SLOT_COUNT].discard(timed)
             self._count -= 1
         timed.timer_tick = tick
         self._slots[tick % _SLOT_COUNT].add(timed)
         self._count += 1
         if self._handle is None:
             self._catch_up()
-            self._turn_on()
+            self._start()
 
-    def drop(self, timed: Timed) -> None:
+    def cancel(self, timed: Timed) -> None:
         """Forget `timed`; harmless if it does not hang."""
-        hangs_at = timed.timer_tick
-        if hangs_at:
+        scheduled_at = timed.timer_tick
+        if scheduled_at:
             timed.timer_tick = NEVER
-            self._slots[hangs_at % _SLOT_COUNT].discard(timed)
+            self._slots[scheduled_at % _SLOT_COUNT].discard(timed)
             self._count -= 1
 
     def stop(self) -> None:
@@ -98,15 +98,15 @@ class TimerWheel:
             self._handle.cancel()
             self._handle = None
 
-    def _turn_on(self) -> None:
+    def _start(self) -> None:
         due = self._started_at + self.tick * TICK_S
-        self._handle = self._loop.call_at(due, self._turn)
+        self._handle = self._loop.call_at(due, self._on_tick)
 
     def _catch_up(self) -> None:
         """After a rest: what is now, without visiting slots in which nothing hangs."""
         self.tick = max(self.tick, int((self._loop.time() - self._started_at) / TICK_S) + 1)
 
-    def _turn(self) -> None:
+    def _on_tick(self) -> None:
         # a call may come a little early by the clock: that must not mean once more, at once
         now = int((self._loop.time() - self._started_at) / TICK_S + 0.01)
         if now > self.tick + _LATE_TICKS:
@@ -114,21 +114,21 @@ class TimerWheel:
             now = self.tick + _LATE_TICKS
         try:
             while self.tick <= now:
-                self._visit(self.tick)
+                self._expire(self.tick)
                 self.tick += 1
         finally:  # whatever happens here, every other connection's deadlines are to be met
             if self._count:
-                self._turn_on()
+                self._start()
             else:
                 self._handle = None
 
-    def _visit(self, tick: int) -> None:
+    def _expire(self, tick: int) -> None:
         place = tick % _SLOT_COUNT
-        visited = self._slots[place]
-        if not visited:
+        expired = self._slots[place]
+        if not expired:
             return
         self._slots[place] = set()
-        for timed in visited:
+        for timed in expired:
             next_tick = timed.timer_tick
             if not next_tick:
                 continue  # dropped by one that was visited before it
@@ -137,7 +137,7 @@ class TimerWheel:
             if next_tick <= tick:  # else: another turn of the wheel to go
                 next_tick = self._call(timed, tick)
             if next_tick:
-                self.hang(timed, next_tick)
+                self.schedule(timed, next_tick)
 
     def _call(self, timed: Timed, tick: int) -> int:
         """When `timed` wants to be called next. Its trouble is its own: it is logged, and `timed`

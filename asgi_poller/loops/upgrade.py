@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from asgi_poller.asgi.scope import Peer
-from asgi_poller.asgi.websocket import Channel
-from asgi_poller.loops.server_state import Connection, Services
-from asgi_poller.loops.websocket_protocol import ChannelConnection
+from asgi_poller.asgi.websocket import WebSocketSession
+from asgi_poller.loops.server_state import Connection, ServerState
+from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.websocket.handshake import check_handshake
 
 
 def upgrade(
-    core: Services,
+    core: ServerState,
     head: RequestHead,
     *,
     old: Connection,
@@ -28,17 +28,17 @@ def upgrade(
     Raises HttpFault, and changes nothing, for a handshake that is not valid or not to be served.
     """
     handshake = check_handshake(head)
-    core.admit_channel(old, head)
+    core.admit_websocket(old, head)
     scope = core.scopes.websocket(head, peer, handshake.subprotocols)
-    connection = ChannelConnection(transport, core, handshake)
-    channel = Channel(scope, connection, core.channel_context)
+    connection = WebSocketProtocol(transport, core, handshake)
+    session = WebSocketSession(scope, connection, core.websocket_context)
     core.connection_changed(old, connection)
-    connection.start(channel)
+    connection.start(session)
     transport.set_protocol(connection)
     if is_choked:
-        channel.block_writing()
-    core.run(channel)
+        session.block_writing()
+    core.run(session)
     if leftover:
-        channel.inbox.feed(leftover)
+        session.inbox.feed(leftover)
     if is_draining:
         connection.shutdown()

@@ -1,16 +1,16 @@
-"""How long an open channel may go on: `--ws-max-lifetime`, `--ws-idle-timeout`, and with
+"""How long an open WebSocket may go on: `--ws-max-lifetime`, `--ws-idle-timeout`, and with
 `--ws-slow-consumer close` how long its peer may be behind.
 
-A channel has a term only where one of these is set. All of it hangs on the core's wheel, through
-the channel's connection; nothing is done when a message passes.
+A WebSocket has a term only where one of these is set. All of it hangs on the core's wheel, through
+the WebSocket's connection; nothing is done when a message passes.
 """
 
 from __future__ import annotations
 
 import random
 
-from asgi_poller.asgi.websocket import Channel
-from asgi_poller.loops.settings import ChannelSettings
+from asgi_poller.asgi.websocket import WebSocketSession
+from asgi_poller.loops.settings import WebSocketSettings
 from asgi_poller.loops.timer_wheel import NEVER, TICK_S, TimerWheel
 from asgi_poller.protocols.websocket.frames import (
     CLOSE_GOING_AWAY,
@@ -18,12 +18,12 @@ from asgi_poller.protocols.websocket.frames import (
     CLOSE_SERVICE_RESTART,
 )
 
-# An idle channel is found by looking whether the number of messages has changed: so often within
+# An idle WebSocket is found by looking whether the number of messages has changed: so often within
 # the timeout, which is therefore met up to a quarter late.
 _LOOKS = 4
 
 
-class ChannelTerm:
+class WebSocketTimeouts:
     """Owned by the core's thread. Ticks are the wheel's; NEVER where there is no deadline."""
 
     __slots__ = (
@@ -37,7 +37,7 @@ class ChannelTerm:
         "_wheel",
     )
 
-    def __init__(self, settings: ChannelSettings, wheel: TimerWheel) -> None:
+    def __init__(self, settings: WebSocketSettings, wheel: TimerWheel) -> None:
         self._wheel = wheel
         self._slow_s = settings.slow_s
         self._slow_at = NEVER
@@ -68,32 +68,32 @@ class ChannelTerm:
         """The peer has read enough of it."""
         self._slow_at = NEVER
 
-    def on_timer(self, channel: Channel, tick: int) -> int:
-        """It is `tick`: close the channel if its term is over; returns the next deadline."""
+    def on_timer(self, session: WebSocketSession, tick: int) -> int:
+        """It is `tick`: close the WebSocket if its term is over; returns the next deadline."""
         if self._slow_at and tick >= self._slow_at:
-            channel.close(CLOSE_POLICY_VIOLATION, "messages are not read")
+            session.close(CLOSE_POLICY_VIOLATION, "messages are not read")
             # an application that waits for this peer is to see the end now
-            channel.unblock_writing()
+            session.unblock_writing()
             return NEVER
         if self._ends_at and tick >= self._ends_at:
-            channel.close(CLOSE_SERVICE_RESTART, "lifetime is over")
+            session.close(CLOSE_SERVICE_RESTART, "lifetime is over")
             return NEVER
         if self._look_at and tick >= self._look_at:
-            self._look(channel, tick)
+            self._look(session, tick)
         return self.next_tick
 
-    def _look(self, channel: Channel, tick: int) -> None:
-        count = channel.message_count
+    def _look(self, session: WebSocketSession, tick: int) -> None:
+        count = session.message_count
         self._quiet_looks = self._quiet_looks + 1 if count == self._message_count else 0
         self._message_count = count
         if self._quiet_looks >= _LOOKS:
-            channel.close(CLOSE_GOING_AWAY, "idle")
+            session.close(CLOSE_GOING_AWAY, "idle")
             self._look_at = NEVER
         else:
             self._look_at = tick + self._look_ticks
 
 
-def channel_term(settings: ChannelSettings, wheel: TimerWheel) -> ChannelTerm | None:
-    """A term for a channel that opens now; None if nothing limits it."""
+def websocket_timeouts(settings: WebSocketSettings, wheel: TimerWheel) -> WebSocketTimeouts | None:
+    """A term for a WebSocket that opens now; None if nothing limits it."""
     limits = (settings.lifetime_s, settings.idle_s, settings.slow_s)
-    return None if limits == (None, None, None) else ChannelTerm(settings, wheel)
+    return None if limits == (None, None, None) else WebSocketTimeouts(settings, wheel)

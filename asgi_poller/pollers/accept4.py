@@ -68,14 +68,14 @@ def _windows_accept_call(listener: socket.socket) -> AcceptCall:
     return call
 
 
-_SOCKADDR_OCTETS = 128  # sizeof(struct sockaddr_storage)
+_SOCKADDR_BYTES = 128  # sizeof(struct sockaddr_storage)
 
 
 def _direct_accept_call(
     listener: socket.socket, accept4: Callable[..., int], decode: Callable[[memoryview, int], Any]
 ) -> AcceptCall:
-    address = ctypes.create_string_buffer(_SOCKADDR_OCTETS)
-    length = ctypes.c_uint(_SOCKADDR_OCTETS)
+    address = ctypes.create_string_buffer(_SOCKADDR_BYTES)
+    length = ctypes.c_uint(_SOCKADDR_BYTES)
     view = memoryview(address).cast("B")
     arguments = (
         listener.fileno(),
@@ -86,7 +86,7 @@ def _direct_accept_call(
     get_errno = ctypes.get_errno
 
     def call() -> tuple[int, Any]:
-        length.value = _SOCKADDR_OCTETS
+        length.value = _SOCKADDR_BYTES
         fd = accept4(*arguments)
         if fd < 0:
             number = get_errno()

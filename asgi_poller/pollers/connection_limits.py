@@ -1,7 +1,7 @@
 """The policy of the door: who is let in, decided before a core is touched.
 
-`Admission` counts and decides; it neither reads nor writes a socket (`turnstile` does). Without any
-limit there is no Admission at all, and nothing is paid for it.
+`ConnectionLimits` counts and decides; it neither reads nor writes a socket (`rate_limiter` does).
+Without any limit there is no ConnectionLimits at all, and nothing is paid for it.
 
     setting                    counted                                           excess gets
     limit_connections          everything that is open                           503
@@ -29,12 +29,12 @@ from asgi_poller.handoff.connection_table import (
     FIRST_WORKER,
     LAST_WORKER,
     TICKET_NONE,
-    TicketBoard,
+    ConnectionTable,
     Tickets,
 )
 
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
-_NETWORK_OCTETS = 8  # a /64
+_NETWORK_BYTES = 8  # a /64
 
 
 class Hosts(Protocol):
@@ -53,7 +53,7 @@ class Refusal(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdmissionLimits:
+class LimitSettings:
     """The settings of the same names: counts of connections, and connections a second; None: no
     limit.
     """
@@ -93,7 +93,7 @@ def address_key(peer: Any) -> str | bytes | None:
         return host  # from a PROXY header perhaps: as good a name as any
     if packed.startswith(_MAPPED):
         return socket.inet_ntoa(packed[len(_MAPPED) :])
-    return packed[:_NETWORK_OCTETS]
+    return packed[:_NETWORK_BYTES]
 
 
 class TokenBucket:
@@ -128,32 +128,32 @@ class TokenBucket:
         self._at = now
 
 
-class Admission:
+class ConnectionLimits:
     """Decides who is let in. Any thread; one short lock, no system call under it.
 
     `exempt` holds hosts that the limit for each address does not count (proxies, which speak for
-    many); for those that tell the true address later (PROXY protocol), see `identify`. `board` is
+    many); for those that tell the true address later (PROXY protocol), see `identify`. `table` is
     made here unless workers need a shared one.
     """
 
-    __slots__ = ("_exempt", "_limits", "_lock", "_refused", "_tickets", "_workers", "board", "end")
+    __slots__ = ("_exempt", "_limits", "_lock", "_refused", "_tickets", "_workers", "end", "table")
 
     def __init__(
         self,
-        limits: AdmissionLimits,
+        limits: LimitSettings,
         *,
         exempt: Hosts = (),
-        board: TicketBoard | None = None,
+        table: ConnectionTable | None = None,
     ) -> None:
         self._limits = limits
         self._exempt = exempt
         self._lock = threading.Lock()
-        self.board = board or TicketBoard(limits.limit_connections or CAPACITY_COUNT)
-        self._tickets = Tickets(self.board)
+        self.table = table or ConnectionTable(limits.limit_connections or CAPACITY_COUNT)
+        self._tickets = Tickets(self.table)
         self._refused = dict.fromkeys(Refusal, 0)
         self._workers: set[int] = set()
         #: `end(ticket)`: the connection has ended. Exactly once, from any thread, without a lock.
-        self.end: Callable[[int], None] = self.board.end
+        self.end: Callable[[int], None] = self.table.end
 
     @property
     def open_count(self) -> int:
@@ -163,11 +163,11 @@ class Admission:
             return self._tickets.open_count
 
     @property
-    def channel_count(self) -> int:
-        """WebSockets among them, as far as `open_channel` was told."""
+    def websocket_count(self) -> int:
+        """WebSockets among them, as far as `open_websocket` was told."""
         with self._lock:
             self._tickets.collect()
-            return self._tickets.channel_count
+            return self._tickets.websocket_count
 
     @property
     def refused_by_reason(self) -> dict[str, int]:
@@ -211,7 +211,7 @@ class Admission:
             self._tickets.set_key(ticket, key)
             return None
 
-    def open_channel(self, ticket: int) -> Refusal | None:
+    def open_websocket(self, ticket: int) -> Refusal | None:
         """The connection asks to become a WebSocket. Counted until `end(ticket)`. Idempotent.
 
         For whoever reads the request head in this process: a poller, or a core of it.
@@ -221,13 +221,13 @@ class Admission:
             return None
         with self._lock:
             tickets = self._tickets
-            if tickets.is_channel(ticket):
+            if tickets.is_websocket(ticket):
                 return None
-            if tickets.channel_count >= limit:
+            if tickets.websocket_count >= limit:
                 tickets.collect()
-                if tickets.channel_count >= limit:
+                if tickets.websocket_count >= limit:
                     return self._refuse(Refusal.CHANNELS)
-            tickets.set_channel(ticket)
+            tickets.set_websocket(ticket)
             return None
 
     def refuse(self, refusal: Refusal) -> None:
@@ -250,7 +250,7 @@ class Admission:
     def worker_died(self, worker: int) -> int:
         """Forget everything that a dead worker process had; returns how many connections that was.
 
-        After `board.take_back` for those that its lane gives back. The number is free again.
+        After `table.take_back` for those that its lane gives back. The number is free again.
         """
         with self._lock:
             self._workers.discard(worker)
@@ -273,11 +273,13 @@ class Admission:
         return refusal
 
 
-def make_admission(
-    limits: AdmissionLimits,
+def make_connection_limits(
+    limits: LimitSettings,
     *,
     exempt: Hosts = (),
-    board: TicketBoard | None = None,
-) -> Admission | None:
-    """The Admission for `limits`; None if there is nothing to enforce, so that nothing is paid."""
-    return Admission(limits, exempt=exempt, board=board) if limits else None
+    table: ConnectionTable | None = None,
+) -> ConnectionLimits | None:
+    """The ConnectionLimits for `limits`; None if there is nothing to enforce, so that nothing is
+    paid.
+    """
+    return ConnectionLimits(limits, exempt=exempt, table=table) if limits else None

@@ -31,7 +31,7 @@ _DETAIL = "Service Unavailable\n"
 
 #: Octets of a request that are read and thrown away before the close: what is left unread would
 #: turn the close into a reset, and the client would never see the answer (RFC 9112, 9.6).
-_DISCARD_OCTETS = 65536
+_DISCARD_BYTES = 65536
 
 #: An episode of shortage ends when there was none for so long.
 EPISODE_QUIET_S = 5.0
@@ -197,4 +197,4 @@ def answer_and_close(fd: int, *, tls: bool) -> None:
         connection.setblocking(False)
         connection.send(error_response(503, _DETAIL))
         connection.shutdown(socket.SHUT_WR)
-        connection.recv(_DISCARD_OCTETS)
+        connection.recv(_DISCARD_BYTES)

@@ -1,8 +1,8 @@
 """Direct handshake: a poller reads request heads itself, so that a core sees complete ones only.
 
-Each poller has a reception of its own, for connections whose head is not complete yet: its guests.
-They hang on the poller's own waiter and have two deadlines: `--timeout-first-octet` from accept on,
-then `--timeout-request-header`, PROXY header included. What happens to a guest:
+Each poller has a head reader of its own, for connections whose head is not complete yet: its
+clients. They hang on the poller's own waiter and have two deadlines: `--timeout-first-octet` from
+accept on, then `--timeout-request-header`, PROXY header included. What happens to a client:
 
     its head is complete    handed over, with every octet that was read: the core parses it again,
                             so that there is one parser's view of the stream and not two
@@ -14,9 +14,10 @@ then `--timeout-request-header`, PROXY header included. What happens to a guest:
     gone                    forgotten
     an error of ours        answered 400 and closed; logged, and nobody else's business
 
-An answered guest is kept for a moment, until it has read the answer (RFC 9112, 9.6). TLS
-connections pass through untouched. Guests hold a descriptor and up to `--limit-request-head` octets
-each; how many there may be is what `--limit-connections` and `--limit-connections-per-ip` say.
+A client that was answered is kept for a moment, until it has read the answer (RFC 9112, 9.6). TLS
+connections pass through untouched. Clients hold a descriptor and up to `--limit-request-head`
+octets each; how many there may be is what `--limit-connections` and `--limit-connections-per-ip`
+say.
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.proxy_headers import TrustedHosts
 from asgi_poller.asgi.refusal_log import NO_PROXY_HEADER, note_refusal
 from asgi_poller.errors import HttpFault, ProxyProtocolFault
-from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.thread_lane import EndTicket, drop, say_last
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.loops.request_filter import RequestRules
-from asgi_poller.pollers.connection_limits import Admission, Refusal
+from asgi_poller.loops.request_filter import RequestFilter
+from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.epoll_waiter import Waiter
 from asgi_poller.pollers.rate_limit import refusal_response, refusal_words
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
 from asgi_poller.protocols.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, parse
 
-_READ_OCTETS = 65536
+_READ_BYTES = 65536
 # A lane's message has room for twice as much. A head that is longer, where the limit permits it,
 # goes to the core as it is: incomplete.
-_GUEST_LIMIT_OCTETS = 131072
-# Unit: seconds, guests and octets, as in `turnstile`.
+_GUEST_LIMIT_BYTES = 131072
+# Unit: seconds, clients and octets, as in `rate_limiter`.
 _LEAVE_S = 1.0
 _LEAVING_LIMIT_COUNT = 256
-_DISCARD_LIMIT_OCTETS = 1024 * 1024
+_DISCARD_LIMIT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReceptionRules:
-    """What is asked of a guest. Immutable: any thread.
+class HeadReaderSettings:
+    """What is asked of a client. Immutable: any thread.
 
     `proxies` send PROXY headers (None: that is off). `first_octet_s` and `timeout_s` are in
     seconds: for the first octet, and from it on for the head. `ws_enabled`: upgrades to WebSocket
@@ -65,13 +66,13 @@ class ReceptionRules:
     limits: HeadLimits
     first_octet_s: float
     timeout_s: float
-    rules: RequestRules
+    rules: RequestFilter
     ws_enabled: bool = True
     proxies: TrustedHosts | None = None
-    admission: Admission | None = None
+    connection_limits: ConnectionLimits | None = None
 
 
-class _Guest:
+class _Client:
     __slots__ = ("accepted", "data", "deadline", "has_preamble", "parser")
 
     def __init__(self, accepted: Accepted, parser: RequestParser, deadline: float) -> None:
@@ -84,15 +85,15 @@ class _Guest:
 
 @dataclass(slots=True)
 class _Leaving:
-    """A guest that has been answered."""
+    """A client that has been answered."""
 
     connection: socket.socket
     deadline: float
-    octets_left: int = _DISCARD_LIMIT_OCTETS
+    bytes_left: int = _DISCARD_LIMIT_BYTES
 
 
 class _Refused(Exception):
-    """The guest gets `answer` and is closed; counted under `reason`, logged as `told`."""
+    """The client gets `answer` and is closed; counted under `reason`, logged as `told`."""
 
     def __init__(self, reason: str, answer: bytes, told: str) -> None:
         super().__init__(reason)
@@ -101,12 +102,12 @@ class _Refused(Exception):
         self.told = told
 
 
-class Reception:
+class HeadReader:
     """Owned by one poller's thread. `turned_away` counts by reason; any thread may read it."""
 
     def __init__(
         self,
-        rules: ReceptionRules,
+        rules: HeadReaderSettings,
         listeners: Sequence[ListenerInfo],
         waiter: Waiter,
         *,
@@ -119,15 +120,15 @@ class Reception:
         self._waiter = waiter
         self._end_ticket = end_ticket
         self._clock = clock
-        self._trouble = Trouble(clock)
+        self._exception_log = ExceptionLog(clock)
         # each with the earliest deadline first
-        self._silent: OrderedDict[int, _Guest] = OrderedDict()
-        self._guests: OrderedDict[int, _Guest] = OrderedDict()  # not silent any more
+        self._silent: OrderedDict[int, _Client] = OrderedDict()
+        self._reading: OrderedDict[int, _Client] = OrderedDict()  # not silent any more
         self._leaving: OrderedDict[int, _Leaving] = OrderedDict()
 
     def __len__(self) -> int:
-        """Guests that are waited for."""
-        return len(self._silent) + len(self._guests)
+        """Clients that are waited for."""
+        return len(self._silent) + len(self._reading)
 
     def take(self, batch: list[Accepted]) -> list[Accepted]:
         """Receive new connections; returns those that may go on at once."""
@@ -144,13 +145,13 @@ class Reception:
         return ready
 
     def on_readable(self, fd: int) -> Accepted | None:
-        """Read from a guest; returns it if it may go on."""
-        guest = self._silent.get(fd) or self._guests.get(fd)
-        if guest is not None:
+        """Read from a client; returns it if it may go on."""
+        client = self._silent.get(fd) or self._reading.get(fd)
+        if client is not None:
             try:
-                return self._read(guest)
+                return self._read(client)
             except Exception:
-                self._fail(guest.accepted)
+                self._fail(client.accepted)
         elif fd in self._leaving:
             self._discard(fd, self._leaving[fd])
         return None
@@ -158,9 +159,9 @@ class Reception:
     def next_s(self) -> float | None:
         """Seconds until a deadline; None: there is none."""
         deadlines = [
-            next(iter(guests.values())).deadline
-            for guests in (self._silent, self._guests)
-            if guests
+            next(iter(pending_heads.values())).deadline
+            for pending_heads in (self._silent, self._reading)
+            if pending_heads
         ]
         if self._leaving:
             deadlines.append(next(iter(self._leaving.values())).deadline)
@@ -170,18 +171,18 @@ class Reception:
         """Do what deadlines ask for."""
         now = self._clock()
         while self._silent:
-            guest = next(iter(self._silent.values()))
-            if guest.deadline > now:
+            client = next(iter(self._silent.values()))
+            if client.deadline > now:
                 break
-            self._close(guest, "silent")
-        while self._guests:
-            guest = next(iter(self._guests.values()))
-            if guest.deadline > now:
+            self._close(client, "silent")
+        while self._reading:
+            client = next(iter(self._reading.values()))
+            if client.deadline > now:
                 break
             try:
-                self._give_up(guest)
+                self._give_up(client)
             except Exception:
-                self._fail(guest.accepted)
+                self._fail(client.accepted)
         while self._leaving:
             fd, leaving = next(iter(self._leaving.items()))
             if leaving.deadline > now:
@@ -189,172 +190,172 @@ class Reception:
             self._let_go(fd, leaving)
 
     def finish(self) -> list[Accepted]:
-        """The poller ends: returns the guests as they are, for their cores to wait for."""
-        waiting = [*self._silent.values(), *self._guests.values()]
-        guests = [guest.accepted._replace(data=guest.data) for guest in waiting]
-        for guest in waiting:
-            self._waiter.forget(guest.accepted.fd)
-            guest.parser.close()
+        """The poller ends: returns the clients as they are, for their cores to wait for."""
+        waiting = [*self._silent.values(), *self._reading.values()]
+        pending_heads = [client.accepted._replace(data=client.data) for client in waiting]
+        for client in waiting:
+            self._waiter.forget(client.accepted.fd)
+            client.parser.close()
         self._silent.clear()
-        self._guests.clear()
+        self._reading.clear()
         for fd, leaving in list(self._leaving.items()):
             self._let_go(fd, leaving)
-        return guests
+        return pending_heads
 
-    # A guest
+    # A client
 
     def _receive(self, accepted: Accepted, deadline: float) -> Accepted | None:
         """A new connection: returns it if it may go on at once."""
         if self._listeners[accepted.listener].tls:
             return accepted
-        guest = _Guest(accepted, RequestParser(self._rules.limits), deadline)
+        client = _Client(accepted, RequestParser(self._rules.limits), deadline)
         proxies = self._rules.proxies
-        guest.has_preamble = proxies is not None and _host(accepted) in proxies
-        return self._read(guest)
+        client.has_preamble = proxies is not None and _host(accepted) in proxies
+        return self._read(client)
 
-    def _read(self, guest: _Guest) -> Accepted | None:
-        fd = guest.accepted.fd
+    def _read(self, client: _Client) -> Accepted | None:
+        fd = client.accepted.fd
         try:
-            piece = os.read(fd, min(_READ_OCTETS, _GUEST_LIMIT_OCTETS - len(guest.data)))
+            piece = os.read(fd, min(_READ_BYTES, _GUEST_LIMIT_BYTES - len(client.data)))
         except BlockingIOError:
-            self._wait_for(guest)
+            self._wait_for(client)
             return None
         except OSError:
             piece = b""  # reset
         if not piece:
-            self._close(guest, "gone")
+            self._close(client, "gone")
             return None
         try:
-            is_ready = self._take_in(guest, piece)
+            is_ready = self._take_in(client, piece)
         except _Refused as refused:
-            self._refuse(guest, refused)
+            self._refuse(client, refused)
             return None
         except ProxyProtocolFault:
-            note_refusal(NO_PROXY_HEADER, guest.accepted.peer)
-            self._close(guest, "proxy_protocol")
+            note_refusal(NO_PROXY_HEADER, client.accepted.peer)
+            self._close(client, "proxy_protocol")
             return None
         if not is_ready:
-            self._wait_for(guest)
+            self._wait_for(client)
             return None
         if self._remove(fd):
             self._waiter.forget(fd)
-        guest.parser.close()
-        return guest.accepted._replace(data=guest.data)
+        client.parser.close()
+        return client.accepted._replace(data=client.data)
 
-    def _wait_for(self, guest: _Guest) -> None:
-        """Keep a guest until more arrives, or its time is over."""
-        fd = guest.accepted.fd
-        if fd in self._guests:
+    def _wait_for(self, client: _Client) -> None:
+        """Keep a client until more arrives, or its time is over."""
+        fd = client.accepted.fd
+        if fd in self._reading:
             return
         if fd not in self._silent:
             self._waiter.watch(fd, shared=False)
-            self._silent[fd] = guest
-        if guest.data:
+            self._silent[fd] = client
+        if client.data:
             del self._silent[fd]
-            guest.deadline = self._clock() + self._rules.timeout_s
-            self._guests[fd] = guest
+            client.deadline = self._clock() + self._rules.timeout_s
+            self._reading[fd] = client
 
     def _remove(self, fd: int) -> bool:
-        """Keep a guest no longer; whether it was kept, and is watched."""
-        return (self._silent.pop(fd, None) or self._guests.pop(fd, None)) is not None
+        """Keep a client no longer; whether it was kept, and is watched."""
+        return (self._silent.pop(fd, None) or self._reading.pop(fd, None)) is not None
 
-    def _take_in(self, guest: _Guest, piece: bytes) -> bool:
-        """Whether the guest may go on. Raises _Refused, ProxyProtocolFault."""
-        guest.data = guest.data + piece if guest.data else piece
-        if guest.has_preamble:
-            header = parse(guest.data)
+    def _take_in(self, client: _Client, piece: bytes) -> bool:
+        """Whether the client may go on. Raises _Refused, ProxyProtocolFault."""
+        client.data = client.data + piece if client.data else piece
+        if client.has_preamble:
+            header = parse(client.data)
             if header is None:
                 return False
-            guest.has_preamble = False
+            client.has_preamble = False
             if header.source is not None:
-                self._identify(guest, header.source)
-            piece = guest.data[header.consumed_octets :]
+                self._identify(client, header.source)
+            piece = client.data[header.consumed_bytes :]
             if not piece:
                 return False
-        parser = guest.parser
+        parser = client.parser
         try:
             events = parser.receive(piece)
         except HttpFault as fault:
             if not parser.events:
-                if self._rules.proxies is not None and _is_header(guest.data):
+                if self._rules.proxies is not None and _is_header(client.data):
                     raise ProxyProtocolFault("from a peer that is no proxy of ours") from fault
                 raise _refusal(fault) from fault
             events = parser.events  # what is broken comes later: the core says so in its turn
         if not events:
-            return len(guest.data) >= _GUEST_LIMIT_OCTETS
+            return len(client.data) >= _GUEST_LIMIT_BYTES
         head = events[0]
         assert isinstance(head, RequestHead)  # the first event of a connection
-        self._judge(guest, head)
+        self._judge(client, head)
         return True
 
-    def _judge(self, guest: _Guest, head: RequestHead) -> None:
+    def _judge(self, client: _Client, head: RequestHead) -> None:
         rules = self._rules
-        is_channel = rules.ws_enabled and head.upgrade == b"websocket"
+        is_websocket = rules.ws_enabled and head.upgrade == b"websocket"
         try:
-            if is_channel:
-                rules.rules.check_channel(head)
+            if is_websocket:
+                rules.rules.check_websocket(head)
             else:
                 rules.rules.check(head)
         except HttpFault as fault:
             raise _refusal(fault) from fault
-        ticket = guest.accepted.ticket
-        if is_channel and rules.admission is not None and ticket >= 0:
-            refusal = rules.admission.open_channel(ticket)
+        ticket = client.accepted.ticket
+        if is_websocket and rules.connection_limits is not None and ticket >= 0:
+            refusal = rules.connection_limits.open_websocket(ticket)
             if refusal is not None:
                 raise _turned_away(refusal)
 
-    def _identify(self, guest: _Guest, peer: tuple[str, int]) -> None:
-        admission, ticket = self._rules.admission, guest.accepted.ticket
-        if admission is None or ticket < 0:
+    def _identify(self, client: _Client, peer: tuple[str, int]) -> None:
+        connection_limits, ticket = self._rules.connection_limits, client.accepted.ticket
+        if connection_limits is None or ticket < 0:
             return
-        refusal: Refusal | None = admission.identify(ticket, peer)
+        refusal: Refusal | None = connection_limits.identify(ticket, peer)
         if refusal is not None:
             raise _turned_away(refusal)
 
     # The end of one
 
-    def _give_up(self, guest: _Guest) -> None:
+    def _give_up(self, client: _Client) -> None:
         """Its time is over."""
-        if guest.parser.is_mid_head:
+        if client.parser.is_mid_head:
             fault = HttpFault(408, "the request head did not come in time")
-            self._refuse(guest, _refusal(fault))
+            self._refuse(client, _refusal(fault))
         else:
-            self._close(guest, "silent")
+            self._close(client, "silent")
 
     def _fail(self, accepted: Accepted) -> None:
-        """Whatever went wrong with one guest, and wherever: it alone ends, and is counted as
+        """Whatever went wrong with one client, and wherever: it alone ends, and is counted as
         `error`. The others of its batch have done nothing.
         """
         self._count("error")
-        self._trouble.exception("A connection failed before its hand-over and is closed.")
+        self._exception_log.exception("A connection failed before its hand-over and is closed.")
         fd = accepted.fd
         leaving = self._leaving.get(fd)
         if leaving is not None:  # it has been refused: its ticket is given back
             self._let_go(fd, leaving)
             return
-        guest = self._silent.pop(fd, None) or self._guests.pop(fd, None)
+        client = self._silent.pop(fd, None) or self._reading.pop(fd, None)
         self._waiter.forget(fd)
-        if guest is not None:
-            guest.parser.close()
+        if client is not None:
+            client.parser.close()
         say_last(fd, error_response(400, "the request could not be read"))
         drop(accepted, self._end_ticket)
 
     def _count(self, reason: str) -> None:
         self.turned_away[reason] = self.turned_away.get(reason, 0) + 1
 
-    def _close(self, guest: _Guest, reason: str) -> None:
+    def _close(self, client: _Client, reason: str) -> None:
         """Close without a word."""
         self._count(reason)
-        guest.parser.close()
-        if self._remove(guest.accepted.fd):
-            self._waiter.forget(guest.accepted.fd)
-        drop(guest.accepted, self._end_ticket)
+        client.parser.close()
+        if self._remove(client.accepted.fd):
+            self._waiter.forget(client.accepted.fd)
+        drop(client.accepted, self._end_ticket)
 
-    def _refuse(self, guest: _Guest, refused: _Refused) -> None:
+    def _refuse(self, client: _Client, refused: _Refused) -> None:
         """Answer, and close once the peer has had the time to read that."""
         self._count(refused.reason)
-        guest.parser.close()
-        accepted = guest.accepted
+        client.parser.close()
+        accepted = client.accepted
         note_refusal(refused.told, accepted.peer)
         fd = accepted.fd
         if not self._remove(fd):
@@ -375,15 +376,15 @@ class Reception:
             self._let_go(*next(iter(self._leaving.items())))
 
     def _discard(self, fd: int, leaving: _Leaving) -> None:
-        """An answered guest sends more, or has gone."""
+        """A client that was answered sends more, or has gone."""
         try:
-            octets = len(leaving.connection.recv(_READ_OCTETS))
+            octets = len(leaving.connection.recv(_READ_BYTES))
         except BlockingIOError:
             return
         except OSError:
             octets = 0
-        leaving.octets_left -= octets
-        if not octets or leaving.octets_left < 0:
+        leaving.bytes_left -= octets
+        if not octets or leaving.bytes_left < 0:
             self._let_go(fd, leaving)
 
     def _let_go(self, fd: int, leaving: _Leaving) -> None:

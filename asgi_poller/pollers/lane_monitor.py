@@ -1,12 +1,12 @@
-"""LaneKeeper: the supervisor's thread that looks after ProcessLanes.
+"""LaneMonitor: the supervisor's thread that looks after ProcessLanes.
 
 It lets go of descriptors that workers have claimed, takes connections back from workers that do not
 move or have died, and gives them to other lanes.
 
-Workers ring when they have claimed something, but only if the keeper sleeps: it sets RING_WANTED
-before it goes to sleep and looks once more; the worker takes the flag down and rings. A worker that
-takes the flag down always rings, so a flag that is set anew in between costs one ring too many at
-worst, never one too few.
+Workers ring when they have claimed something, but only if the lane monitor sleeps: it sets
+RING_WANTED before it goes to sleep and looks once more; the worker takes the flag down and rings. A
+worker that takes the flag down always rings, so a flag that is set anew in between costs one ring
+too many at worst, never one too few.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from asgi_poller import platform
 from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.thread_lane import LATE_S, drop
 from asgi_poller.loops.accepted_socket import Accepted
-from asgi_poller.pollers.connection_limits import Admission
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.connection_limits import ConnectionLimits
+from asgi_poller.pollers.pool import PollerPool
 
 logger = logging.getLogger("asgi_poller.error")
 
@@ -42,31 +42,31 @@ _GATHER_S = 0.002
 GIVE_UP_S = 60.0
 
 
-class LaneKeeper:
+class LaneMonitor:
     """Looks after lanes in a thread named `LaneKeeper`. Methods are for any thread.
 
-    What they ask for is done on the keeper's thread, in order, soon after they return. `nice` is
-    the thread's nice value (None or 0: leave it), best effort: the pollers', or they would wait for
-    the GIL while the system runs somebody else in place of the keeper that has it.
+    What they ask for is done on the lane monitor's thread, in order, soon after they return. `nice`
+    is the thread's nice value (None or 0: leave it), best effort: the pollers', or they would wait
+    for the GIL while the system runs somebody else in place of the lane monitor that has it.
     """
 
     def __init__(
         self,
-        front_end: FrontEnd,
+        poller_pool: PollerPool,
         *,
-        admission: Admission | None = None,
+        connection_limits: ConnectionLimits | None = None,
         nice: int | None = None,
         give_up_s: float = GIVE_UP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._front_end = front_end
+        self._poller_pool = poller_pool
         self._nice = nice
-        self._admission = admission
+        self._connection_limits = connection_limits
         self._give_up_s = give_up_s
         self._clock = clock
         self._lanes: list[ProcessLane] = []
         self._stalled: set[ProcessLane] = set()
-        self._homeless: list[Accepted] = []
+        self._unassigned: list[Accepted] = []
         # Since when a lane is sought for a connection. The address is part of its name, because
         # descriptors are used again.
         self._troubled: dict[tuple[int, Any], float] = {}
@@ -82,23 +82,25 @@ class LaneKeeper:
         self._thread.start()
 
     def add(self, lane: ProcessLane) -> None:
-        """The worker of `lane` is ready: look after it, and let the front end give it its share."""
+        """The worker of `lane` is ready: look after it, and let the poller pool give it its
+        share.
+        """
         self._order(lambda: self._add(lane))
 
     def retire(self, lane: ProcessLane) -> None:
         """The worker of `lane` is to drain: nothing more for it, and what it has not received goes
         elsewhere.
         """
-        self._front_end.remove_lane(lane)
+        self._poller_pool.remove_lane(lane)
         self._order(lambda: self._retire(lane))
 
-    def bury(self, lane: ProcessLane) -> None:
+    def worker_died(self, lane: ProcessLane) -> None:
         """The worker of `lane` is dead, and was waited for: what it never claimed goes elsewhere.
 
         The lane ends with it.
         """
-        self._front_end.remove_lane(lane)
-        self._order(lambda: self._bury(lane))
+        self._poller_pool.remove_lane(lane)
+        self._order(lambda: self._worker_died(lane))
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """End the thread; connections without a lane are closed. Lanes stay their owner's.
@@ -114,9 +116,9 @@ class LaneKeeper:
         return not self._thread.is_alive()
 
     @property
-    def homeless(self) -> int:
+    def unassigned(self) -> int:
         """Connections that wait for a lane here."""
-        return len(self._homeless)
+        return len(self._unassigned)
 
     def _order(self, order: Callable[[], None]) -> None:
         self._orders.append(order)
@@ -147,16 +149,16 @@ class LaneKeeper:
             waited = lane.waiting
             self._settle(lane, has_message=lane.channel in rang)
             let_go = let_go or lane.waiting < waited
-        self._homeless += self._front_end.relieve()
+        self._unassigned += self._poller_pool.relieve()
         self._find_homes()
         if let_go and events:
             time.sleep(_GATHER_S)
 
     def _timeout(self) -> float | None:
         """Seconds to sleep: until something may be wrong, or for ever."""
-        if not self._lanes and not self._homeless:
+        if not self._lanes and not self._unassigned:
             return None
-        timeout_s = _TROUBLE_S if self._homeless else _TICK_S
+        timeout_s = _TROUBLE_S if self._unassigned else _TICK_S
         for lane in self._lanes:
             if not lane.want_ring():
                 return 0.0  # it has claimed something meanwhile
@@ -185,52 +187,52 @@ class LaneKeeper:
     def _add(self, lane: ProcessLane) -> None:
         self._lanes.append(lane)
         self._selector.register(lane.channel, selectors.EVENT_READ)
-        self._front_end.add_lane(lane)
+        self._poller_pool.add_lane(lane)
 
     def _retire(self, lane: ProcessLane) -> None:
         self._take_in(lane, lane.retire())
 
-    def _bury(self, lane: ProcessLane) -> None:
+    def _worker_died(self, lane: ProcessLane) -> None:
         if lane in self._lanes:
             self._lanes.remove(lane)
             self._stalled.discard(lane)
             # before the lane closes it: a copy in another process would keep it registered
             self._selector.unregister(lane.channel)
         left = lane.reclaim()
-        if self._admission is not None and lane.mark:
+        if self._connection_limits is not None and lane.mark:
             # In this order: what the dead worker had marked and never claimed is still let in.
             for accepted in left:
                 if accepted.ticket >= 0:
-                    self._admission.board.take_back(accepted.ticket)
-            self._admission.worker_died(lane.mark)
+                    self._connection_limits.table.take_back(accepted.ticket)
+            self._connection_limits.worker_died(lane.mark)
             lane.mark = 0
         self._take_in(lane, left)
 
     def _take_in(self, lane: ProcessLane, batch: list[Accepted]) -> None:
         """Connections that `lane` will not adopt need another lane."""
         if batch:
-            self._front_end.give_back(lane, len(batch))
-            self._homeless += batch
+            self._poller_pool.give_back(lane, len(batch))
+            self._unassigned += batch
 
     def _find_homes(self) -> None:
         """Try the lanes for connections that have none; 503 for those that waited too long."""
-        if not self._homeless:
+        if not self._unassigned:
             return
         now = self._clock()
         self._forget_old_trouble(now)
         patient: list[Accepted] = []
-        for accepted in self._homeless:
+        for accepted in self._unassigned:
             # the same connection may come back several times, from workers without descriptors
             name = accepted.fd, accepted.peer
             if now - self._troubled.setdefault(name, now) < self._give_up_s:
                 patient.append(accepted)
             else:
                 del self._troubled[name]
-                self._front_end.refuse(accepted)
+                self._poller_pool.refuse(accepted)
         # They hold their descriptors already: while they look for a lane, a budget that counts them
         # must not count them twice, or those that are many would never find one.
-        self._homeless = []
-        self._homeless = self._front_end.hand_over(patient)
+        self._unassigned = []
+        self._unassigned = self._poller_pool.hand_over(patient)
 
     def _forget_old_trouble(self, now: float) -> None:
         """What is on record for long has found its lane, or has gone."""
@@ -239,8 +241,8 @@ class LaneKeeper:
             del self._troubled[name]
 
     def _finish(self) -> None:
-        for accepted in self._homeless:
-            drop(accepted, self._front_end.end_ticket)
-        self._homeless.clear()
+        for accepted in self._unassigned:
+            drop(accepted, self._poller_pool.end_ticket)
+        self._unassigned.clear()
         self._selector.close()
         self._wakeup.close()

@@ -1,4 +1,4 @@
-"""Relief: looks after connections that have been handed over, until a loop has taken them.
+"""LateLoops: looks after connections that have been handed over, until a loop has taken them.
 
 A loop that is late (`thread_lane.LATE_S`) while another one answers loses what it has not taken.
 Nobody reports a loop that does nothing, so whoever hands over looks again: once LATE_S later, and
@@ -16,8 +16,8 @@ from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S
 from asgi_poller.loops.accepted_socket import Accepted
 
 
-class Relieved(Protocol):
-    """The part of a front end that a Relief needs."""
+class LatePool(Protocol):
+    """The part of a poller pool that LateLoops needs."""
 
     @property
     def is_owed(self) -> bool:
@@ -27,12 +27,12 @@ class Relieved(Protocol):
         """Take back what waits for loops that are late, if another one is not."""
 
 
-class Relief:
+class LateLoops:
     """One poller's looks. Owned by its thread. `clock` gives monotonic seconds."""
 
     __slots__ = ("_at", "_clock", "_lanes")
 
-    def __init__(self, lanes: Relieved, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, lanes: LatePool, clock: Callable[[], float] = time.monotonic) -> None:
         self._lanes = lanes
         self._clock = clock
         self._at: float | None = None  # of the next look

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asgi_poller import platform
-from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.relay import Relay
 from asgi_poller.handoff.thread_lane import EndTicket, drop
 from asgi_poller.loops.accepted_socket import Accepted
@@ -32,9 +32,9 @@ from asgi_poller.pollers.accept4 import (
 )
 from asgi_poller.pollers.epoll_waiter import Waiter, make_waiter
 from asgi_poller.pollers.fd_exhaustion import PATIENT_REST_S, Episodes, Patience, Refuser
-from asgi_poller.pollers.head_reader import Reception
-from asgi_poller.pollers.late_loops import Relief
-from asgi_poller.pollers.overflow import Line, Parking
+from asgi_poller.pollers.head_reader import HeadReader
+from asgi_poller.pollers.late_loops import LateLoops
+from asgi_poller.pollers.overflow import OverflowQueue, SocketSpill
 
 logger = logging.getLogger("asgi_poller.error")
 
@@ -44,7 +44,7 @@ Admit = Callable[[Accepted], Accepted | None]
 Returns what to hand over, or None if it has closed or kept the connection.
 """
 
-MakeReception = Callable[[Waiter], Reception]
+MakeHeadReader = Callable[[Waiter], HeadReader]
 """Makes what reads request heads on one poller's waiter (`--direct-handshake`)."""
 
 #: Connections that a poller accepts in one go. While it does, it holds the GIL for about 3 µs each:
@@ -64,13 +64,13 @@ _REST_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollerSettings:
-    """Settings of every poller of a front end.
+    """Settings of every poller of a poller pool.
 
     `nice` is the nice value of the threads (None or 0: leave it), best effort. `batch_count` bounds
     one round on one listener, `queue_count` what waits because no lane takes it; both in
     connections. `gather_s` is how long, in seconds, connections are gathered under load; 0 takes
-    each at once. `parks`: what no lane takes is kept without descriptors here, where the system can
-    do that. `wakes_one`: a connection wakes one poller and not all, where the system can do
+    each at once. `spills`: what no lane takes is kept without descriptors here, where the system
+    can do that. `wakes_one`: a connection wakes one poller and not all, where the system can do
     that; not for pollers that take turns with those of other processes. `make_accept` gives the
     call that takes connections from a listener: a seam for such turns and for injected faults.
     `relay` leads to other processes with the same listeners, for what no loop of this one takes.
@@ -79,7 +79,7 @@ class PollerSettings:
     nice: int | None = None
     batch_count: int = BATCH_COUNT
     queue_count: int = QUEUE_COUNT
-    parks: bool = False
+    spills: bool = False
     gather_s: float = GATHER_S
     wakes_one: bool = True
     make_accept: Callable[[socket.socket], AcceptCall] = accept_call
@@ -87,7 +87,7 @@ class PollerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ListeningSocket:
     """A listening socket as pollers see it: `listener` is its place among the listeners."""
 
     socket: socket.socket
@@ -105,12 +105,12 @@ class PollerCounts:
     shortages: int = 0  # accept() calls that failed for want of a descriptor or memory
     failed: int = 0  # accept() calls that failed for another reason
     failed_connections: int = 0  # closed because of an exception before they were handed over
-    dropped: int = 0  # closed because the front end stopped before a lane took them
+    dropped: int = 0  # closed because the poller pool stopped before a lane took them
     taken_over: int = 0  # accepted by another process whose loops are late
 
 
 class MasterPoller:
-    """One accept thread. `start()` and `join()` are for the front end; the rest is the thread's
+    """One accept thread. `start()` and `join()` are for the poller pool; the rest is the thread's
     own.
 
     `hand_over` gives a batch to the lanes and returns what none of them took. `rest_s` is this
@@ -120,7 +120,7 @@ class MasterPoller:
     def __init__(
         self,
         number: int,
-        doors: Sequence[Door],
+        sockets: Sequence[ListeningSocket],
         hand_over: Callable[[list[Accepted]], list[Accepted]],
         *,
         stop: platform.Wakeup,
@@ -128,8 +128,8 @@ class MasterPoller:
         refuser: Refuser,
         admit: Admit | None = None,
         end_ticket: EndTicket | None = None,
-        make_reception: MakeReception | None = None,
-        relief: Relief,
+        make_head_reader: MakeHeadReader | None = None,
+        late_loops: LateLoops,
         settings: PollerSettings | None = None,
         rest_s: float = 0.0,
     ) -> None:
@@ -144,28 +144,28 @@ class MasterPoller:
         self._refuser = refuser
         self._waiter = make_waiter()
         self._waiter.watch(stop.fd, shared=False)
-        self.reception = None if make_reception is None else make_reception(self._waiter)
-        self._relief = relief
+        self.head_reader = None if make_head_reader is None else make_head_reader(self._waiter)
+        self._late_loops = late_loops
         self._inbox: deque[Accepted] = deque()
         self._bell = platform.Wakeup()
         self._waiter.watch(self._bell.fd, shared=False)
         self._relay = self._settings.relay
         if self._relay is not None:
             self._waiter.watch(self._relay.fd, shared=False)
-        self._doors: dict[int, tuple[Door, AcceptCall]] = {}
-        for door in doors:
-            fd = door.socket.fileno()
-            self._doors[fd] = (door, self._settings.make_accept(door.socket))
+        self._sockets: dict[int, tuple[ListeningSocket, AcceptCall]] = {}
+        for listening in sockets:
+            fd = listening.socket.fileno()
+            self._sockets[fd] = (listening, self._settings.make_accept(listening.socket))
             self._waiter.watch(fd, shared=self._settings.wakes_one)
-        self._line = Line(
+        self._overflow = OverflowQueue(
             hand_over,
             room=self._settings.queue_count,
-            parking=Parking(end_ticket) if self._settings.parks else None,
+            spill=SocketSpill(end_ticket) if self._settings.spills else None,
         )
         self._rest_s = rest_s
         self._rested_at = 0.0
         self._logged: set[int | None] = set()
-        self._trouble = Trouble()
+        self._exception_log = ExceptionLog()
         self._thread = threading.Thread(
             target=self._run, name=f"MasterPoller-{number}", daemon=True
         )
@@ -173,7 +173,7 @@ class MasterPoller:
     @property
     def waiting(self) -> int:
         """Connections that this poller holds because no lane takes them."""
-        return self._line.count
+        return self._overflow.count
 
     def receive(self, batch: list[Accepted]) -> None:
         """Take connections that were accepted before. Any thread."""
@@ -209,7 +209,7 @@ class MasterPoller:
 
     def _round(self) -> None:
         timeout_s: float | None = 1.0 if self._episodes else None
-        line = self._line
+        line = self._overflow
         if line.count:
             line.retry()
             if line.is_full:
@@ -217,31 +217,31 @@ class MasterPoller:
                 return
             if line.count:
                 timeout_s = line.retry_s
-        reception = self.reception
-        if reception is not None:
-            timeout_s = _sooner(timeout_s, reception.next_s())
-        timeout_s = _sooner(timeout_s, self._relief.next_s())
+        head_reader = self.head_reader
+        if head_reader is not None:
+            timeout_s = _sooner(timeout_s, head_reader.next_s())
+        timeout_s = _sooner(timeout_s, self._late_loops.next_s())
         emptied = True
         ready: list[Accepted] = []
         for fd in self._waiter.wait(timeout_s):
-            entry = self._doors.get(fd)
+            entry = self._sockets.get(fd)
             if entry is not None:
                 emptied = self._accept_from(*entry) and emptied
             elif self._relay is not None and fd == self._relay.fd:
                 self._take_over(self._relay)
-            elif reception is not None:
-                guest = reception.on_readable(fd)
-                if guest is not None:
-                    ready.append(guest)
+            elif head_reader is not None:
+                client = head_reader.on_readable(fd)
+                if client is not None:
+                    ready.append(client)
         if self._bell.is_set():
             self._take_in()
-        if reception is not None:
+        if head_reader is not None:
             if ready:
-                self._line.deliver(ready)
-            reception.tend()
-        overdue = self._relief.look()
+                self._overflow.deliver(ready)
+            head_reader.tend()
+        overdue = self._late_loops.look()
         if overdue:
-            self._line.deliver(overdue)
+            self._overflow.deliver(overdue)
         if self._episodes:
             self._episodes.settle()
         if emptied and self._rest_s:
@@ -261,13 +261,13 @@ class MasterPoller:
         self._receive(batch)
 
     def _receive(self, batch: list[Accepted]) -> None:
-        """Hand over, through the reception if there is one."""
-        if self.reception is not None:
-            # another process's reception may have read the head already
+        """Hand over, through the head reader if there is one."""
+        if self.head_reader is not None:
+            # another process's head reader may have read the head already
             read = [accepted for accepted in batch if accepted.data]
-            batch = read + self.reception.take([each for each in batch if not each.data])
+            batch = read + self.head_reader.take([each for each in batch if not each.data])
         if batch:
-            self._line.deliver(batch)
+            self._overflow.deliver(batch)
 
     def _gather(self) -> None:
         """Let connections gather, if the last time was only just now."""
@@ -277,10 +277,10 @@ class MasterPoller:
             now += self._rest_s
         self._rested_at = now
 
-    def _accept_from(self, door: Door, accept: AcceptCall) -> bool:
+    def _accept_from(self, listening: ListeningSocket, accept: AcceptCall) -> bool:
         """Accept until there is nothing left (True) or the round's share is used up; hand over."""
         batch: list[Accepted] = []
-        listener = door.listener
+        listener = listening.listener
         failure: OSError | None = None
         try:
             for _ in range(self._settings.batch_count):
@@ -291,18 +291,18 @@ class MasterPoller:
         except OSError as error:
             failure = error
         except Exception:  # those before it are here, and theirs alone is its trouble
-            self._trouble.exception("A connection could not be accepted and is closed.")
+            self._exception_log.exception("A connection could not be accepted and is closed.")
             self.counts.failed_connections += 1
         accepted = len(batch)
         if batch and not self._refuser.is_whole:
-            self._mend(batch, tls=door.tls)
+            self._mend(batch, tls=listening.tls)
         if batch:
             self.counts.accepted += len(batch)
             if self._admit is not None:
                 batch = self._admit_each(batch, self._admit)
             self._receive(batch)
         if failure is not None:  # last, because it may rest
-            self._accept_failed(failure, door, accept)
+            self._accept_failed(failure, listening, accept)
         return accepted < self._settings.batch_count
 
     def _mend(self, batch: list[Accepted], *, tls: bool) -> None:
@@ -318,7 +318,7 @@ class MasterPoller:
             try:
                 answer = admit(accepted)
             except Exception:
-                self._trouble.exception("Admission failed: the connection is closed.")
+                self._exception_log.exception("Admission failed: the connection is closed.")
                 self.counts.failed_connections += 1
                 drop(accepted, self._end_ticket)
                 continue
@@ -326,39 +326,41 @@ class MasterPoller:
                 admitted.append(answer)
         return admitted
 
-    def _accept_failed(self, error: OSError, door: Door, accept: AcceptCall) -> None:
+    def _accept_failed(
+        self, error: OSError, listening: ListeningSocket, accept: AcceptCall
+    ) -> None:
         number = error.errno or 0
         if number in ACCEPT_ABORTED:
             self.counts.aborted += 1
         elif number in ACCEPT_NO_DESCRIPTOR:
-            self._refuse(number, door, accept)
+            self._refuse(number, listening, accept)
         elif number in ACCEPT_NO_MEMORY:
             self.counts.shortages += 1
             self._episodes.note(number, refused=False)
             self._stop.wait(_REST_S)
         else:
             self.counts.failed += 1
-            self._unexpected(error, door)
+            self._unexpected(error, listening)
 
-    def _unexpected(self, error: OSError, door: Door) -> None:
+    def _unexpected(self, error: OSError, listening: ListeningSocket) -> None:
         if self._stop.is_set():
             return  # the listener was closed before this thread had ended
         if error.errno in NOT_A_LISTENER:
             logger.error("%s has lost a listener: %s", self._thread.name, error)
-            self._forget(door)  # asking again would spin
+            self._forget(listening)  # asking again would spin
             return
         if error.errno not in self._logged:
             self._logged.add(error.errno)
             logger.error("accept failed, trying again: %s (logged once)", error)
         self._stop.wait(_REST_S)
 
-    def _forget(self, door: Door) -> None:
-        for fd, entry in list(self._doors.items()):
-            if entry[0] is door:
-                del self._doors[fd]
+    def _forget(self, listening: ListeningSocket) -> None:
+        for fd, entry in list(self._sockets.items()):
+            if entry[0] is listening:
+                del self._sockets[fd]
                 self._waiter.forget(fd)
 
-    def _refuse(self, number: int, door: Door, accept: AcceptCall) -> None:
+    def _refuse(self, number: int, listening: ListeningSocket, accept: AcceptCall) -> None:
         """No descriptor: turn one connection away if there will be none soon. The next round tries
         a normal accept first.
         """
@@ -367,7 +369,7 @@ class MasterPoller:
             self._stop.wait(PATIENT_REST_S)
             return
         try:
-            refused = self._refuser.refuse_one(accept, tls=door.tls)
+            refused = self._refuser.refuse_one(accept, tls=listening.tls)
         except BlockingIOError:
             return  # the connection went to another poller, or went away
         self._episodes.note(number, refused=refused)
@@ -377,10 +379,10 @@ class MasterPoller:
             self._stop.wait(_REST_S)
 
     def _finish(self) -> None:
-        """The front end stops: one last attempt, then what waits is closed."""
-        held = [] if self.reception is None else self.reception.finish()
-        self._line.deliver([*held, *self._inbox])
-        for accepted in self._line.finish():
+        """The poller pool stops: one last attempt, then what waits is closed."""
+        held = [] if self.head_reader is None else self.head_reader.finish()
+        self._overflow.deliver([*held, *self._inbox])
+        for accepted in self._overflow.finish():
             self.counts.dropped += 1
             drop(accepted, self._end_ticket)
 

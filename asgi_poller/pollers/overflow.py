@@ -15,11 +15,11 @@ import socket
 from collections.abc import Callable
 
 from asgi_poller import platform
-from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.fd_passing import (
-    CHANNEL_FULL,
     DESCRIPTORS_PER_MESSAGE,
-    Inbox,
+    SOCKET_FULL,
+    DescriptorReader,
     fitting,
     send_connections,
     widen,
@@ -33,44 +33,46 @@ logger = logging.getLogger("asgi_poller.error")
 _RETRY_FIRST_S = 0.001
 _RETRY_LAST_S = 0.032
 #: Octets asked for as the parking socket's buffer; a parked connection takes about 50.
-_PARKING_OCTETS = 64 * 1024 * 1024
+_PARKING_BYTES = 64 * 1024 * 1024
 
 
-class Parking:
+class SocketSpill:
     """A unix socket's queue as a place for connections. Owned by one poller's thread."""
 
-    __slots__ = ("_back", "_end_ticket", "_front", "_inbox", "_number", "_trouble", "count")
+    __slots__ = ("_back", "_end_ticket", "_exception_log", "_front", "_inbox", "_number", "count")
 
     def __init__(self, end_ticket: EndTicket | None = None) -> None:
         self._end_ticket = end_ticket
-        self._trouble = Trouble()
-        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
+        self._exception_log = ExceptionLog()
+        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
         for end in (self._back, self._front):
             end.setblocking(False)
-            widen(end, _PARKING_OCTETS)
-        self._inbox = Inbox(self._front)
+            widen(end, _PARKING_BYTES)
+        self._inbox = DescriptorReader(self._front)
         self._number = 0
         self.count = 0  # connections that are parked
 
-    def park(self, batch: list[Accepted]) -> int:
+    def spill(self, batch: list[Accepted]) -> int:
         """Park connections from the front of `batch`; returns how many. Their descriptors are
         closed here. Fewer than all where the queue is full, or the system denies more.
         """
-        parked = 0
-        while parked < len(batch):
-            part = fitting(batch, parked, len(batch))
+        spilled = 0
+        while spilled < len(batch):
+            part = fitting(batch, spilled, len(batch))
             try:
                 send_connections(self._back, self._number, 0, part)
             except Exception as error:  # the rest waits here, each with its descriptor
-                if not isinstance(error, OSError) or error.errno not in CHANNEL_FULL:
-                    self._trouble.exception("Waiting connections cannot be moved out of the way")
+                if not isinstance(error, OSError) or error.errno not in SOCKET_FULL:
+                    self._exception_log.exception(
+                        "Waiting connections cannot be moved out of the way"
+                    )
                 break
             self._number += 1
             for accepted in part:
                 os.close(accepted.fd)
-            parked += len(part)
+            spilled += len(part)
             self.count += len(part)
-        return parked
+        return spilled
 
     def fetch(self) -> list[Accepted]:
         """Some of the connections that were parked first; none if there are none."""
@@ -97,32 +99,32 @@ class Parking:
         self._front.close()
 
 
-class Line:
+class OverflowQueue:
     """The connections that wait in one poller. Owned by its thread; `count` may be read anywhere.
 
     `hand_over` gives a batch to the lanes and returns what none of them took. `room` bounds what
-    waits with a descriptor here; `parking` takes what goes beyond one message of it.
+    waits with a descriptor here; `spill` takes what goes beyond one message of it.
     """
 
-    __slots__ = ("_hand_over", "_parking", "_retry_s", "_room", "_waiting")
+    __slots__ = ("_hand_over", "_retry_s", "_room", "_spill", "_waiting")
 
     def __init__(
         self,
         hand_over: Callable[[list[Accepted]], list[Accepted]],
         *,
         room: int,
-        parking: Parking | None = None,
+        spill: SocketSpill | None = None,
     ) -> None:
         self._hand_over = hand_over
         self._room = room
-        self._parking = parking
+        self._spill = spill
         self._waiting: list[Accepted] = []  # came before what is parked
         self._retry_s = _RETRY_FIRST_S
 
     @property
     def count(self) -> int:
         """Connections that wait."""
-        return len(self._waiting) + (0 if self._parking is None else self._parking.count)
+        return len(self._waiting) + (0 if self._spill is None else self._spill.count)
 
     @property
     def is_full(self) -> bool:
@@ -146,8 +148,8 @@ class Line:
         """Hand over as many of those that wait as the lanes take."""
         before = self.count
         while True:
-            if not self._waiting and self._parking is not None:
-                self._waiting = self._parking.fetch()
+            if not self._waiting and self._spill is not None:
+                self._waiting = self._spill.fetch()
             if not self._waiting:
                 break
             self._waiting = self._hand_over(self._waiting)
@@ -162,18 +164,18 @@ class Line:
         """One last attempt for all of them; the caller owns what is returned."""
         self.retry()
         left, self._waiting = self._waiting, []
-        if self._parking is not None:
-            while self._parking.count:
-                left += self._hand_over(self._parking.fetch())
+        if self._spill is not None:
+            while self._spill.count:
+                left += self._hand_over(self._spill.fetch())
                 if len(left) > DESCRIPTORS_PER_MESSAGE:
                     break  # the lanes take no more, and nor do our descriptors: closed with it
-            self._parking.close()
+            self._spill.close()
         return left
 
     def _queue(self, batch: list[Accepted]) -> None:
-        parking = self._parking
-        if parking is not None and (
-            parking.count or len(batch) + len(self._waiting) > DESCRIPTORS_PER_MESSAGE
+        spill = self._spill
+        if spill is not None and (
+            spill.count or len(batch) + len(self._waiting) > DESCRIPTORS_PER_MESSAGE
         ):
-            batch = batch[parking.park(batch) :]
+            batch = batch[spill.spill(batch) :]
         self._waiting += batch

@@ -1,4 +1,4 @@
-"""The front end: listeners, the pollers that accept from them, and the lanes they feed."""
+"""The poller pool: listeners, the pollers that accept from them, and the lanes they feed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
-from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.relay import Relay
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, EndTicket, Lane, drop, late_after_s
 from asgi_poller.listeners.listeners import Listener
@@ -18,23 +18,23 @@ from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.balance import Balance, Balancer
 from asgi_poller.pollers.epoll_waiter import Waiter
 from asgi_poller.pollers.fd_exhaustion import Episodes, Refuser, answer_and_close
-from asgi_poller.pollers.head_reader import Reception, ReceptionRules
-from asgi_poller.pollers.late_loops import Relief
-from asgi_poller.pollers.master_poller import Admit, Door, MasterPoller, PollerSettings
+from asgi_poller.pollers.head_reader import HeadReader, HeadReaderSettings
+from asgi_poller.pollers.late_loops import LateLoops
+from asgi_poller.pollers.master_poller import Admit, ListeningSocket, MasterPoller, PollerSettings
 
 #: Seconds that a poller rests at most to gather connections, however many pollers there are.
 REST_LIMIT_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class FrontEndStats:
+class PollerPoolStats:
     """Counts since the start, all pollers together, in connections unless said otherwise.
 
     `aborted` were gone before they were accepted, `refused` got 503 for want of a descriptor,
     `shortages` and `failed` are accept() calls that failed, `dropped` were closed at the stop
     because no lane took them. `waiting` is now in the pollers' queues. `loads` has each lane's
-    load, `turned_away` what receptions refused, by reason, and `guests` how many are in them now;
-    `nice` has each poller thread's real nice value (None: left alone, or unknown).
+    load, `turned_away` what head readers refused, by reason, and `pending_heads` how many are in
+    them now; `nice` has each poller thread's real nice value (None: left alone, or unknown).
     """
 
     accepted: int
@@ -47,10 +47,10 @@ class FrontEndStats:
     loads: tuple[int, ...]
     nice: tuple[int | None, ...]
     turned_away: dict[str, int] = field(default_factory=dict)
-    guests: int = 0
+    pending_heads: int = 0
 
 
-class FrontEnd:
+class PollerPool:
     """Accepts from `listeners` with `pollers` threads and hands each connection to a lane.
 
     It owns its threads and the descriptors they need, nothing else: listeners and lanes are closed
@@ -70,10 +70,10 @@ class FrontEnd:
         settings: PollerSettings | None = None,
         admit: Admit | None = None,
         end_ticket: EndTicket | None = None,
-        reception: ReceptionRules | None = None,
+        head_reader: HeadReaderSettings | None = None,
     ) -> None:
-        self._doors = [
-            Door(listener.socket, index, listener.info.tls)
+        self._sockets = [
+            ListeningSocket(listener.socket, index, listener.info.tls)
             for index, listener in enumerate(listeners)
         ]
         self._count = pollers
@@ -81,9 +81,9 @@ class FrontEnd:
         self._admit = admit
         self.end_ticket = end_ticket
         self._infos = tuple(listener.info for listener in listeners)
-        self._reception = reception
+        self._head_reader = head_reader
         self._balancer = Balancer(tuple(lanes), balance)
-        self._trouble = Trouble()  # two threads at once: a line too many does no harm
+        self._exception_log = ExceptionLog()  # two threads at once: a line too many does no harm
         self._episodes = Episodes()
         self._refuser: Refuser | None = None
         self._wakeup: platform.Wakeup | None = None
@@ -103,15 +103,15 @@ class FrontEnd:
                 for number in range(self._count):
                     poller = MasterPoller(
                         number,
-                        self._doors,
+                        self._sockets,
                         self.hand_over,
                         stop=self._wakeup,
                         episodes=self._episodes,
                         refuser=self._refuser,
                         admit=self._admit,
                         end_ticket=self.end_ticket,
-                        make_reception=self._make_reception if self._reception else None,
-                        relief=Relief(self),
+                        make_head_reader=self._make_head_reader if self._head_reader else None,
+                        late_loops=LateLoops(self),
                         settings=self._settings,
                         rest_s=min(self._settings.gather_s * self._count, REST_LIMIT_S),
                     )
@@ -165,9 +165,9 @@ class FrontEnd:
             self._pollers[0].receive(batch)
             return []
 
-    def _make_reception(self, waiter: Waiter) -> Reception:
-        assert self._reception is not None
-        return Reception(self._reception, self._infos, waiter, end_ticket=self.end_ticket)
+    def _make_head_reader(self, waiter: Waiter) -> HeadReader:
+        assert self._head_reader is not None
+        return HeadReader(self._head_reader, self._infos, waiter, end_ticket=self.end_ticket)
 
     def hand_over(self, batch: list[Accepted]) -> list[Accepted]:
         """Give connections to the lanes, least loaded first; returns what none of them took.
@@ -200,7 +200,9 @@ class FrontEnd:
             return lane.put(part)
         except Exception:
             if len(part) == 1:
-                self._trouble.exception("A connection could not be handed over and is closed.")
+                self._exception_log.exception(
+                    "A connection could not be handed over and is closed."
+                )
                 self._balancer.give_back(lane, 1)
                 drop(part[0], self.end_ticket)
                 return 1
@@ -275,12 +277,12 @@ class FrontEnd:
         """Answer 503 (a TLS peer: nothing) and close: no lane took it for too long."""
         if accepted.ticket >= 0 and self.end_ticket is not None:
             self.end_ticket(accepted.ticket)
-        answer_and_close(accepted.fd, tls=self._doors[accepted.listener].tls)
+        answer_and_close(accepted.fd, tls=self._sockets[accepted.listener].tls)
 
-    def stats(self) -> FrontEndStats:
+    def stats(self) -> PollerPoolStats:
         """What has happened so far; a snapshot that is not atomic."""
         counts = [poller.counts for poller in self._pollers]
-        return FrontEndStats(
+        return PollerPoolStats(
             accepted=sum(count.accepted for count in counts),
             aborted=sum(count.aborted for count in counts),
             refused=sum(count.refused for count in counts),
@@ -291,12 +293,12 @@ class FrontEnd:
             loads=tuple(lane.load() for lane in self._balancer.lanes),
             nice=tuple(poller.nice for poller in self._pollers),
             turned_away=self._turned_away(),
-            guests=sum(len(poller.reception or ()) for poller in self._pollers),
+            pending_heads=sum(len(poller.head_reader or ()) for poller in self._pollers),
         )
 
     def _turned_away(self) -> dict[str, int]:
         total: Counter[str] = Counter()
         for poller in self._pollers:
-            if poller.reception is not None:
-                total.update(dict(poller.reception.turned_away))
+            if poller.head_reader is not None:
+                total.update(dict(poller.head_reader.turned_away))
         return dict(total)

@@ -1,11 +1,11 @@
-"""The door itself: applies an Admission to each accepted connection.
+"""The door itself: applies ConnectionLimits to each accepted connection.
 
-A front end calls its turnstile for every connection, on the poller's thread. What is let in is
+A poller pool calls its rate limiter for every connection, on the poller's thread. What is let in is
 returned at once. What is turned away is answered (503 or 429 with Retry-After; nothing on a TLS
 listener, whose peer could not read it) and closed. What exceeds the accept rate is held back, in
 order, until its turn comes.
 
-One thread, `MasterPoller-turnstile`, does what has to happen later: it hands over what was held
+One thread, `MasterPoller-rate limiter`, does what has to happen later: it hands over what was held
 back, at the rate, and closes answered connections after a moment. That moment matters: closing a
 socket whose request has not been read, or has yet to arrive, resets the connection, and the client
 may lose the answer (RFC 9112, 9.6). The thread sleeps while there is nothing to do, and none of it
@@ -25,13 +25,18 @@ from collections.abc import Callable, Sequence
 from asgi_poller import platform
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.refusal_log import note_refusal
-from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.thread_lane import close_connection
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.pollers.connection_limits import Admission, AdmissionLimits, Refusal, TokenBucket
+from asgi_poller.pollers.connection_limits import (
+    ConnectionLimits,
+    LimitSettings,
+    Refusal,
+    TokenBucket,
+)
 
 HandOver = Callable[[list[Accepted]], list[Accepted]]
-"""Gives a batch to the lanes and returns what none of them took: `FrontEnd.hand_over`."""
+"""Gives a batch to the lanes and returns what none of them took: `PollerPool.hand_over`."""
 
 RETRY_AFTER_S = 5  # where nobody can say when there will be room
 # Unit: seconds and sockets. Longer and more would be safer for slow clients and dearer under
@@ -39,7 +44,7 @@ RETRY_AFTER_S = 5  # where nobody can say when there will be room
 LINGER_S = 1.0
 LINGER_LIMIT_COUNT = 256
 # Unit: octets of a refused request that are read and thrown away before the close.
-_DISCARD_OCTETS = 65536
+_DISCARD_BYTES = 65536
 # Unit: seconds. How long to wait where no lane takes what has been held back.
 _RETRY_S = 0.05
 
@@ -63,30 +68,31 @@ def refusal_words(refusal: Refusal) -> str:
     return f"{status} {detail.strip()}"
 
 
-class Turnstile:
-    """Applies `admission` at the door. Called by any poller's thread; owns its one own thread.
+class RateLimiter:
+    """Applies `connection_limits` at the door. Called by any poller's thread; owns its one own
+    thread.
 
     `stamp` puts a ticket on a connection: whoever closes a stamped connection, core or poller,
-    calls `admission.end(ticket)`. `listeners` are those that `Accepted.listener` refers to. `clock`
-    gives monotonic seconds.
+    calls `connection_limits.end(ticket)`. `listeners` are those that `Accepted.listener` refers to.
+    `clock` gives monotonic seconds.
     """
 
     def __init__(
         self,
-        admission: Admission,
-        limits: AdmissionLimits,
+        connection_limits: ConnectionLimits,
+        limits: LimitSettings,
         listeners: Sequence[ListenerInfo],
         *,
         stamp: Callable[[Accepted, int], Accepted],
         ticket_of: Callable[[Accepted], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.admission = admission
+        self.connection_limits = connection_limits
         self._listeners = listeners
         self._stamp = stamp
         self._ticket_of = ticket_of
         self._clock = clock
-        self._trouble = Trouble(clock)
+        self._exception_log = ExceptionLog(clock)
         rate = limits.limit_accept_rate
         self._bucket = None if rate is None else TokenBucket(rate, clock())
         self._pending_limit = limits.limit_pending
@@ -131,7 +137,7 @@ class Turnstile:
 
     def __call__(self, accepted: Accepted) -> Accepted | None:
         """What to hand over; None if the connection was turned away or is held back."""
-        ticket = self.admission.enter(accepted.peer)
+        ticket = self.connection_limits.enter(accepted.peer)
         if isinstance(ticket, Refusal):
             self.turn_away(accepted, ticket)
             return None
@@ -139,10 +145,10 @@ class Turnstile:
             accepted = self._stamp(accepted, ticket)
             place = self._place(accepted)
         except BaseException:  # or the limit would count it for ever
-            self.admission.end(ticket)
+            self.connection_limits.end(ticket)
             raise
         if isinstance(place, Refusal):
-            self.admission.end(ticket)
+            self.connection_limits.end(ticket)
             self.turn_away(accepted, place)
             return None
         return place
@@ -160,7 +166,7 @@ class Turnstile:
                     self._condition.notify()  # it waits for this lock first
                 self._pending.append(accepted)
                 return None
-        self.admission.refuse(Refusal.ACCEPT_RATE)
+        self.connection_limits.refuse(Refusal.ACCEPT_RATE)
         return Refusal.ACCEPT_RATE
 
     def turn_away(self, accepted: Accepted, refusal: Refusal) -> None:
@@ -194,7 +200,7 @@ class Turnstile:
     def drop(self, accepted: Accepted) -> None:
         """Close a connection that was let in and that no core adopted."""
         try:
-            self.admission.end(self._ticket_of(accepted))
+            self.connection_limits.end(self._ticket_of(accepted))
         finally:
             close_connection(accepted.fd)
 
@@ -216,7 +222,7 @@ class Turnstile:
             try:
                 left = self._hand_over(batch)
             except Exception:  # it does not keep its promise: this thread is everybody's
-                self._trouble.exception("connections that were held back are closed")
+                self._exception_log.exception("connections that were held back are closed")
                 for accepted in batch:
                     self.drop(accepted)
                 continue
@@ -248,4 +254,4 @@ class Turnstile:
 
 def _close(connection: socket.socket) -> None:
     with connection, contextlib.suppress(OSError):  # nothing there, or reset: closed all the same
-        connection.recv(_DISCARD_OCTETS)
+        connection.recv(_DISCARD_BYTES)

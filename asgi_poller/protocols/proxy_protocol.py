@@ -6,7 +6,7 @@ below are that document's.
 A proxy puts one header before the first octet of the connection. `parse` is given everything
 received so far and answers in one of three ways, whatever the octets are:
 
-    Parsed               the header is whole; `consumed_octets` of `data` belong to it
+    Parsed               the header is whole; `consumed_bytes` of `data` belong to it
     None                 a proper prefix of a header: read more and call again with all of it
     ProxyProtocolFault   this can never become a header: close the connection, answer nothing
 
@@ -31,18 +31,18 @@ from enum import Enum
 from asgi_poller.errors import ProxyProtocolFault
 
 V1_SIGNATURE = b"PROXY "
-V1_LIMIT_OCTETS = 107  # 2.1: the longest line, CRLF included; a longer one is refused
+V1_LIMIT_BYTES = 107  # 2.1: the longest line, CRLF included; a longer one is refused
 V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"  # 2.2
-V2_FIXED_OCTETS = 16
+V2_FIXED_BYTES = 16
 # Unit: octets, the 16 fixed ones included. Exceeded: the connection is closed. nginx has the same
 # limit (NGX_PROXY_PROTOCOL_MAX_HEADER); section 2 asks for 536, certificates in TLVs are the only
 # reason for more.
-V2_LIMIT_OCTETS = 4096
+V2_LIMIT_BYTES = 4096
 
 _PP2_TYPE_CRC32C = 0x03  # 2.2.3
 _PP2_TYPE_SSL = 0x20  # 2.2.6
 _PP2_CLIENT_SSL = 0x01
-_UNIX_PATH_OCTETS = 108
+_UNIX_PATH_BYTES = 108
 _FIXED = struct.Struct("!12sBBH")
 _SSL_FIXED = struct.Struct("!BI")
 
@@ -62,24 +62,24 @@ class Parsed:
 
     `source` and `destination` are ASGI's `client` and `server` pairs, None where the header says to
     keep the connection's real ones (LOCAL, UNKNOWN, UNSPEC). For `Family.UNIX` they are (path, 0)
-    and (path, None), and None for a socket without a name. `consumed_octets` is the length of the
+    and (path, None), and None for a socket without a name. `consumed_bytes` is the length of the
     header. `tls`: the proxy's client spoke TLS (2.2.6), so that the scheme is https or wss.
     """
 
     family: Family
     source: tuple[str, int] | None
     destination: tuple[str, int | None] | None
-    consumed_octets: int
+    consumed_bytes: int
     tls: bool = False
 
 
-def parse(data: bytes, *, limit_octets: int = V2_LIMIT_OCTETS) -> Parsed | None:
+def parse(data: bytes, *, limit_bytes: int = V2_LIMIT_BYTES) -> Parsed | None:
     """Parse the PROXY header at the start of `data`; the module's docstring has the three outcomes.
 
-    `limit_octets` bounds a version 2 header, the 16 fixed ones included. Raises ProxyProtocolFault.
+    `limit_bytes` bounds a version 2 header, the 16 fixed ones included. Raises ProxyProtocolFault.
     """
     if data.startswith(V2_SIGNATURE):
-        return _parse_v2(data, limit_octets)
+        return _parse_v2(data, limit_bytes)
     if data.startswith(V1_SIGNATURE):
         return _parse_v1(data)
     if V1_SIGNATURE.startswith(data) or V2_SIGNATURE.startswith(data):
@@ -89,10 +89,10 @@ def parse(data: bytes, *, limit_octets: int = V2_LIMIT_OCTETS) -> Parsed | None:
 
 def _parse_v1(data: bytes) -> Parsed | None:
     """The line of text (section 2.1)."""
-    end = data.find(b"\n", 0, V1_LIMIT_OCTETS)
+    end = data.find(b"\n", 0, V1_LIMIT_BYTES)
     if end < 0:
-        if len(data) >= V1_LIMIT_OCTETS:
-            raise ProxyProtocolFault(f"version 1: no line end in {V1_LIMIT_OCTETS} octets")
+        if len(data) >= V1_LIMIT_BYTES:
+            raise ProxyProtocolFault(f"version 1: no line end in {V1_LIMIT_BYTES} octets")
         return None
     if data[end - 1 : end] != b"\r":
         raise ProxyProtocolFault("version 1: the line does not end with CRLF")
@@ -148,17 +148,17 @@ def _host_v6(address: ipaddress.IPv6Address) -> str:
     return str(address if mapped is None else mapped)
 
 
-def _parse_v2(data: bytes, limit_octets: int) -> Parsed | None:
+def _parse_v2(data: bytes, limit_bytes: int) -> Parsed | None:
     """The binary header (section 2.2)."""
-    if len(data) < V2_FIXED_OCTETS:
+    if len(data) < V2_FIXED_BYTES:
         return None
     _, version_command, family_transport, length = _FIXED.unpack_from(data)
     if version_command not in (0x20, 0x21):
         raise ProxyProtocolFault(f"version 2: version and command are 0x{version_command:02x}")
-    total = V2_FIXED_OCTETS + length
-    if total > limit_octets:
+    total = V2_FIXED_BYTES + length
+    if total > limit_bytes:
         raise ProxyProtocolFault(
-            f"version 2: a header of {total} octets, the limit is {limit_octets}"
+            f"version 2: a header of {total} octets, the limit is {limit_bytes}"
         )
     if version_command == 0x21 and (family_transport >> 4 > 3 or family_transport & 15 > 2):
         # 2.2: unassigned values "must be rejected as invalid by receivers"
@@ -171,8 +171,8 @@ def _parse_v2(data: bytes, limit_octets: int) -> Parsed | None:
     # 2.2: with a transport of UNSPEC too "the receiver should ignore address information". DGRAM is
     # taken: a proxy that ends QUIC and forwards over TCP may announce its client's transport.
     family = Family(family_transport >> 4 if family_transport & 15 else 0)
-    source, destination, address_octets = _addresses_v2(data, family, total)
-    tls = _tlvs(data, V2_FIXED_OCTETS + address_octets, total)
+    source, destination, address_bytes = _addresses_v2(data, family, total)
+    tls = _tlvs(data, V2_FIXED_BYTES + address_bytes, total)
     return Parsed(family, source, destination, total, tls)
 
 
@@ -183,37 +183,37 @@ def _addresses_v2(
     match family:
         case Family.UNSPEC:
             # Nobody says how long such a block of addresses is, so no TLV can be told from it.
-            return None, None, total - V2_FIXED_OCTETS
+            return None, None, total - V2_FIXED_BYTES
         case Family.INET:
-            address_octets = 12
+            address_bytes = 12
         case Family.INET6:
-            address_octets = 36
+            address_bytes = 36
         case Family.UNIX:
-            address_octets = 2 * _UNIX_PATH_OCTETS
-    if total < V2_FIXED_OCTETS + address_octets:
+            address_bytes = 2 * _UNIX_PATH_BYTES
+    if total < V2_FIXED_BYTES + address_bytes:
         raise ProxyProtocolFault(
             f"version 2: {family.name} addresses do not fit the announced length"
         )
-    block = data[V2_FIXED_OCTETS : V2_FIXED_OCTETS + address_octets]
+    block = data[V2_FIXED_BYTES : V2_FIXED_BYTES + address_bytes]
     if family is Family.UNIX:
         source, destination = (
-            _unix_path(block[:_UNIX_PATH_OCTETS]),
-            _unix_path(block[_UNIX_PATH_OCTETS:]),
+            _unix_path(block[:_UNIX_PATH_BYTES]),
+            _unix_path(block[_UNIX_PATH_BYTES:]),
         )
         return (
             None if source is None else (source, 0),
             None if destination is None else (destination, None),
-            address_octets,
+            address_bytes,
         )
     source_port, destination_port = struct.unpack("!HH", block[-4:])
-    half = (address_octets - 4) // 2
+    half = (address_bytes - 4) // 2
     hosts = [
         str(ipaddress.IPv4Address(packed))
         if family is Family.INET
         else _host_v6(ipaddress.IPv6Address(packed))
         for packed in (block[:half], block[half : 2 * half])
     ]
-    return (hosts[0], source_port), (hosts[1], destination_port), address_octets
+    return (hosts[0], source_port), (hosts[1], destination_port), address_bytes
 
 
 def _unix_path(block: bytes) -> str | None:

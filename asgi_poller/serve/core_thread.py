@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from asgi_poller import platform
 from asgi_poller.loops.loop_factory import LoopFactory
-from asgi_poller.loops.loop_server import Core
+from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.serve.runner import run_loop
 
 T = TypeVar("T")
 
 
-class CoreThread:
+class LoopThread:
     """Runs one loop until it is stopped. Made and stopped by the server's thread.
 
     `make_core` runs on the new loop's thread and must bring the core up. Its exception is the one
@@ -24,11 +24,11 @@ class CoreThread:
     """
 
     def __init__(
-        self, number: int, make_loop: LoopFactory, make_core: Callable[[], Awaitable[Core]]
+        self, number: int, make_loop: LoopFactory, make_core: Callable[[], Awaitable[LoopServer]]
     ) -> None:
         self._make_loop = make_loop
         self._make_core = make_core
-        self._started: Future[Core] = Future()
+        self._started: Future[LoopServer] = Future()
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name=f"Core-{number}", daemon=True)
@@ -36,7 +36,7 @@ class CoreThread:
     def start(self) -> None:
         self._thread.start()
 
-    async def started(self) -> Core:
+    async def started(self) -> LoopServer:
         """The core, once it is up. Raises what `make_core` raised."""
         return await asyncio.wrap_future(self._started)
 

@@ -10,104 +10,108 @@ from typing import Any
 from asgi_poller.asgi.proxy_headers import TrustedHosts
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
-from asgi_poller.handoff.connection_table import CAPACITY_COUNT, TicketBoard
+from asgi_poller.handoff.connection_table import CAPACITY_COUNT, ConnectionTable
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.loops.request_filter import request_rules
+from asgi_poller.loops.request_filter import request_filter
 from asgi_poller.loops.settings import connection_settings
-from asgi_poller.pollers.connection_limits import Admission, AdmissionLimits, make_admission
-from asgi_poller.pollers.head_reader import ReceptionRules
+from asgi_poller.pollers.connection_limits import (
+    ConnectionLimits,
+    LimitSettings,
+    make_connection_limits,
+)
+from asgi_poller.pollers.head_reader import HeadReaderSettings
 from asgi_poller.pollers.master_poller import Admit
-from asgi_poller.pollers.pool import FrontEnd
-from asgi_poller.pollers.rate_limit import Turnstile
+from asgi_poller.pollers.pool import PollerPool
+from asgi_poller.pollers.rate_limit import RateLimiter
 
 _POSIX = os.name == "posix"
 
 
-class AdmissionDoor:
+class LocalCounter:
     """The door of cores in the pollers' process: they count exactly. Any thread."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self.end = admission.end
+    def __init__(self, connection_limits: ConnectionLimits) -> None:
+        self._connection_limits = connection_limits
+        self.end = connection_limits.end
 
-    def open_channel(self, ticket: int) -> bool:
-        return ticket < 0 or self._admission.open_channel(ticket) is None
+    def open_websocket(self, ticket: int) -> bool:
+        return ticket < 0 or self._connection_limits.open_websocket(ticket) is None
 
     def identify(self, ticket: int, peer: Any) -> bool:
-        return self._admission.identify(ticket, peer) is None
+        return self._connection_limits.identify(ticket, peer) is None
 
 
-class BoardDoor:
+class SharedCounter:
     """The door of cores in workers: ends cross to the pollers' process, questions do not. Those are
-    the reception's, or a core's share. Any thread.
+    the head reader's, or a core's share. Any thread.
     """
 
-    def __init__(self, board: TicketBoard) -> None:
-        self.end = board.end
+    def __init__(self, table: ConnectionTable) -> None:
+        self.end = table.end
 
-    def open_channel(self, ticket: int) -> bool:
+    def open_websocket(self, ticket: int) -> bool:
         return True
 
     def identify(self, ticket: int, peer: Any) -> bool:
         return True
 
 
-class Gate:
-    """Made before the front end, which gets `admit`, `end_ticket` and `reception`; `start` before
-    the front end, `stop` after it. `workers`: cores are in other processes.
+class LimitsWiring:
+    """Made before the poller pool, which gets `admit`, `end_ticket` and `head_reader`; `start`
+    before the poller pool, `stop` after it. `workers`: cores are in other processes.
     """
 
     def __init__(
         self, config: Config, listeners: tuple[ListenerInfo, ...], *, workers: bool
     ) -> None:
-        limits = admission_limits(config)
+        limits = limit_settings(config)
         trusted = TrustedHosts(config.forwarded_allow_ips)
-        board = None
+        table = None
         if workers and limits:
-            board = TicketBoard(limits.limit_connections or CAPACITY_COUNT, inheritable=True)
-        self.admission = make_admission(limits, exempt=trusted, board=board)
-        self._turnstile: Turnstile | None = None
-        if self.admission is not None:
-            self._turnstile = Turnstile(
-                self.admission, limits, listeners, stamp=_stamp, ticket_of=_ticket_of
+            table = ConnectionTable(limits.limit_connections or CAPACITY_COUNT, inheritable=True)
+        self.connection_limits = make_connection_limits(limits, exempt=trusted, table=table)
+        self._rate_limiter: RateLimiter | None = None
+        if self.connection_limits is not None:
+            self._rate_limiter = RateLimiter(
+                self.connection_limits, limits, listeners, stamp=_stamp, ticket_of=_ticket_of
             )
-        self.reception: ReceptionRules | None = None
+        self.head_reader: HeadReaderSettings | None = None
         if reads_heads(config, workers=workers):
             settings = connection_settings(config)
-            self.reception = ReceptionRules(
+            self.head_reader = HeadReaderSettings(
                 limits=settings.head_limits,
                 first_octet_s=settings.first_octet_timeout_s,
                 timeout_s=settings.header_timeout_s,
-                rules=request_rules(config),
+                rules=request_filter(config),
                 ws_enabled=settings.ws_enabled,
                 proxies=trusted if config.proxy_protocol else None,
-                admission=self.admission,
+                connection_limits=self.connection_limits,
             )
 
     @property
     def admit(self) -> Admit | None:
-        """For the front end: decides on each connection."""
-        return self._turnstile
+        """For the poller pool: decides on each connection."""
+        return self._rate_limiter
 
     def end_ticket(self, ticket: int) -> None:
         """For whoever closes a connection that no core has. Any thread."""
-        if self.admission is not None:
-            self.admission.end(ticket)
+        if self.connection_limits is not None:
+            self.connection_limits.end(ticket)
 
-    def start(self, front_end: FrontEnd) -> None:
+    def start(self, poller_pool: PollerPool) -> None:
         """Let go on what is held back, at its rate."""
-        if self._turnstile is not None:
-            self._turnstile.start(front_end.receive)
+        if self._rate_limiter is not None:
+            self._rate_limiter.start(poller_pool.receive)
 
     def stop(self) -> None:
         """Close what is held back. Idempotent."""
-        if self._turnstile is not None:
-            self._turnstile.stop()
+        if self._rate_limiter is not None:
+            self._rate_limiter.stop()
 
 
-def admission_limits(config: Config) -> AdmissionLimits:
+def limit_settings(config: Config) -> LimitSettings:
     """The part of the configuration that limits connections."""
-    return AdmissionLimits(
+    return LimitSettings(
         limit_connections=config.limit_connections,
         limit_connections_per_ip=config.limit_connections_per_ip,
         limit_channels=config.limit_channels,

@@ -15,20 +15,20 @@ from asgi_poller.config import Config
 from asgi_poller.importer import load_application
 from asgi_poller.loops.accepted_socket import ListenerInfo
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.loops.loop_server import Core
-from asgi_poller.loops.server_state import Door
-from asgi_poller.serve.core_thread import CoreThread
+from asgi_poller.loops.loop_server import LoopServer
+from asgi_poller.loops.server_state import ConnectionCounter
+from asgi_poller.serve.core_thread import LoopThread
 from asgi_poller.settings.rules import cpu_count
 from asgi_poller.tls import TlsContext
 
 
-class Cores:
+class LoopGroup:
     """Starts, drains and ends the cores of this process. Owned by the thread whose loop `start`
     runs on.
 
     `limit_reached` is called, on a core's thread, when `--limit-max-requests` is met; more than
-    once perhaps. `access_log`, if given, is shared by all cores. `door` counts connections,
-    `channel_share` is each core's part of --limit-channels where `door` does not count those.
+    once perhaps. `access_log`, if given, is shared by all cores. `counter` counts connections,
+    `websocket_share` is each core's part of --limit-channels where `counter` does not count those.
     """
 
     def __init__(
@@ -38,19 +38,19 @@ class Cores:
         *,
         tls: TlsContext | None = None,
         access_log: AccessLog | None = None,
-        door: Door | None = None,
-        channel_share: int | None = None,
+        counter: ConnectionCounter | None = None,
+        websocket_share: int | None = None,
         limit_reached: Callable[[], None],
     ) -> None:
         self._config = config
         self._infos = infos
         self._tls = tls
         self._access_log = access_log
-        self._door = door
-        self._channel_share = channel_share
+        self._counter = counter
+        self._websocket_share = websocket_share
         self._limit_reached = limit_reached
-        self._threads: list[CoreThread] = []
-        self.all: list[Core] = []
+        self._threads: list[LoopThread] = []
+        self.all: list[LoopServer] = []
 
     async def start(self, application: Any) -> None:
         """Bring all cores up, lifespans included. Raises StartupError; what was up is shut down
@@ -62,7 +62,7 @@ class Cores:
             self.all.append(await self._bring_up(application))
             make_loop = loop_factory(config.loop)
             for number in range(1, count):
-                thread = CoreThread(number, make_loop, lambda: self._bring_up_another(application))
+                thread = LoopThread(number, make_loop, lambda: self._bring_up_another(application))
                 thread.start()
                 self.all.append(await thread.started())
                 self._threads.append(thread)
@@ -71,8 +71,8 @@ class Cores:
             raise
 
     async def drain(self, timeout_s: float, spread_s: float = 0.0) -> None:
-        """End every connection in an orderly way, on all cores at once; seconds as for Core.drain.
-        Cancelling it cuts off what is left.
+        """End every connection in an orderly way, on all cores at once; seconds as for
+        LoopServer.drain. Cancelling it cuts off what is left.
         """
         await self._on_all(lambda core: core.drain(timeout_s, spread_s))
 
@@ -85,7 +85,7 @@ class Cores:
         self._threads = []
         return went_well
 
-    async def _on_all(self, work: Callable[[Core], Awaitable[bool]]) -> bool:
+    async def _on_all(self, work: Callable[[LoopServer], Awaitable[bool]]) -> bool:
         if not self.all:
             return True
         first, *others = self.all
@@ -96,17 +96,17 @@ class Cores:
         ]
         return all(await asyncio.gather(*calls))
 
-    async def _bring_up(self, application: Any) -> Core:
-        core = Core(
+    async def _bring_up(self, application: Any) -> LoopServer:
+        core = LoopServer(
             self._config,
             application,
             self._infos,
             tls=self._tls,
             access_log=self._access_log,
         )
-        if self._door is not None:
-            core.state.use_door(self._door)
-        core.state.channel_share = self._channel_share
+        if self._counter is not None:
+            core.state.use_counter(self._counter)
+        core.state.websocket_share = self._websocket_share
         limit = self._config.limit_max_requests
         if limit is not None:
             core.state.limit_requests(
@@ -116,7 +116,7 @@ class Cores:
         await core.startup()
         return core
 
-    async def _bring_up_another(self, application: Any) -> Core:
+    async def _bring_up_another(self, application: Any) -> LoopServer:
         if (
             self._config.factory
         ):  # each loop has an application of its own: nothing is shared between threads
@@ -124,7 +124,7 @@ class Cores:
         return await self._bring_up(application)
 
 
-async def _as_coroutine(work: Callable[[Core], Awaitable[bool]], core: Core) -> bool:
+async def _as_coroutine(work: Callable[[LoopServer], Awaitable[bool]], core: LoopServer) -> bool:
     return await work(core)
 
 

@@ -1,4 +1,4 @@
-"""The server in one process: listeners, the front end's pollers, and the cores."""
+"""The server in one process: listeners, the poller pool's pollers, and the cores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from asgi_poller.serve.runner import run_loop, with_exits_as_failures
 from asgi_poller.serve.serving import Serving, tls_settings
 from asgi_poller.system.drop_privileges import become, own_socket_files, prepare_user
 from asgi_poller.system.fork_guard import ForkGuard, end_daemons
-from asgi_poller.system.service_notifier import Duties
+from asgi_poller.system.service_notifier import ServiceNotifier
 from asgi_poller.tls import TlsContext
 
 _log = logging.getLogger("asgi_poller.error")
@@ -74,7 +74,7 @@ class Server:
         self._reload: Callable[[], None] | None = None
         self._owns_process = False
         self._owns_loop = False
-        self._duties: Duties | None = None
+        self._service_notifier: ServiceNotifier | None = None
         self._thread: threading.Thread | None = None
         self._thread_started: Future[None] = Future()
 
@@ -88,13 +88,13 @@ class Server:
         self._owns_loop = True
         make_loop = loop_factory(self.config.loop)
         if self._owns_process:
-            self._duties = Duties(self.config)
-            self._duties.begin()
+            self._service_notifier = ServiceNotifier(self.config)
+            self._service_notifier.begin()
         try:
             run_loop(self.serve(sockets), make_loop)
         finally:
-            if self._duties is not None:
-                self._duties.end()
+            if self._service_notifier is not None:
+                self._service_notifier.end()
 
     async def serve(self, sockets: Iterable[socket.socket] | None = None) -> None:
         """Serve on the running loop, which becomes the first core's. In the main thread, signals
@@ -194,9 +194,9 @@ class Server:
             self._say_where(is_ours=not sockets)
             if self._owns_process:
                 settle_garbage()
-            if self._duties is not None:
-                self._duties.feed_watchdog()
-                self._duties.ready()
+            if self._service_notifier is not None:
+                self._service_notifier.feed_watchdog()
+                self._service_notifier.ready()
             self.started = True
             if not self._thread_started.done():
                 self._thread_started.set_result(None)
@@ -205,16 +205,16 @@ class Server:
             _log.info("Shutting down")
         finally:
             self._reload = None
-            if self._duties is not None:
-                self._duties.stopping()
+            if self._service_notifier is not None:
+                self._service_notifier.stopping()
             if serving is not None:
                 serving.stop_accepting()
             close_listeners(self.listeners)
             if serving is not None:
                 await serving.end(config.timeout_graceful_shutdown, self._force)
             guard.end()
-        if self._duties is not None:
-            self._duties.end()  # now: the signal that is raised again may be the very end
+        if self._service_notifier is not None:
+            self._service_notifier.end()  # now: the signal that is raised again may be the very end
         log_with_pid("Finished server process [%d]", os.getpid())
 
     async def _come_up(self, serving: Serving, application: Any) -> bool:

@@ -1,5 +1,5 @@
-"""What serves in one process: cores, and the front end that feeds them, on listeners that somebody
-else opened.
+"""What serves in one process: cores, and the poller pool that feeds them, on listeners that
+somebody else opened.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.config import Config
 from asgi_poller.handoff.thread_lane import ThreadLane, close_connection
 from asgi_poller.listeners.listeners import Listener
-from asgi_poller.loops.loop_server import Core
+from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.pollers.master_poller import PollerSettings
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.serve import tls_reload
-from asgi_poller.serve.limits_wiring import AdmissionDoor, Gate
-from asgi_poller.serve.loop_group import Cores
+from asgi_poller.serve.limits_wiring import LimitsWiring, LocalCounter
+from asgi_poller.serve.loop_group import LoopGroup
 from asgi_poller.tls import TlsContext, TlsSettings
 
 _log = logging.getLogger("asgi_poller.error")
@@ -31,7 +31,7 @@ class Serving:
 
     The order of a life: `start`, `stop_accepting`, `end`; the last two are in order after a `start`
     that failed, too. Listeners are closed by whoever opened them, after `stop_accepting`.
-    `limit_reached` is called as Cores says. `tls`, `access_log` and `pollers` replace what the
+    `limit_reached` is called as LoopGroup says. `tls`, `access_log` and `pollers` replace what the
     configuration would give.
     """
 
@@ -51,10 +51,10 @@ class Serving:
         self._tls = tls
         self._access_log = access_log
         self._poller_settings = pollers or PollerSettings(nice=config.poller_nice)
-        self._cores: Cores | None = None
+        self._cores: LoopGroup | None = None
         self._lanes: list[ThreadLane] = []
-        self._front_end: FrontEnd | None = None
-        self._gate: Gate | None = None
+        self._poller_pool: PollerPool | None = None
+        self._limits: LimitsWiring | None = None
         self._freshness: asyncio.Task[None] | None = None
 
     @property
@@ -63,7 +63,7 @@ class Serving:
         return self._lanes
 
     @property
-    def cores(self) -> list[Core]:
+    def cores(self) -> list[LoopServer]:
         """The cores that are up."""
         return [] if self._cores is None else self._cores.all
 
@@ -73,31 +73,33 @@ class Serving:
         infos = tuple(listener.info for listener in self._listeners)
         if self._tls is None and any(info.tls for info in infos):
             self._tls = TlsContext(tls_settings(config))
-        self._gate = gate = Gate(config, infos, workers=False)
-        self._cores = Cores(
+        self._limits = limits = LimitsWiring(config, infos, workers=False)
+        self._cores = LoopGroup(
             config,
             infos,
             tls=self._tls,
             access_log=self._access_log,
-            door=None if gate.admission is None else AdmissionDoor(gate.admission),
+            counter=None
+            if limits.connection_limits is None
+            else LocalCounter(limits.connection_limits),
             limit_reached=self._limit_reached,
         )
         _log.info("Waiting for application startup.")
         await self._cores.start(application)
         _log.info("Application startup complete.")
-        self._lanes = [ThreadLane(core, end_ticket=gate.end_ticket) for core in self._cores.all]
-        self._front_end = FrontEnd(
+        self._lanes = [ThreadLane(core, end_ticket=limits.end_ticket) for core in self._cores.all]
+        self._poller_pool = PollerPool(
             self._listeners,
             self._lanes,
             pollers=config.pollers,
             balance=config.balance,
             settings=self._poller_settings,
-            admit=gate.admit,
-            end_ticket=gate.end_ticket,
-            reception=gate.reception,
+            admit=limits.admit,
+            end_ticket=limits.end_ticket,
+            head_reader=limits.head_reader,
         )
-        gate.start(self._front_end)
-        self._front_end.start()
+        limits.start(self._poller_pool)
+        self._poller_pool.start()
         if self._tls is not None:
             self._freshness = asyncio.create_task(tls_reload.keep_fresh(self._tls))
 
@@ -108,10 +110,10 @@ class Serving:
 
     def stop_accepting(self) -> None:
         """End the pollers. What they have accepted is still served by `end`. Idempotent."""
-        if self._front_end is not None:
-            self._front_end.stop()
-        if self._gate is not None:
-            self._gate.stop()
+        if self._poller_pool is not None:
+            self._poller_pool.stop()
+        if self._limits is not None:
+            self._limits.stop()
         if self._freshness is not None:
             self._freshness.cancel()
 

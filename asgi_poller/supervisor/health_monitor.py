@@ -16,7 +16,7 @@ _log = logging.getLogger("asgi_poller.error")
 _NO_STACK = "  it gives no stack: it is stopped, or the application has taken SIGUSR2 for itself"
 
 
-class Minder:
+class HealthMonitor:
     """Owned by the supervisor's main thread."""
 
     def __init__(self, config: Config, pool: WorkerPool) -> None:
@@ -44,9 +44,9 @@ class Minder:
                 self._ask(worker, worker.pulse, is_lost=False)
             case Health.LOST:
                 self._ask(worker, worker.pulse, is_lost=True)
-            case Health.BACK:
+            case Health.RECOVERED:
                 _log.warning("%s: its event loop turns again", worker.name)
-            case Health.WELL:
+            case Health.OK:
                 why = reason_to_recycle(self._config, pid=worker.pid, age_s=worker.age_s)
                 if why is not None:
                     self._pool.recycle(worker, why)

@@ -8,7 +8,7 @@ import socket
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import StartupError
-from asgi_poller.ipc.bootstrap import ForkServerSpec, Origin, packed, send_parcel
+from asgi_poller.ipc.bootstrap import ForkServerSpec, Origin, packed, send_bootstrap
 from asgi_poller.supervisor.preload import ForkLauncher
 from asgi_poller.supervisor.spawn import Launcher, SpawnLauncher
 from asgi_poller.system.signals import leave_signals
@@ -89,7 +89,7 @@ async def _spawn_fork_server(config: Config) -> ForkLauncher:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await SpawnLauncher().launch(theirs)
-        await send_parcel(ours, octets, [])
+        await send_bootstrap(ours, octets, [])
     except OSError as error:
         if ours is not None:
             ours.close()  # it ends, if it has begun

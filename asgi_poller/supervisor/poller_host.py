@@ -1,4 +1,6 @@
-"""The door and the way in: listeners, pollers, the keeper, and lanes to workers that change."""
+"""The door and the way in: listeners, pollers, the lane monitor, and lanes to workers that
+change.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.ipc.bootstrap import Origin, WorkerSpec
 from asgi_poller.listeners.listeners import Listener, backlog_warning, say_where
 from asgi_poller.loops.accepted_socket import ListenerInfo
-from asgi_poller.pollers.lane_monitor import LaneKeeper
+from asgi_poller.pollers.lane_monitor import LaneMonitor
 from asgi_poller.pollers.master_poller import BATCH_COUNT, QUEUE_COUNT, PollerSettings
-from asgi_poller.pollers.pool import FrontEnd
-from asgi_poller.serve.limits_wiring import Gate
+from asgi_poller.pollers.pool import PollerPool
+from asgi_poller.serve.limits_wiring import LimitsWiring
 from asgi_poller.serve.loop_group import loop_count
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
 
@@ -31,7 +33,7 @@ _OWN_DESCRIPTORS = 1024
 _POLLER_DESCRIPTORS = BATCH_COUNT + QUEUE_COUNT
 
 
-class Site:
+class PollerHost:
     """Owned by the supervisor's main thread. `listeners` are closed by it, in `stop`.
 
     The order of a life: `make_worker` from the beginning; `open`, from which on connections are
@@ -43,34 +45,34 @@ class Site:
         self.listeners = listeners
         self._infos: tuple[ListenerInfo, ...] = tuple(listener.info for listener in listeners)
         self._counters = Counters.create()
-        self._gate = gate = Gate(config, self._infos, workers=True)
-        self._front_end = FrontEnd(
+        self._limits = limits = LimitsWiring(config, self._infos, workers=True)
+        self._poller_pool = PollerPool(
             listeners,
             pollers=config.pollers,
             balance=config.balance,
-            settings=PollerSettings(nice=config.poller_nice, parks=platform.HAS_FD_PASSING),
-            admit=gate.admit,
-            end_ticket=gate.end_ticket,
-            reception=gate.reception,
+            settings=PollerSettings(nice=config.poller_nice, spills=platform.HAS_FD_PASSING),
+            admit=limits.admit,
+            end_ticket=limits.end_ticket,
+            head_reader=limits.head_reader,
         )
-        self._keeper = LaneKeeper(
-            self._front_end, admission=gate.admission, nice=config.poller_nice
+        self._lane_monitor = LaneMonitor(
+            self._poller_pool, connection_limits=limits.connection_limits, nice=config.poller_nice
         )
-        self._keeper.start()
+        self._lane_monitor.start()
         self._nice = worker_nice(config)
         limit = platform.descriptor_limit()
         reserved = _OWN_DESCRIPTORS + config.pollers * _POLLER_DESCRIPTORS
         self._budget = (
             None
             if limit is None
-            else Budget(limit - min(reserved, limit // 2), lambda: self._keeper.homeless)
+            else Budget(limit - min(reserved, limit // 2), lambda: self._lane_monitor.unassigned)
         )
         self._is_open = False
 
     def open(self) -> None:
         """Accept from now on, and say where."""
-        self._gate.start(self._front_end)
-        self._front_end.start()
+        self._limits.start(self._poller_pool)
+        self._poller_pool.start()
         self._is_open = True
         warning = backlog_warning(self._config.backlog)
         if warning is not None:
@@ -89,12 +91,12 @@ class Site:
         try:
             for _ in range(loop_count(self._config)):
                 lanes.append(ProcessLane(self._counters, budget=self._budget))
-                if self._gate.admission is not None:
-                    lanes[-1].mark = self._gate.admission.new_worker()
+                if self._limits.connection_limits is not None:
+                    lanes[-1].mark = self._limits.connection_limits.new_worker()
             return self._handle(number, lanes, callbacks, with_config=with_config)
         except BaseException as error:  # rows and sockets are given back, whatever it was
             for lane in lanes:
-                self._keeper.bury(lane)
+                self._lane_monitor.worker_died(lane)
             if isinstance(error, OSError):
                 problem = f"worker {number}: it could not be started: {error}"
                 raise StartupError(problem) from error
@@ -104,14 +106,14 @@ class Site:
         self, number: int, lanes: list[ProcessLane], callbacks: Callbacks, *, with_config: bool
     ) -> WorkerHandle:
         config = self._config
-        admission = self._gate.admission
+        connection_limits = self._limits.connection_limits
         spec = WorkerSpec(
             number=number,
             infos=self._infos,
             rows=tuple(lane.row for lane in lanes),
             marks=tuple(lane.mark for lane in lanes),
-            has_board=admission is not None,
-            channel_share=self._channel_share(),
+            has_table=connection_limits is not None,
+            websocket_share=self._websocket_share(),
             nice=self._nice,
             config=config if with_config else None,
             origin=Origin(),
@@ -120,7 +122,7 @@ class Site:
             spec,
             lanes,
             self._counters,
-            board=None if admission is None else admission.board,
+            table=None if connection_limits is None else connection_limits.table,
             heartbeat_limit_s=config.timeout_worker_heartbeat,
             callbacks=callbacks,
         )
@@ -128,17 +130,17 @@ class Site:
     def admit(self, worker: WorkerHandle) -> None:
         """It serves: give it its share of the connections."""
         for lane in worker.lanes:
-            self._keeper.add(lane)
+            self._lane_monitor.add(lane)
 
     def retire(self, worker: WorkerHandle) -> None:
         """Give it nothing more; what it has not received goes elsewhere."""
         for lane in worker.lanes:
-            self._keeper.retire(lane)
+            self._lane_monitor.retire(lane)
 
-    def bury(self, worker: WorkerHandle) -> None:
+    def worker_died(self, worker: WorkerHandle) -> None:
         """It has ended: what it never claimed goes elsewhere."""
         for lane in worker.lanes:
-            self._keeper.bury(lane)
+            self._lane_monitor.worker_died(lane)
 
     def stop(self, *, unlink: bool = True) -> None:
         """Accept nothing more. What has been accepted is with the workers now.
@@ -146,23 +148,23 @@ class Site:
         `unlink`: socket files go too; False if another process has taken them over.
         """
         if self._is_open:
-            self._front_end.stop()
-            self._gate.stop()
+            self._poller_pool.stop()
+            self._limits.stop()
         for listener in self.listeners:
             listener.close(unlink=unlink)
         self.listeners = []
 
     def close(self) -> None:
         """Give back what is left. The workers have ended and been buried."""
-        self._keeper.stop()
+        self._lane_monitor.stop()
         self._counters.close()
-        if self._gate.admission is not None:
-            self._gate.admission.board.close()
+        if self._limits.connection_limits is not None:
+            self._limits.connection_limits.table.close()
 
-    def _channel_share(self) -> int | None:
+    def _websocket_share(self) -> int | None:
         """Each core's part of --limit-channels, where pollers do not see what is a channel."""
         config = self._config
-        if config.limit_channels is None or self._gate.reception is not None:
+        if config.limit_channels is None or self._limits.head_reader is not None:
             return None
         return max(1, config.limit_channels // (config.workers * loop_count(config)))
 

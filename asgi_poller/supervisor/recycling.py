@@ -22,13 +22,13 @@ def reason_to_recycle(config: Config, *, pid: int, age_s: float) -> str | None:
     if lifetime_s is not None and age_s >= lifetime_s:
         return f"it has served for {age_s:.0f} s (--worker-max-lifetime)"
     if config.worker_max_memory is not None:
-        memory = resident_octets(pid)
+        memory = resident_bytes(pid)
         if memory is not None and memory > config.worker_max_memory:
             return f"it uses {memory / _MIB:.0f} MiB (--worker-max-memory)"
     return None
 
 
-def resident_octets(pid: int) -> int | None:
+def resident_bytes(pid: int) -> int | None:
     """The resident memory of a process, what it shares included; None if it cannot be told."""
     if platform.LINUX:
         try:

@@ -22,7 +22,7 @@ from asgi_poller.listeners.listeners import close_listeners, open_listeners
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.privileges import Identity
-from asgi_poller.supervisor.poller_host import Site
+from asgi_poller.supervisor.poller_host import PollerHost
 from asgi_poller.supervisor.source_watch import SourceWatcher
 from asgi_poller.supervisor.spawn import SpawnLauncher, described_exit
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
@@ -32,7 +32,7 @@ from asgi_poller.system.drop_privileges import (
     own_socket_files,
     prepare_user,
 )
-from asgi_poller.system.service_notifier import Duties
+from asgi_poller.system.service_notifier import ServiceNotifier
 from asgi_poller.system.signals import kept_signals
 
 _log = logging.getLogger("asgi_poller.error")
@@ -48,7 +48,7 @@ class Reloader:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._worker: WorkerHandle | None = None
-        self._duties: Duties
+        self._service_notifier: ServiceNotifier
         self._identity: Identity | None = None
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -63,14 +63,14 @@ class Reloader:
         self._identity = prepare_user(config)
         loop_factory(config.loop)
         watcher = SourceWatcher(config, self._on_changes)
-        self._duties = Duties(config)
-        self._duties.begin()
+        self._service_notifier = ServiceNotifier(config)
+        self._service_notifier.begin()
         try:
             with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 return runner.run(self._serve(watcher))
         finally:
             watcher.stop()
-            self._duties.end()
+            self._service_notifier.end()
 
     async def _serve(self, watcher: SourceWatcher) -> int:
         self._loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ class Reloader:
             own_socket_files(self._config, self._identity, listeners)
             become(self._config, self._identity)
             check_files(self._config, self._identity)
-            site = Site(self._config, listeners)
+            poller_host = PollerHost(self._config, listeners)
         except BaseException:
             close_listeners(listeners)
             raise
@@ -96,10 +96,10 @@ class Reloader:
         self._loop.add_signal_handler(signal.SIGHUP, self._changed.set)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         watcher.start()
-        site.open()
-        self._duties.feed_watchdog()
-        self._duties.ready()  # whether there is a worker or not: who starts this waits for nothing
-        running = asyncio.ensure_future(self._keep_running(site))
+        poller_host.open()
+        self._service_notifier.feed_watchdog()
+        self._service_notifier.ready()  # also without a worker: who starts this waits for nothing
+        running = asyncio.ensure_future(self._keep_running(poller_host))
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await _first(running, stopping)
@@ -108,27 +108,27 @@ class Reloader:
         finally:
             running.cancel()
             stopping.cancel()
-            self._duties.stopping()
-            site.stop()
-            await self._end_worker(site, self._config.timeout_graceful_shutdown, adopt=True)
-            site.close()
+            self._service_notifier.stopping()
+            poller_host.stop()
+            await self._end_worker(poller_host, self._config.timeout_graceful_shutdown, adopt=True)
+            poller_host.close()
         log_with_pid("Finished reloader [%d]", os.getpid())
         return 0
 
-    async def _keep_running(self, site: Site) -> None:
+    async def _keep_running(self, poller_host: PollerHost) -> None:
         while True:
             self._changed.clear()
             changed = asyncio.ensure_future(self._changed.wait())
             try:
-                await self._until(changed, site)
+                await self._until(changed, poller_host)
             finally:
                 changed.cancel()
-            await self._end_worker(site, _RELOAD_GRACE_S)
+            await self._end_worker(poller_host, _RELOAD_GRACE_S)
 
-    async def _until(self, changed: asyncio.Future[Any], site: Site) -> None:
+    async def _until(self, changed: asyncio.Future[Any], poller_host: PollerHost) -> None:
         """Have a worker until there is a change; wait for the change if it does not work."""
         try:
-            worker = self._worker = site.make_worker(1, self._callbacks)
+            worker = self._worker = poller_host.make_worker(1, self._callbacks)
         except OperatorFault as fault:
             _log.error("%s. Waiting for a change.", fault)
             await changed
@@ -144,7 +144,7 @@ class Reloader:
             worker.kill()
             _log.error("%s. Waiting for a change.", fault)
         else:
-            site.admit(worker)
+            poller_host.admit(worker)
             await _first(worker.ended, changed)
             if not changed.done():
                 told = described_exit(worker.ended.result())
@@ -155,13 +155,15 @@ class Reloader:
         await worker.start(SpawnLauncher())
         await worker.wait_ready(self._config.timeout_worker_startup)
 
-    async def _end_worker(self, site: Site, limit_s: float, *, adopt: bool = False) -> None:
+    async def _end_worker(
+        self, poller_host: PollerHost, limit_s: float, *, adopt: bool = False
+    ) -> None:
         """End the worker, if there is one. `adopt`: there will be no other for what waits."""
         worker, self._worker = self._worker, None
         if worker is None:
             return
         if not adopt:
-            site.retire(worker)
+            poller_host.retire(worker)
         worker.drain(min(limit_s, self._config.timeout_graceful_shutdown), adopt=adopt)
         try:
             await asyncio.shield(worker.ended)
@@ -169,7 +171,7 @@ class Reloader:
             if not worker.ended.done():
                 self._worker = worker  # interrupted: whoever interrupts ends it
             else:
-                site.bury(worker)
+                poller_host.worker_died(worker)
 
     def _on_changes(self, paths: list[Path]) -> None:
         """On the watcher's thread."""

@@ -1,7 +1,7 @@
 """The supervisor: parent of the workers, owner of the listeners, and what signals mean.
 
 It runs no application code. Its main thread has an event loop for orders and children; pollers and
-the keeper are threads beside it (`poller_host.py`).
+the lane monitor are threads beside it (`poller_host.py`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.privileges import Identity
 from asgi_poller.settings.sources import taken_secrets
-from asgi_poller.supervisor.health_monitor import Minder
+from asgi_poller.supervisor.health_monitor import HealthMonitor
 from asgi_poller.supervisor.launchers import Launchers
-from asgi_poller.supervisor.poller_host import Site
+from asgi_poller.supervisor.poller_host import PollerHost
 from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
 from asgi_poller.supervisor.worker_pool import WorkerPool
 from asgi_poller.system.drop_privileges import (
@@ -34,7 +34,7 @@ from asgi_poller.system.drop_privileges import (
     own_socket_files,
     prepare_user,
 )
-from asgi_poller.system.service_notifier import Duties
+from asgi_poller.system.service_notifier import ServiceNotifier
 from asgi_poller.system.signals import kept_signals
 
 _log = logging.getLogger("asgi_poller.error")
@@ -45,7 +45,7 @@ class Supervisor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._duties: Duties
+        self._service_notifier: ServiceNotifier
         self._predecessor: Predecessor | None = None
         self._upgrade: Upgrade | None = None
         self._launchers = Launchers(config)
@@ -66,15 +66,15 @@ class Supervisor:
         self._launchers.prepare()
         self._predecessor = Predecessor.from_environment(os.environ)
         self._upgrade = Upgrade({**os.environ, **taken_secrets})
-        self._duties = Duties(config)
+        self._service_notifier = ServiceNotifier(config)
         platform.raise_descriptor_limit()
         if self._predecessor is None:
-            self._duties.begin()
+            self._service_notifier.begin()
         try:
             with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 return runner.run(self._serve())
         finally:
-            self._duties.end()
+            self._service_notifier.end()
 
     # A life
 
@@ -86,32 +86,32 @@ class Supervisor:
             own_socket_files(self._config, self._identity, listeners)
             become(self._config, self._identity)
             check_files(self._config, self._identity)
-            site = Site(self._config, listeners)
+            poller_host = PollerHost(self._config, listeners)
         except BaseException:
             close_listeners(listeners)
             raise
-        pool = WorkerPool(self._config, site, self._launchers.make)
+        pool = WorkerPool(self._config, poller_host, self._launchers.make)
         self._stop_by = loop.create_future()
-        handlers = self._handlers(site, pool)
+        handlers = self._handlers(poller_host, pool)
         for number in handlers:
             loop.add_signal_handler(number, self._orders.put_nowait, number)
-        minding = asyncio.ensure_future(Minder(self._config, pool).run())
+        minding = asyncio.ensure_future(HealthMonitor(self._config, pool).run())
         obeying = asyncio.ensure_future(self._obey(handlers))
-        self._duties.feed_watchdog()
+        self._service_notifier.feed_watchdog()
         try:
-            if await self._start(site, pool):
+            if await self._start(poller_host, pool):
                 await self._stop_by
         finally:
             minding.cancel()
-            await self._end(site, pool)
+            await self._end(poller_host, pool)
             obeying.cancel()
         log_with_pid("Finished supervisor [%d]", os.getpid())
         return 0
 
-    async def _start(self, site: Site, pool: WorkerPool) -> bool:
+    async def _start(self, poller_host: PollerHost, pool: WorkerPool) -> bool:
         """Whether it came up before it was told to stop. Raises OperatorFault."""
-        self._duties.starting(2 * self._config.timeout_worker_startup)
-        starting = asyncio.ensure_future(pool.start(site.open))
+        self._service_notifier.starting(2 * self._config.timeout_worker_startup)
+        starting = asyncio.ensure_future(pool.start(poller_host.open))
         first: set[asyncio.Future[Any]] = {starting, self._stop_by}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -122,32 +122,32 @@ class Supervisor:
         await starting
         if self._predecessor is not None:
             try:
-                self._duties.begin(successor_of=self._predecessor.pid)
+                self._service_notifier.begin(successor_of=self._predecessor.pid)
             except ConfigError as problem:  # --user: it may not be ours to change any more
                 _log.warning("The pid file still names the old process: %s", problem)
             self._predecessor.ready()
-        self._duties.ready(f"{len(pool.members)} workers")
+        self._service_notifier.ready(f"{len(pool.members)} workers")
         return True
 
-    async def _end(self, site: Site, pool: WorkerPool) -> None:
+    async def _end(self, poller_host: PollerHost, pool: WorkerPool) -> None:
         _log.info("Shutting down")
         is_quick = self._is_stopping and self._stop_by.result() == signal.SIGQUIT
         timeout_s = 0.0 if is_quick else self._config.timeout_graceful_shutdown
-        self._duties.stopping()
+        self._service_notifier.stopping()
         if self._restart_task is not None:
             self._restart_task.cancel()
         if self._upgrade is not None:
             self._upgrade.give_up()
         is_succeeded = self._upgrade is not None and self._upgrade.is_done
-        site.stop(unlink=not is_succeeded)
+        poller_host.stop(unlink=not is_succeeded)
         # only where somebody takes clients in again it is worth while to send them there in turns
         await pool.stop(timeout_s, self._config.drain_spread if is_succeeded else 0.0)
         pool.close()
-        site.close()
+        poller_host.close()
 
     # Signals
 
-    def _handlers(self, site: Site, pool: WorkerPool) -> dict[int, Callable[[], Any]]:
+    def _handlers(self, poller_host: PollerHost, pool: WorkerPool) -> dict[int, Callable[[], Any]]:
         def stop(number: int) -> Callable[[], None]:
             return lambda: self._stop(number, pool)
 
@@ -159,7 +159,7 @@ class Supervisor:
             signal.SIGTTIN: lambda: self._scale(pool, 1),
             signal.SIGTTOU: lambda: self._scale(pool, -1),
             signal.SIGUSR1: lambda: self._reopen_logs(pool),
-            signal.SIGUSR2: lambda: self._start_upgrade(site),
+            signal.SIGUSR2: lambda: self._start_upgrade(poller_host),
         }
 
     async def _obey(self, handlers: dict[int, Callable[[], Any]]) -> None:
@@ -188,9 +188,9 @@ class Supervisor:
     async def _restart_all(self, pool: WorkerPool) -> None:
         while self._is_restart_wanted:
             self._is_restart_wanted = False
-            self._duties.reloading()
+            self._service_notifier.reloading()
             await pool.restart()
-            self._duties.ready(f"{len(pool.members)} workers")
+            self._service_notifier.ready(f"{len(pool.members)} workers")
 
     def _scale(self, pool: WorkerPool, by: int) -> None:
         if not self._is_stopping:
@@ -200,14 +200,14 @@ class Supervisor:
         reopen_log_files()
         pool.reopen_logs()
 
-    def _start_upgrade(self, site: Site) -> None:
+    def _start_upgrade(self, poller_host: PollerHost) -> None:
         if self._is_stopping or self._upgrade is None:
             return
-        self._upgrade.start(site.listeners, self._on_upgraded)
+        self._upgrade.start(poller_host.listeners, self._on_upgraded)
 
     def _on_upgraded(self, pid: int) -> None:
         """The new supervisor serves: this one ends."""
-        self._duties.hand_over(pid)
+        self._service_notifier.hand_over(pid)
         self._orders.put_nowait(signal.SIGTERM)
 
     @property

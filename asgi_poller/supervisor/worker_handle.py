@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from asgi_poller.errors import StartupError
-from asgi_poller.handoff.connection_table import TicketBoard
+from asgi_poller.handoff.connection_table import ConnectionTable
 from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
-from asgi_poller.ipc.bootstrap import WorkerSpec, packed, send_parcel
+from asgi_poller.ipc.bootstrap import WorkerSpec, packed, send_bootstrap
 from asgi_poller.ipc.control import Control, Message
 from asgi_poller.ipc.heartbeat import Pulse
 from asgi_poller.ipc.stack_dump import STACK_SIGNAL, StackPipe, stack_of
@@ -86,7 +86,7 @@ class WorkerHandle:
         lanes: list[ProcessLane],
         counters: Counters,
         *,
-        board: TicketBoard | None = None,
+        table: ConnectionTable | None = None,
         heartbeat_limit_s: float,
         callbacks: Callbacks,
     ) -> None:
@@ -98,7 +98,7 @@ class WorkerHandle:
         self.ready_at: float | None = None
         self._spec = spec
         self._counters = counters
-        self._board = board
+        self._table = table
         self._heartbeat_limit_s = heartbeat_limit_s
         self._callbacks = callbacks
         self._stacks = StackPipe()
@@ -137,9 +137,9 @@ class WorkerHandle:
                 self._process = await launcher.launch(theirs)
             self._process.exit_code.add_done_callback(self._on_process_ended)
             ends = [lane.worker_end.fileno() for lane in self.lanes]
-            boards = [] if self._board is None else [self._board.fd]
-            fds = [self._counters.fd, self._stacks.worker_end, *ends, *boards]
-            await send_parcel(ours, octets, fds)
+            tables = [] if self._table is None else [self._table.fd]
+            fds = [self._counters.fd, self._stacks.worker_end, *ends, *tables]
+            await send_bootstrap(ours, octets, fds)
             self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
         except BaseException as error:
             if ours is not None:
@@ -165,8 +165,8 @@ class WorkerHandle:
             ) from None
 
     def drain(self, timeout_s: float, spread_s: float = 0.0, *, adopt: bool = False) -> None:
-        """Let it end: seconds as for `Core.drain`, `adopt` as for `worker.Drain`. It is killed if
-        that takes much longer. A second call replaces the first.
+        """Let it end: seconds as for `LoopServer.drain`, `adopt` as for `worker.Drain`. It is
+        killed if that takes much longer. A second call replaces the first.
         """
         self._enter("drain")
         if self.state is State.ENDED:

@@ -23,7 +23,7 @@ _log = logging.getLogger("asgi_poller.error")
 
 
 class WorkerSite(Protocol):
-    """The part of a Site that the pool needs."""
+    """The part of a PollerHost that the pool needs."""
 
     def make_worker(
         self, number: int, callbacks: Callbacks, *, with_config: bool = True
@@ -36,7 +36,7 @@ class WorkerSite(Protocol):
     def retire(self, worker: WorkerHandle) -> None:
         """Give it nothing more."""
 
-    def bury(self, worker: WorkerHandle) -> None:
+    def worker_died(self, worker: WorkerHandle) -> None:
         """It has ended."""
 
 
@@ -47,9 +47,11 @@ LauncherMaker = Callable[[], Coroutine[Any, Any, Launcher]]
 class WorkerPool:
     """Owned by the supervisor's main thread."""
 
-    def __init__(self, config: Config, site: WorkerSite, make_launcher: LauncherMaker) -> None:
+    def __init__(
+        self, config: Config, poller_host: WorkerSite, make_launcher: LauncherMaker
+    ) -> None:
         self._config = config
-        self._site = site
+        self._poller_host = poller_host
         self._make_launcher = make_launcher
         self._launcher: Launcher | None = None
         self._callbacks = Callbacks(self._on_leaving, self._on_limit_reached)
@@ -87,8 +89,8 @@ class WorkerPool:
                 task.result()
 
     async def stop(self, timeout_s: float, spread_s: float = 0.0) -> None:
-        """Drain all workers and wait for their end; seconds as for `Core.drain`. Those that take
-        too long are killed.
+        """Drain all workers and wait for their end; seconds as for `LoopServer.drain`. Those
+        that take too long are killed.
         """
         self._is_stopping = True
         for task in (*self._filling, *self._tasks):
@@ -171,7 +173,7 @@ class WorkerPool:
         """Give a worker that does not move nothing more; start another. The caller kills it."""
         if worker in self._members:
             self._members.remove(worker)
-            self._site.retire(worker)
+            self._poller_host.retire(worker)
             self._level()
 
     # Inside
@@ -194,7 +196,7 @@ class WorkerPool:
     async def _bring_up(self) -> None:
         """Have another worker that serves. Raises OperatorFault; then it has been ended."""
         launcher = await self._usable_launcher()
-        worker = self._site.make_worker(
+        worker = self._poller_host.make_worker(
             self._free_number(), self._callbacks, with_config=not self._config.preload
         )
         self._living.add(worker)
@@ -211,7 +213,7 @@ class WorkerPool:
         if worker.state is not State.SERVING:
             raise StartupError(f"{worker.name} was told to end before it served")
         self._members.append(worker)
-        self._site.admit(worker)
+        self._poller_host.admit(worker)
         _log.info("%s is ready", worker.name)
 
     async def _usable_launcher(self) -> Launcher:
@@ -225,15 +227,15 @@ class WorkerPool:
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
     def _drain(self, worker: WorkerHandle, spread_s: float) -> None:
-        """Out of the front end first, so that nobody is sent to a worker that leaves."""
+        """Out of the poller pool first, so that nobody is sent to a worker that leaves."""
         if worker in self._members:
             self._members.remove(worker)
-            self._site.retire(worker)
+            self._poller_host.retire(worker)
             worker.drain(self._config.timeout_graceful_shutdown, spread_s)
 
     def _on_ended(self, worker: WorkerHandle, code: int) -> None:
         self._living.discard(worker)
-        self._site.bury(worker)
+        self._poller_host.worker_died(worker)
         if worker not in self._members:
             return
         self._members.remove(worker)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from asgi_poller.errors import ConfigError
 
-_LIMIT_OCTETS = 32  # more than any number needs: a longer file is no pid file
+_LIMIT_BYTES = 32  # more than any number needs: a longer file is no pid file
 _ATTEMPTS_COUNT = 20
 _NO_SURPRISE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -148,10 +148,10 @@ def _open(path: Path) -> int:
 
 def _number(fd: int) -> int | None:
     """The number in the file, None if it is empty. ValueError if it holds anything else."""
-    content = os.read(fd, _LIMIT_OCTETS + 1).strip()
+    content = os.read(fd, _LIMIT_BYTES + 1).strip()
     if not content:
         return None
-    if len(content) > _LIMIT_OCTETS or not content.isdigit():
+    if len(content) > _LIMIT_BYTES or not content.isdigit():
         raise ValueError("no number")
     return int(content)
 

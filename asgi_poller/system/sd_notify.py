@@ -15,7 +15,7 @@ from collections.abc import Callable, MutableMapping
 
 # Unit: seconds. The manager's queue is full only while it is stuck itself.
 _SEND_TIMEOUT_S = 1.0
-_STATUS_LIMIT_OCTETS = 512  # one line of `systemctl status`; a datagram has room for more
+_STATUS_LIMIT_BYTES = 512  # one line of `systemctl status`; a datagram has room for more
 
 
 class ServiceManager:
@@ -99,7 +99,7 @@ class ServiceManager:
         lines = [state] if state else []
         if status:
             # One assignment a line: a status that spans lines could say anything.
-            plain = " ".join(status.split()).encode(errors="replace")[:_STATUS_LIMIT_OCTETS]
+            plain = " ".join(status.split()).encode(errors="replace")[:_STATUS_LIMIT_BYTES]
             lines.append("STATUS=" + plain.decode(errors="ignore"))
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:

@@ -13,7 +13,7 @@ from asgi_poller.system.pid_file import PidFile
 from asgi_poller.system.sd_notify import ServiceManager
 
 
-class Duties:
+class ServiceNotifier:
     """Owned by the main thread. The order of a life: `begin` before anything is bound or dropped,
     `feed_watchdog` on the loop, `ready`, `stopping`, `end`; the last two also after a failure.
 

@@ -34,7 +34,7 @@ from asgi_poller.worker.worker import tls_context
 
 _log = logging.getLogger("asgi_poller.error")
 
-_READ_OCTETS = 65536
+_READ_BYTES = 65536
 
 
 class ForkServer:
@@ -88,10 +88,10 @@ class ForkServer:
         while True:
             ready, _, _ = select.select([self._control, reader], [], [])
             if reader in ready:
-                reader.recv(_READ_OCTETS)
+                reader.recv(_READ_BYTES)
                 self._reap()
             if self._control in ready:
-                octets, fds = receive_fds(self._control, _READ_OCTETS, 1)
+                octets, fds = receive_fds(self._control, _READ_BYTES, 1)
                 if not octets:
                     return None
                 for message in self._lines.feed(octets):

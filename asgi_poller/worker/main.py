@@ -8,7 +8,7 @@ import socket
 import sys
 
 from asgi_poller.config import Config
-from asgi_poller.ipc.bootstrap import ForkServerSpec, WorkerSpec, receive_parcel
+from asgi_poller.ipc.bootstrap import ForkServerSpec, WorkerSpec, receive_bootstrap
 from asgi_poller.logs import configure_logging
 from asgi_poller.system.fork_guard import end_daemons
 from asgi_poller.system.signals import leave_signals
@@ -25,7 +25,7 @@ def main(fd: int) -> int:
     os.set_inheritable(fd, False)
     control = socket.socket(fileno=fd)
     try:
-        spec, fds = receive_parcel(control)
+        spec, fds = receive_bootstrap(control)
     except (EOFError, OSError):
         return _EXIT_ORPHANED  # the supervisor has gone: nothing has begun
     spec.origin.apply()
@@ -44,7 +44,7 @@ def run_fork_server(control: socket.socket, config: Config) -> int:
     if end is None:
         return 0
     try:
-        spec, fds = receive_parcel(end)
+        spec, fds = receive_bootstrap(end)
     except (EOFError, OSError):
         return _EXIT_ORPHANED
     assert isinstance(spec, WorkerSpec)

@@ -13,7 +13,7 @@ from asgi_poller import platform
 _EXIT_ORPHANED = 1
 
 
-class OrphanGuard:
+class ParentWatchdog:
     """A thread that sleeps until the supervisor's end of `control` is closed.
 
     The event loop learns of that too, and drains; `limit_s` seconds later there has been time

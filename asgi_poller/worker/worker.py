@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
-from asgi_poller.handoff.connection_table import TicketBoard
-from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.connection_table import ConnectionTable
+from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.importer import load_application
 from asgi_poller.ipc.bootstrap import WorkerSpec
@@ -34,17 +34,17 @@ from asgi_poller.ipc.heartbeat import Heartbeat, beat_interval_s
 from asgi_poller.ipc.stack_dump import write_stacks_to
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.loops.loop_server import Core
+from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.serve.garbage import settle_garbage
-from asgi_poller.serve.limits_wiring import BoardDoor
-from asgi_poller.serve.loop_group import Cores
+from asgi_poller.serve.limits_wiring import SharedCounter
+from asgi_poller.serve.loop_group import LoopGroup
 from asgi_poller.serve.runner import run_loop
 from asgi_poller.serve.serving import tls_settings
 from asgi_poller.serve.tls_reload import keep_fresh
 from asgi_poller.system.fork_guard import ForkGuard
 from asgi_poller.system.signals import SUPERVISOR_SIGNALS
 from asgi_poller.tls import TlsContext
-from asgi_poller.worker.parent_watchdog import OrphanGuard
+from asgi_poller.worker.parent_watchdog import ParentWatchdog
 
 _log = logging.getLogger("asgi_poller.error")
 T = TypeVar("T")
@@ -63,8 +63,8 @@ def tls_context(config: Config) -> TlsContext | None:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """An order to end: seconds as for `Core.drain`. `adopt`: what waits in the lanes comes first,
-    since nobody else will take it.
+    """An order to end: seconds as for `LoopServer.drain`. `adopt`: what waits in the lanes comes
+    first, since nobody else will take it.
     """
 
     timeout_s: float
@@ -95,18 +95,18 @@ class Worker:
         self._socket = control
         counters, stacks, *lanes = fds
         write_stacks_to(stacks)
-        self._board = TicketBoard.attach(lanes.pop()) if spec.has_board else None
+        self._table = ConnectionTable.attach(lanes.pop()) if spec.has_table else None
         self._counters = Counters.attach(counters)
         self._receivers = [
-            ProcessLaneReceiver(
+            LaneReceiver(
                 socket.socket(fileno=lane),
                 self._counters.row(row),
-                board=self._board,
+                table=self._table,
                 mark=mark,
             )
             for lane, row, mark in zip(lanes, spec.rows, spec.marks, strict=True)
         ]
-        self._cores: Cores | None = None
+        self._cores: LoopGroup | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._control: Control | None = None
         self._orders: asyncio.Queue[Drain] = asyncio.Queue()
@@ -122,7 +122,7 @@ class Worker:
             os.nice(self._spec.nice)
         platform.raise_descriptor_limit()
         limit_s = config.timeout_graceful_shutdown + config.drain_spread + _ORPHAN_MARGIN_S
-        watch = OrphanGuard(self._socket, limit_s)
+        watch = ParentWatchdog(self._socket, limit_s)
         watch.start()
         ForkGuard(
             SUPERVISOR_SIGNALS,
@@ -165,12 +165,12 @@ class Worker:
             self._tls = tls_context(config)
         if self._application is None:
             self._application = load_application(config)
-        cores = Cores(
+        cores = LoopGroup(
             config,
             self._spec.infos,
             tls=self._tls,
-            door=None if self._board is None else BoardDoor(self._board),
-            channel_share=self._spec.channel_share,
+            counter=None if self._table is None else SharedCounter(self._table),
+            websocket_share=self._spec.websocket_share,
             limit_reached=self._on_limit_reached,
         )
         _log.info("Waiting for application startup.")
@@ -186,7 +186,7 @@ class Worker:
             for index, core in enumerate(cores.all)
         ]
 
-    def _attach(self, core: Core, index: int) -> int:
+    def _attach(self, core: LoopServer, index: int) -> int:
         self._receivers[index].attach(core)
         cells = self._counters.row(self._spec.rows[index])
         Heartbeat(core, cells, beat_interval_s(self._config.timeout_worker_heartbeat)).beat()
@@ -271,7 +271,7 @@ def _pass() -> None:
     pass
 
 
-async def _on(core: Core, call: Callable[[], T]) -> T:
+async def _on(core: LoopServer, call: Callable[[], T]) -> T:
     """Call something on a core's thread."""
     loop = asyncio.get_running_loop()
     if core.loop is loop:

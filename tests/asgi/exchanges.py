@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.http import Exchange, ExchangeContext
+from asgi_poller.asgi.http import HttpContext, HttpExchange
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.protocols.http1.parser import END, HeadLimits, RequestHead, RequestParser
 from tests.fakes import Wire, run, start, turns
@@ -33,9 +33,9 @@ class Request:
         events = self.parser.receive(data)
         head = events[0]
         assert isinstance(head, RequestHead)
-        context = ExchangeContext(asyncio.get_running_loop(), access_log, max_body_octets=limit)
+        context = HttpContext(asyncio.get_running_loop(), access_log, max_body_bytes=limit)
         scope = {"type": "http", "method": head.method, **(scope or {})}
-        self.exchange = Exchange(head, scope, self.wire, context)
+        self.exchange = HttpExchange(head, scope, self.wire, context)
         self._take(events[1:])
 
     def feed(self, data: bytes) -> None:

@@ -86,14 +86,14 @@ def test_a_websocket_at_its_opening_and_at_its_end(
 ) -> None:
     async def main() -> None:
         peer = Peer(access_log=log)
-        channel = await peer.accepted()
+        session = await peer.accepted()
         peer.clock.now += 12.3456
         for _ in range(3):
-            channel.inbox.feed(text_frame("hello"))
-            await channel.receive()
-        await channel.send(text("hi"))
-        channel.inbox.feed(close_frame(1001))
-        channel.connection_lost()
+            session.inbox.feed(text_frame("hello"))
+            await session.receive()
+        await session.send(text("hi"))
+        session.inbox.feed(close_frame(1001))
+        session.connection_lost()
 
     run(main())
     received = 3 * len(text_frame("hello")) + len(close_frame(1001))
@@ -116,12 +116,12 @@ def test_who_ended_a_websocket(
 ) -> None:
     async def main() -> None:
         peer = Peer(access_log=log)
-        channel = await peer.accepted()
+        session = await peer.accepted()
         if end == "application":
-            await channel.send(closing(4000))
+            await session.send(closing(4000))
         elif end == "server":
-            channel.close(1012)
-        channel.connection_lost()
+            session.close(1012)
+        session.connection_lost()
 
     run(main())
     assert len(caplog.messages) == 2
@@ -141,7 +141,7 @@ def test_a_denied_websocket_has_one_line(log: AccessLog, caplog: pytest.LogCaptu
     async def main() -> None:
         for messages in answers.values():
             peer = Peer(access_log=log)
-            await asyncio.wait([start(peer.channel, says(*messages))])
+            await asyncio.wait([start(peer.session, says(*messages))])
             await turns()
 
     run(main())
@@ -155,7 +155,7 @@ def test_a_denial_that_goes_wrong_is_logged_as_what_the_peer_got(
     async def main() -> None:
         peer = Peer(access_log=log)
         wrong = {"type": "websocket.http.response.start", "status": 99}
-        await asyncio.wait([start(peer.channel, says(wrong))])
+        await asyncio.wait([start(peer.session, says(wrong))])
         await turns()
 
     run(main())

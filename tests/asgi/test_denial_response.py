@@ -26,18 +26,18 @@ def body(data: Any = b"", more: bool = False) -> Message:
 def test_a_denial() -> None:
     async def main() -> None:
         peer = Peer()
-        await peer.channel.receive()
-        await peer.channel.send(head(401, [(b"www-authenticate", b"Basic")]))
+        await peer.session.receive()
+        await peer.session.send(head(401, [(b"www-authenticate", b"Basic")]))
         assert peer.wire.written == b""
         assert peer.state() is State.DENYING
-        await peer.channel.send(body(b"who are you?"))
+        await peer.session.send(body(b"who are you?"))
         assert peer.wire.written == (
             b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic\r\ncontent-length: 12\r\n"
             b"connection: close\r\n\r\nwho are you?"
         )
         assert peer.state() is State.CLOSED
-        assert await peer.channel.receive() == disconnect(1006)
-        assert isinstance(await raised_by(peer.channel.send(body())), OSError)
+        assert await peer.session.receive() == disconnect(1006)
+        assert isinstance(await raised_by(peer.session.send(body())), OSError)
 
     run(main())
 
@@ -45,15 +45,15 @@ def test_a_denial() -> None:
 def test_a_denial_is_streamed() -> None:
     async def main() -> None:
         peer = Peer()
-        await peer.channel.send(head())
-        await peer.channel.send(body(b"one", True))
+        await peer.session.send(head())
+        await peer.session.send(body(b"one", True))
         assert peer.wire.take().endswith(
             b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\none\r\n"
         )
-        await peer.channel.send(body(b"", True))
-        await peer.channel.send(body(b"three", True))
+        await peer.session.send(body(b"", True))
+        await peer.session.send(body(b"three", True))
         assert peer.wire.take() == b"5\r\nthree\r\n"
-        await peer.channel.send(body())
+        await peer.session.send(body())
         assert peer.wire.take() == b"0\r\n\r\n"
         assert peer.state() is State.CLOSED
 
@@ -63,17 +63,17 @@ def test_a_denial_is_streamed() -> None:
 def test_a_stream_waits_for_a_slow_peer() -> None:
     async def main() -> None:
         peer = Peer()
-        await peer.channel.send(head())
-        peer.channel.block_writing()
-        sending = asyncio.ensure_future(peer.channel.send(body(b"a", True)))
+        await peer.session.send(head())
+        peer.session.block_writing()
+        sending = asyncio.ensure_future(peer.session.send(body(b"a", True)))
         await turns()
         assert not sending.done()
-        peer.channel.unblock_writing()
+        peer.session.unblock_writing()
         await sending
-        peer.channel.block_writing()
-        sending = asyncio.ensure_future(peer.channel.send(body(b"a", True)))
+        peer.session.block_writing()
+        sending = asyncio.ensure_future(peer.session.send(body(b"a", True)))
         await turns()
-        peer.channel.connection_lost()
+        peer.session.connection_lost()
         await sending
 
     run(main())
@@ -83,9 +83,9 @@ def test_a_stream_waits_for_a_slow_peer() -> None:
 def test_what_may_not_be_sent_within(message: Message) -> None:
     async def main() -> None:
         peer = Peer()
-        await peer.channel.send(head())
-        assert isinstance(await raised_by(peer.channel.send(message)), ApplicationFault)
-        await peer.channel.send(body())
+        await peer.session.send(head())
+        assert isinstance(await raised_by(peer.session.send(message)), ApplicationFault)
+        await peer.session.send(body())
         assert peer.state() is State.CLOSED
 
     run(main())
@@ -104,7 +104,7 @@ BROKEN: dict[str, list[Message]] = {
 def test_a_denial_that_goes_wrong_is_500(name: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         peer = Peer()
-        await asyncio.wait([start(peer.channel, says(*BROKEN[name]))])
+        await asyncio.wait([start(peer.session, says(*BROKEN[name]))])
         await turns()
         assert peer.wire.written.startswith(b"HTTP/1.1 500 ")
         assert peer.wire.written.count(b"HTTP/1.1") == 1
@@ -117,7 +117,7 @@ def test_a_denial_that_goes_wrong_is_500(name: str, caplog: pytest.LogCaptureFix
 def test_a_stream_that_goes_wrong_ends_without_its_end(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         peer = Peer()
-        await asyncio.wait([start(peer.channel, says(head(), body(b"a", True)))])
+        await asyncio.wait([start(peer.session, says(head(), body(b"a", True)))])
         await turns()
         assert peer.wire.written.endswith(b"1\r\na\r\n")
         assert peer.state() is State.CLOSED
@@ -129,13 +129,13 @@ def test_a_stream_that_goes_wrong_ends_without_its_end(caplog: pytest.LogCapture
 def test_a_peer_that_does_not_wait_for_all_of_it() -> None:
     async def main() -> None:
         peer = Peer()
-        await peer.channel.receive()
-        await peer.channel.send(head())
-        await peer.channel.send(body(b"a", True))
+        await peer.session.receive()
+        await peer.session.send(head())
+        await peer.session.send(body(b"a", True))
         peer.wire.take()
-        peer.channel.connection_lost()
-        assert await peer.channel.receive() == disconnect(1006)
-        assert isinstance(await raised_by(peer.channel.send(body(b"b", True))), OSError)
+        peer.session.connection_lost()
+        assert await peer.session.receive() == disconnect(1006)
+        assert isinstance(await raised_by(peer.session.send(body(b"b", True))), OSError)
         assert peer.wire.written == b""
 
     run(main())

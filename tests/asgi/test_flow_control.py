@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from asgi_poller.asgi.flow_control import WriteGate
+from asgi_poller.asgi.flow_control import FlowControl
 from tests.fakes import run, turns
 
 
 def test_who_comes_while_it_is_open_does_not_wait() -> None:
     async def main() -> None:
-        gate = WriteGate(asyncio.get_running_loop())
-        passing = gate.passed()
+        flow = FlowControl(asyncio.get_running_loop())
+        passing = flow.drain()
         try:
             passing.send(None)
         except StopIteration:
@@ -23,30 +23,30 @@ def test_who_comes_while_it_is_open_does_not_wait() -> None:
 
 def test_all_are_let_through_together() -> None:
     async def main() -> None:
-        gate = WriteGate(asyncio.get_running_loop())
-        gate.shut()
-        gate.shut()
-        waiting = [asyncio.ensure_future(gate.passed()) for _ in range(3)]
+        flow = FlowControl(asyncio.get_running_loop())
+        flow.pause()
+        flow.pause()
+        waiting = [asyncio.ensure_future(flow.drain()) for _ in range(3)]
         await turns()
         assert not any(each.done() for each in waiting)
-        gate.open()
+        flow.resume()
         await asyncio.gather(*waiting)
-        gate.open()
+        flow.resume()
 
     run(main())
 
 
 def test_who_is_woken_when_it_is_shut_again_waits_on() -> None:
     async def main() -> None:
-        gate = WriteGate(asyncio.get_running_loop())
-        gate.shut()
-        waiting = asyncio.ensure_future(gate.passed())
+        flow = FlowControl(asyncio.get_running_loop())
+        flow.pause()
+        waiting = asyncio.ensure_future(flow.drain())
         await turns()
-        gate.open()
-        gate.shut()
+        flow.resume()
+        flow.pause()
         await turns()
         assert not waiting.done()
-        gate.open()
+        flow.resume()
         await waiting
 
     run(main())
@@ -54,13 +54,13 @@ def test_who_is_woken_when_it_is_shut_again_waits_on() -> None:
 
 def test_who_gives_up_holds_nobody_else() -> None:
     async def main() -> None:
-        gate = WriteGate(asyncio.get_running_loop())
-        gate.shut()
-        first, second = (asyncio.ensure_future(gate.passed()) for _ in range(2))
+        flow = FlowControl(asyncio.get_running_loop())
+        flow.pause()
+        first, second = (asyncio.ensure_future(flow.drain()) for _ in range(2))
         await turns()
         first.cancel()
         await turns()
-        gate.open()
+        flow.resume()
         await second
 
     run(main())

@@ -30,15 +30,15 @@ CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "carefu
 def test_messages_both_ways(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
-        channel = await peer.accepted()
+        session = await peer.accepted()
         for data, message in (
             (text_frame("héllo"), {"type": "websocket.receive", "text": "héllo"}),
             (binary_frame(b"\0\1"), {"type": "websocket.receive", "bytes": b"\0\1"}),
             (text_frame(""), {"type": "websocket.receive", "text": ""}),
             (binary_frame(b""), {"type": "websocket.receive", "bytes": b""}),
         ):
-            channel.inbox.feed(data)
-            assert await channel.receive() == message
+            session.inbox.feed(data)
+            assert await session.receive() == message
         for sent, expected in (
             (text("héllo"), ServerFrame(TEXT, "héllo".encode())),
             (binary(b"\0\1"), ServerFrame(BINARY, b"\0\1")),
@@ -49,7 +49,7 @@ def test_messages_both_ways(careful: bool) -> None:
             ({"type": "websocket.send", "bytes": None, "text": "a"}, ServerFrame(TEXT, b"a")),
             ({"type": "websocket.send", "bytes": b"a", "text": None}, ServerFrame(BINARY, b"a")),
         ):
-            await channel.send(sent)
+            await session.send(sent)
             assert peer.frames() == [expected]
 
     run(main())
@@ -60,13 +60,13 @@ def test_compressed_messages_both_ways(careful: bool) -> None:
     async def main() -> None:
         offer = (b"sec-websocket-extensions", b"permessage-deflate")
         peer = Peer(offer, careful=careful, deflate="on")
-        channel = await peer.accepted()
-        await channel.send(text("a" * 1000))
+        session = await peer.accepted()
+        await session.send(text("a" * 1000))
         (sent,) = peer.frames()
         assert sent.rsv == 4
         assert len(sent.payload) < 100
-        channel.inbox.feed(frame(TEXT, sent.payload, rsv=4))
-        assert (await channel.receive())["text"] == "a" * 1000
+        session.inbox.feed(frame(TEXT, sent.payload, rsv=4))
+        assert (await session.receive())["text"] == "a" * 1000
 
     run(main())
 
@@ -94,12 +94,12 @@ def test_compressed_messages_both_ways(careful: bool) -> None:
 def test_what_may_not_be_sent(message: Any) -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        fault = await raised_by(channel.send(message))
+        session = await peer.accepted()
+        fault = await raised_by(session.send(message))
         assert isinstance(fault, ApplicationFault)
         assert isinstance(fault, RuntimeError)
         assert peer.wire.written == b""
-        await channel.send(text("still open"))
+        await session.send(text("still open"))
         assert peer.frames() == [ServerFrame(TEXT, b"still open")]
 
     run(main())
@@ -108,12 +108,12 @@ def test_what_may_not_be_sent(message: Any) -> None:
 def test_messages_that_wait_are_answered_in_one_write() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel._turn = 255  # it gives way then, and not among the first messages
-        channel.inbox.feed(text_frame("a") * 5)
+        session = await peer.accepted()
+        session._turn = 255  # it gives way then, and not among the first messages
+        session.inbox.feed(text_frame("a") * 5)
         for number in range(5):
-            await channel.receive()
-            await channel.send(text(str(number)))
+            await session.receive()
+            await session.send(text(str(number)))
         await turns()
         assert len(peer.wire.pieces) == 1
         assert [each.payload for each in peer.frames()] == [b"0", b"1", b"2", b"3", b"4"]
@@ -124,10 +124,10 @@ def test_messages_that_wait_are_answered_in_one_write() -> None:
 def test_a_lone_message_is_written_at_once() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.inbox.feed(text_frame("a"))
-        await channel.receive()
-        await channel.send(text("b"))
+        session = await peer.accepted()
+        session.inbox.feed(text_frame("a"))
+        await session.receive()
+        await session.send(text("b"))
         assert len(peer.wire.pieces) == 1
 
     run(main())
@@ -136,10 +136,10 @@ def test_a_lone_message_is_written_at_once() -> None:
 def test_what_was_joined_goes_out_though_the_application_rests() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.inbox.feed(text_frame("a") * 2)
-        await channel.receive()
-        await channel.send(text("answer"))
+        session = await peer.accepted()
+        session.inbox.feed(text_frame("a") * 2)
+        await session.receive()
+        await session.send(text("answer"))
         await turns(2)  # one message waits still, and nobody asks for it
         assert [each.payload for each in peer.frames()] == [b"answer"]
 
@@ -150,14 +150,14 @@ def test_what_was_joined_goes_out_though_the_application_rests() -> None:
 def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.inbox.feed(text_frame("a") * 2)
-        await channel.receive()
-        await channel.send(text("answer"))
+        session = await peer.accepted()
+        session.inbox.feed(text_frame("a") * 2)
+        await session.receive()
+        await session.send(text("answer"))
         if by == "peer":
-            channel.inbox.feed(close_frame(1000))
+            session.inbox.feed(close_frame(1000))
         else:
-            await channel.send(closing(1000))
+            await session.send(closing(1000))
         await turns()
         assert [each.opcode for each in peer.frames()] == [TEXT, CLOSE]
 
@@ -171,9 +171,9 @@ def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
 def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
-        channel = await peer.accepted()
-        channel.inbox.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
-        channel.inbox.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
+        session = await peer.accepted()
+        session.inbox.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
+        session.inbox.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
         assert peer.frames() == [
             ServerFrame(PONG, b"one"),
             ServerFrame(PONG, b"two"),
@@ -187,8 +187,8 @@ def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None
 def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
-        channel = await peer.accepted()
-        channel.inbox.feed(frame(PING, b"one") + close_frame(1000))
+        session = await peer.accepted()
+        session.inbox.feed(frame(PING, b"one") + close_frame(1000))
         *pongs, closed = peer.frames()
         assert closed.close_code == 1000
         assert pongs in ([], [ServerFrame(PONG, b"one")])  # RFC 6455, 5.5.2: either will do
@@ -200,10 +200,10 @@ def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
 def test_pongs_are_a_sign_of_life_and_nothing_else(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
-        channel = await peer.accepted()
-        before = channel.inbox.received_octets
-        channel.inbox.feed(frame(PONG, b"unasked"))
-        assert channel.inbox.received_octets > before
+        session = await peer.accepted()
+        before = session.inbox.received_bytes
+        session.inbox.feed(frame(PONG, b"unasked"))
+        assert session.inbox.received_bytes > before
         assert peer.wire.written == b""
 
     run(main())
@@ -212,12 +212,12 @@ def test_pongs_are_a_sign_of_life_and_nothing_else(careful: bool) -> None:
 def test_our_ping() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.ping()
+        session = await peer.accepted()
+        session.ping()
         assert peer.frames() == [ServerFrame(PING, b"")]
-        channel.close(1001)
+        session.close(1001)
         peer.wire.take()
-        channel.ping()
+        session.ping()
         assert peer.wire.written == b""
 
     run(main())

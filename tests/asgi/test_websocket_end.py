@@ -12,7 +12,7 @@ from asgi_poller.asgi.websocket_context import State
 from asgi_poller.errors import ClientDisconnected
 from tests.asgi.websocket_peer import (
     ACCEPT,
-    MAX_OCTETS,
+    MAX_BYTES,
     Peer,
     binary,
     closing,
@@ -43,15 +43,15 @@ def test_the_peer_closes(
 ) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
-        channel = await peer.accepted()
-        channel.inbox.feed(text_frame("last words") + sent + text_frame("never"))
+        session = await peer.accepted()
+        session.inbox.feed(text_frame("last words") + sent + text_frame("never"))
         (answer,) = peer.frames()
         assert (answer.opcode, answer.close_code) == (CLOSE, answered)
         assert peer.state() is State.CLOSED
-        assert channel.closed_by == "peer"
-        assert (await channel.receive())["text"] == "last words"
-        assert await channel.receive() == told
-        assert isinstance(await raised_by(channel.send(text("a"))), OSError)
+        assert session.closed_by == "peer"
+        assert (await session.receive())["text"] == "last words"
+        assert await session.receive() == told
+        assert isinstance(await raised_by(session.send(text("a"))), OSError)
 
     run(main())
 
@@ -72,17 +72,17 @@ def test_the_application_closes(
 ) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
-        channel = await peer.accepted()
-        await channel.send(message)
+        session = await peer.accepted()
+        await session.send(message)
         (sent,) = peer.frames()
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
         assert reason.encode().startswith(sent.payload[2:])
         assert len(sent.payload) <= 125
         assert peer.state() is State.CLOSING
-        assert await channel.receive() == disconnect(code, reason)
-        channel.inbox.feed(close_frame(code))
+        assert await session.receive() == disconnect(code, reason)
+        session.inbox.feed(close_frame(code))
         assert peer.state() is State.CLOSED
-        assert channel.closed_by == "application"
+        assert session.closed_by == "application"
         assert peer.wire.written == b""
 
     run(main())
@@ -91,15 +91,15 @@ def test_the_application_closes(
 def test_messages_after_our_close_are_dropped() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.inbox.feed(text_frame("before"))
-        await channel.send(closing(1000))
-        channel.inbox.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
-        channel.inbox.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
+        session = await peer.accepted()
+        session.inbox.feed(text_frame("before"))
+        await session.send(closing(1000))
+        session.inbox.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
+        session.inbox.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
         assert peer.state() is State.CLOSED
-        assert (await channel.receive())["text"] == "before"
-        assert await channel.receive() == disconnect(1000)
-        waiting = asyncio.ensure_future(channel.receive())
+        assert (await session.receive())["text"] == "before"
+        assert await session.receive() == disconnect(1000)
+        waiting = asyncio.ensure_future(session.receive())
         await turns()
         assert not waiting.done()
         waiting.cancel()
@@ -110,13 +110,13 @@ def test_messages_after_our_close_are_dropped() -> None:
 def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen_the_end() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        await channel.send(closing(1000))
-        assert await channel.receive() == disconnect(1000)
-        channel.inbox.feed(
+        session = await peer.accepted()
+        await session.send(closing(1000))
+        assert await session.receive() == disconnect(1000)
+        session.inbox.feed(
             text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
         )
-        waiting = asyncio.ensure_future(channel.receive())
+        waiting = asyncio.ensure_future(session.receive())
         await turns()
         assert not waiting.done()
         waiting.cancel()
@@ -130,22 +130,22 @@ def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen
     [
         (frame(TEXT, b"a", mask=None), 1002),
         (frame(TEXT, b"\xff"), 1007),
-        (binary_frame(b"x" * (MAX_OCTETS + 1)), 1009),
+        (binary_frame(b"x" * (MAX_BYTES + 1)), 1009),
         (frame(0xF, b"x"), 1002),
     ],
 )
 def test_a_peer_that_breaks_the_rules(data: bytes, code: int, careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
-        channel = await peer.accepted()
-        channel.inbox.feed(text_frame("good") + data + text_frame("never"))
+        session = await peer.accepted()
+        session.inbox.feed(text_frame("good") + data + text_frame("never"))
         (sent,) = peer.frames()
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
         assert sent.payload[2:], "the peer is told what was wrong"
         assert peer.state() is State.CLOSED
-        assert channel.closed_by == "server"
-        assert (await channel.receive())["text"] == "good"
-        last = await channel.receive()
+        assert session.closed_by == "server"
+        assert (await session.receive())["text"] == "good"
+        last = await session.receive()
         assert (last["type"], last["code"]) == ("websocket.disconnect", code)
         assert last["reason"]
 
@@ -155,13 +155,13 @@ def test_a_peer_that_breaks_the_rules(data: bytes, code: int, careful: bool) -> 
 def test_a_peer_that_breaks_the_rules_while_closing() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        await channel.send(closing(1000))
+        session = await peer.accepted()
+        await session.send(closing(1000))
         peer.wire.take()
-        channel.inbox.feed(frame(0xF, b"x"))
+        session.inbox.feed(frame(0xF, b"x"))
         assert peer.state() is State.CLOSED
         assert peer.wire.written == b""
-        assert await channel.receive() == disconnect(1000)
+        assert await session.receive() == disconnect(1000)
 
     run(main())
 
@@ -169,14 +169,14 @@ def test_a_peer_that_breaks_the_rules_while_closing() -> None:
 def test_a_connection_that_breaks_is_1006() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.inbox.feed(text_frame("last"))
-        channel.connection_lost()
-        assert (await channel.receive())["text"] == "last"
-        assert await channel.receive() == disconnect(1006)
+        session = await peer.accepted()
+        session.inbox.feed(text_frame("last"))
+        session.connection_lost()
+        assert (await session.receive())["text"] == "last"
+        assert await session.receive() == disconnect(1006)
         for message in (text("a"), binary(b"b")):
-            assert isinstance(await raised_by(channel.send(message)), ClientDisconnected)
-        await channel.send(closing(1000))  # `finally: await websocket.close()` is no mistake
+            assert isinstance(await raised_by(session.send(message)), ClientDisconnected)
+        await session.send(closing(1000))  # `finally: await websocket.close()` is no mistake
         assert peer.state() is State.CLOSED
 
     run(main())
@@ -185,12 +185,12 @@ def test_a_connection_that_breaks_is_1006() -> None:
 def test_a_connection_that_breaks_while_closing_keeps_our_code() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        await channel.send(closing(4000))
-        channel.connection_lost()
+        session = await peer.accepted()
+        await session.send(closing(4000))
+        session.connection_lost()
         assert peer.state() is State.CLOSED
-        assert await channel.receive() == disconnect(4000)
-        assert channel.close_code == 4000
+        assert await session.receive() == disconnect(4000)
+        assert session.close_code == 4000
 
     run(main())
 
@@ -198,15 +198,15 @@ def test_a_connection_that_breaks_while_closing_keeps_our_code() -> None:
 def test_no_answer_to_our_close() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.close(1012, "service restart")
+        session = await peer.accepted()
+        session.close(1012, "service restart")
         assert peer.state() is State.CLOSING
-        channel.close(1012, "again")
+        session.close(1012, "again")
         assert len(peer.frames()) == 1
-        channel.give_up()
+        session.give_up()
         assert peer.state() is State.CLOSED
-        assert channel.closed_by == "server"
-        assert await channel.receive() == disconnect(1012, "service restart")
+        assert session.closed_by == "server"
+        assert await session.receive() == disconnect(1012, "service restart")
 
     run(main())
 
@@ -226,7 +226,7 @@ def test_an_application_that_ends_first(
 
     async def main() -> None:
         peer = Peer()
-        await asyncio.wait([start(peer.channel, application)])
+        await asyncio.wait([start(peer.session, application)])
         await turns()
         (sent,) = peer.frames_after_head()
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
@@ -245,7 +245,7 @@ def test_other_errors_than_a_lost_peer_are_errors(
 
     async def main() -> None:
         peer = Peer()
-        await asyncio.wait([start(peer.channel, application)])
+        await asyncio.wait([start(peer.session, application)])
         await turns()
         assert peer.frames_after_head()[0].close_code == 1011
 
@@ -264,9 +264,9 @@ def test_an_application_may_let_the_news_of_a_lost_peer_out(
 
     async def main() -> None:
         peer = Peer()
-        task = start(peer.channel, application)
+        task = start(peer.session, application)
         await turns()
-        peer.channel.connection_lost()
+        peer.session.connection_lost()
         await asyncio.wait([task])
         await turns()
 
@@ -275,7 +275,7 @@ def test_an_application_may_let_the_news_of_a_lost_peer_out(
 
 
 def test_news_of_another_channels_lost_peer_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """A chat that broadcasts and does not look: its own channel is fine, and ends with 1011."""
+    """A chat that broadcasts and does not look: its own WebSocket is fine, and ends with 1011."""
 
     async def main() -> None:
         gone, peer = Peer(), Peer()
@@ -286,7 +286,7 @@ def test_news_of_another_channels_lost_peer_is_an_error(caplog: pytest.LogCaptur
             await send(ACCEPT)
             await other.send(text("hello all"))
 
-        await asyncio.wait([start(peer.channel, application)])
+        await asyncio.wait([start(peer.session, application)])
         await turns()
         assert peer.frames_after_head()[0].close_code == 1011
 

@@ -23,7 +23,7 @@ def answer_of(application: Application, *headers: tuple[bytes, bytes]) -> bytes:
 
     async def main() -> bytes:
         peer = Peer(*headers)
-        await asyncio.wait([start(peer.channel, application)])
+        await asyncio.wait([start(peer.session, application)])
         await turns()
         return peer.wire.written
 
@@ -41,9 +41,9 @@ def says(*messages: Message) -> Application:
 def test_accepting() -> None:
     async def main() -> None:
         peer = Peer(OFFER)
-        assert await peer.channel.receive() == {"type": "websocket.connect"}
+        assert await peer.session.receive() == {"type": "websocket.connect"}
         assert peer.state() is State.CONNECTING
-        await peer.channel.send(
+        await peer.session.send(
             {
                 "type": "websocket.accept",
                 "subprotocol": "superchat",
@@ -65,10 +65,10 @@ def test_accepting_before_receiving() -> None:
 
     async def main() -> None:
         peer = Peer()
-        await peer.channel.send(ACCEPT)
-        peer.channel.inbox.feed(text_frame("a"))
-        assert await peer.channel.receive() == {"type": "websocket.connect"}
-        assert (await peer.channel.receive())["text"] == "a"
+        await peer.session.send(ACCEPT)
+        peer.session.inbox.feed(text_frame("a"))
+        assert await peer.session.receive() == {"type": "websocket.connect"}
+        assert (await peer.session.receive())["text"] == "a"
 
     run(main())
 
@@ -104,9 +104,9 @@ def test_forms_of_accepting(accept: Message) -> None:
 def test_what_may_not_be_sent_gives_500(accept: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         peer = Peer(OFFER)
-        assert isinstance(await raised_by(peer.channel.send(accept)), ApplicationFault)
+        assert isinstance(await raised_by(peer.session.send(accept)), ApplicationFault)
         assert peer.wire.written == b""
-        await peer.channel.send(ACCEPT)  # it may still do better
+        await peer.session.send(ACCEPT)  # it may still do better
 
     run(main())
     assert answer_of(says(accept), OFFER).startswith(b"HTTP/1.1 500 ")
@@ -117,15 +117,15 @@ def test_what_may_not_be_sent_gives_500(accept: Any, caplog: pytest.LogCaptureFi
 def test_refusing(message: Message, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         peer = Peer()
-        await peer.channel.receive()
-        await peer.channel.send(message)
+        await peer.session.receive()
+        await peer.session.send(message)
         assert peer.wire.written.startswith(b"HTTP/1.1 403 Forbidden\r\n")
         assert b"connection: close\r\n" in peer.wire.written
         assert peer.state() is State.CLOSED
-        assert await peer.channel.receive() == disconnect(1006)
-        await peer.channel.send(closing())
+        assert await peer.session.receive() == disconnect(1006)
+        await peer.session.send(closing())
         for late in (ACCEPT, text("a")):
-            assert isinstance(await raised_by(peer.channel.send(late)), ClientDisconnected)
+            assert isinstance(await raised_by(peer.session.send(late)), ClientDisconnected)
 
     run(main())
     assert errors_in(caplog) == []
@@ -148,11 +148,11 @@ def test_an_application_that_returns(caplog: pytest.LogCaptureFixture) -> None:
 def test_an_application_that_takes_too_long() -> None:
     async def main() -> None:
         peer = Peer()
-        peer.channel.refuse(500)
+        peer.session.refuse(500)
         assert peer.wire.written.startswith(b"HTTP/1.1 500 ")
-        peer.channel.refuse(500)
+        peer.session.refuse(500)
         assert peer.wire.written.count(b"HTTP/1.1") == 1
-        assert isinstance(await raised_by(peer.channel.send(ACCEPT)), OSError)
+        assert isinstance(await raised_by(peer.session.send(ACCEPT)), OSError)
 
     run(main())
 
@@ -160,8 +160,8 @@ def test_an_application_that_takes_too_long() -> None:
 def test_a_refusal_does_not_harm_an_open_channel() -> None:
     async def main() -> None:
         peer = Peer()
-        channel = await peer.accepted()
-        channel.refuse(500)
+        session = await peer.accepted()
+        session.refuse(500)
         assert peer.wire.written == b""
         assert peer.state() is State.OPEN
 
@@ -171,10 +171,10 @@ def test_a_refusal_does_not_harm_an_open_channel() -> None:
 def test_a_peer_that_does_not_wait_for_its_answer() -> None:
     async def main() -> None:
         peer = Peer()
-        assert await peer.channel.receive() == {"type": "websocket.connect"}
-        peer.channel.connection_lost()
-        assert await peer.channel.receive() == disconnect(1006)
-        assert isinstance(await raised_by(peer.channel.send(ACCEPT)), OSError)
+        assert await peer.session.receive() == {"type": "websocket.connect"}
+        peer.session.connection_lost()
+        assert await peer.session.receive() == disconnect(1006)
+        assert isinstance(await raised_by(peer.session.send(ACCEPT)), OSError)
         assert peer.wire.written == b""
 
     run(main())
@@ -185,11 +185,11 @@ def test_messages_that_come_before_the_101() -> None:
         peer = Peer()
         early = text_frame("a") + text_frame("b")
         for at in range(len(early)):
-            peer.channel.inbox.feed(early[at : at + 1])
-        channel = await peer.accepted()
-        assert (await channel.receive())["text"] == "a"
-        assert (await channel.receive())["text"] == "b"
-        await channel.send(text("c"))
+            peer.session.inbox.feed(early[at : at + 1])
+        session = await peer.accepted()
+        assert (await session.receive())["text"] == "a"
+        assert (await session.receive())["text"] == "b"
+        await session.send(text("c"))
         assert peer.frames() == [ServerFrame(TEXT, b"c")]
 
     run(main())
@@ -199,13 +199,13 @@ def test_too_much_before_the_101_waits_in_the_network() -> None:
     async def main() -> None:
         peer = Peer()
         message = "x" * 30_000
-        peer.channel.inbox.feed(text_frame(message) * 2)
+        peer.session.inbox.feed(text_frame(message) * 2)
         assert peer.wire.is_read
-        peer.channel.inbox.feed(text_frame(message))
+        peer.session.inbox.feed(text_frame(message))
         assert not peer.wire.is_read
-        channel = await peer.accepted()
+        session = await peer.accepted()
         for _ in range(3):
-            assert (await channel.receive())["text"] == message
+            assert (await session.receive())["text"] == message
         assert peer.wire.is_read
 
     run(main())
@@ -214,12 +214,12 @@ def test_too_much_before_the_101_waits_in_the_network() -> None:
 def test_a_close_before_the_101_is_answered_after_it() -> None:
     async def main() -> None:
         peer = Peer()
-        peer.channel.inbox.feed(text_frame("a") + b"\x88\x82\0\0\0\0\x03\xe8")
-        await peer.channel.receive()
-        await peer.channel.send(ACCEPT)
+        peer.session.inbox.feed(text_frame("a") + b"\x88\x82\0\0\0\0\x03\xe8")
+        await peer.session.receive()
+        await peer.session.send(ACCEPT)
         _, _, rest = peer.wire.written.partition(b"\r\n\r\n")
         assert server_frames(rest)[0].close_code == 1000
-        assert (await peer.channel.receive())["text"] == "a"
-        assert await peer.channel.receive() == disconnect(1000)
+        assert (await peer.session.receive())["text"] == "a"
+        assert await peer.session.receive() == disconnect(1000)
 
     run(main())

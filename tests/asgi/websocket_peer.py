@@ -1,4 +1,4 @@
-"""Channels on fake connections, as their peers and their applications see them."""
+"""WebSockets on fake connections, as their peers and their applications see them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.types import Message
-from asgi_poller.asgi.websocket import Channel
-from asgi_poller.asgi.websocket_context import ChannelContext, State
+from asgi_poller.asgi.websocket import WebSocketSession
+from asgi_poller.asgi.websocket_context import State, WebSocketContext
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.websocket.handshake import check_handshake
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
-from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
+from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 from tests.fakes import Clock, WebSocketPort
 from tests.frames import ServerFrame, server_frames
 
 ACCEPT: Message = {"type": "websocket.accept"}
-MAX_OCTETS = 100_000
+MAX_BYTES = 100_000
 MAX_QUEUE = 8
 
 
@@ -38,7 +38,7 @@ def disconnect(code: int, reason: str = "") -> Message:
 
 
 class Peer:
-    """A channel, and the other end of it."""
+    """A WebSocket, and the other end of it."""
 
     def __init__(
         self,
@@ -66,27 +66,27 @@ class Peer:
             "query_string": b"a=b",
             "client": ("192.0.2.1", 4321),
         }
-        context = ChannelContext(
+        context = WebSocketContext(
             loop=asyncio.get_running_loop(),
             clock=self.clock,
-            wire=CarefulWebSocketWire if careful else WebSocketWire,
-            max_octets=MAX_OCTETS,
+            wire=WsprotoWebSocketWire if careful else WebSocketWire,
+            max_bytes=MAX_BYTES,
             max_queue=MAX_QUEUE,
             deflate_threshold=0,
             cache=FrameCache(),
             access_log=access_log,
         )
-        self.channel = Channel(scope, self.wire, context)
+        self.session = WebSocketSession(scope, self.wire, context)
 
-    async def accepted(self, accept: Message = ACCEPT) -> Channel:
-        """The channel, open; the 101 has been taken."""
-        assert await self.channel.receive() == {"type": "websocket.connect"}
-        await self.channel.send(accept)
+    async def accepted(self, accept: Message = ACCEPT) -> WebSocketSession:
+        """The WebSocket, open; the 101 has been taken."""
+        assert await self.session.receive() == {"type": "websocket.connect"}
+        await self.session.send(accept)
         assert self.wire.take().startswith(b"HTTP/1.1 101 ")
-        return self.channel
+        return self.session
 
     def state(self) -> State:
-        return self.channel.state
+        return self.session.state
 
     def frames(self) -> list[ServerFrame]:
         """What the peer was sent since the last call."""

@@ -38,7 +38,7 @@ DEFLATE = b"sec-websocket-extensions: permessage-deflate\r\n"
 RSV1 = 4
 
 
-def peak_octets() -> int:
+def peak_bytes() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
@@ -66,11 +66,11 @@ def test_deflate_bombs(mode: str) -> None:
     with serving(ws_per_message_deflate=mode) as site:
         with site.open(fields=DEFLATE) as client:
             forget_peak()
-            before = peak_octets()
+            before = peak_bytes()
             started = time.process_time()
             send_all(client, octets)
             assert close_code(client) == 1009
-            assert peak_octets() - before < 64 * MIB
+            assert peak_bytes() - before < 64 * MIB
             assert time.process_time() - started < 10.0  # of CPU: inflating stopped at the limit
         site.is_well()
 
@@ -82,12 +82,12 @@ def test_a_bomb_in_fragments() -> None:
     pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
     with serving() as site, site.open(fields=DEFLATE) as client:
         forget_peak()
-        before = peak_octets()
+        before = peak_bytes()
         send_all(client, frame(BINARY, pieces[0], fin=False, rsv=RSV1))
         for piece in pieces[1:]:
             send_all(client, frame(CONTINUATION, piece, fin=False))
         assert close_code(client) == 1009
-        assert peak_octets() - before < 64 * MIB
+        assert peak_bytes() - before < 64 * MIB
 
 
 def test_what_just_fits_is_no_bomb() -> None:
@@ -124,7 +124,7 @@ def test_floods(flood: bytes) -> None:
     with serving() as site, site.open() as honest:
         flooders = [site.open("/deaf") for _ in range(10)]
         forget_peak()
-        before = peak_octets()
+        before = peak_bytes()
         for client in flooders:
             client.setblocking(False)
         for _ in range(20):
@@ -134,7 +134,7 @@ def test_floods(flood: bytes) -> None:
                 except (BlockingIOError, ConnectionError):
                     pass  # it is not read any more, as it should be, or was closed
             site.echo(honest)
-        assert peak_octets() - before < 96 * MIB
+        assert peak_bytes() - before < 96 * MIB
         for client in flooders:
             client.close()
 
@@ -143,12 +143,12 @@ def test_endless_empty_fragments_are_bounded() -> None:
     """They add nothing to the message's size: they must add nothing to memory either."""
     with serving() as site, site.open() as client:
         forget_peak()
-        before = peak_octets()
+        before = peak_bytes()
         send_all(client, frame(TEXT, fin=False))
         piece = frame(CONTINUATION, fin=False) * 10_000
         for _ in range(50):
             send_all(client, piece)
-        assert peak_octets() - before < 32 * MIB
+        assert peak_bytes() - before < 32 * MIB
         site.is_well()
 
 

@@ -18,7 +18,7 @@ import pytest
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.loops import http_protocol
-from asgi_poller.loops.lingering_close import Linger
+from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.serve.server import Server
 from tests.attacks.site import (
     DEADLINE_S,
@@ -180,7 +180,7 @@ async def early(scope: Scope, receive: Receive, send: Send) -> None:
 def test_a_body_that_goes_on_after_its_response_is_bounded_in_size(
     framing: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "_DISCARD_OCTETS", 100_000)
+    monkeypatch.setattr(http_protocol, "_DISCARD_BYTES", 100_000)
     unit = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     with running(early, access_log=False) as site, site.connect() as client:
         client.sendall(POST % b"" + framing)
@@ -239,7 +239,7 @@ class Gone:
 def test_a_lingering_close_of_a_peer_that_has_gone_raises_nothing() -> None:
     transport: Any = Gone()
     wheel: Any = None  # is not asked for anything
-    Linger(transport, wheel, lambda: None).start()
+    LingeringClose(transport, wheel, lambda: None).start()
     assert transport.is_aborted
 
 

@@ -24,7 +24,7 @@ from tests.frames import BINARY, PING, frame
 MIB = 1024 * 1024
 
 
-def resident_octets() -> int:
+def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
@@ -44,11 +44,11 @@ def narrow(site: Site, path: str) -> socket.socket:
 def test_never_reading_clients(limit: int) -> None:
     """The application waits in send(), and 50 of them hold next to nothing."""
     with serving(ws_send_limit=limit) as site:
-        before = resident_octets()
+        before = resident_bytes()
         clients = [narrow(site, "/flood") for _ in range(50)]
         for _ in range(20):
             site.is_well()
-        assert resident_octets() - before < 50 * MIB // 2
+        assert resident_bytes() - before < 50 * MIB // 2
         assert floods(site) == []  # waited for
         for client in clients:
             client.close()
@@ -129,14 +129,14 @@ def test_fast_senders() -> None:
     as long as they are read.
     """
     with serving() as site:
-        before = resident_octets()
+        before = resident_bytes()
         clients = [site.open("/deaf") for _ in range(10)]
         message = frame(BINARY, bytes(65536))
         for client in clients:
             client.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 send_for_ever(client, message)
-        assert resident_octets() - before < 64 * MIB
+        assert resident_bytes() - before < 64 * MIB
         site.is_well()
         with site.open("/deaf") as client:
             client.sendall(frame(BINARY, b"one") + frame(PING, b"alive?"))

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, WebSocketFault
 from asgi_poller.protocols import proxy_protocol
 from asgi_poller.protocols.host_origin import HostMatcher, OriginMatcher
-from asgi_poller.protocols.http1.headers import encode_fields
+from asgi_poller.protocols.http1.headers import encode_headers
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestEvent, RequestHead, RequestParser
 from asgi_poller.protocols.websocket.frames import decode_control
 from asgi_poller.protocols.websocket.handshake import check_handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate, negotiate
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
-from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
+from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 
-MAX_OCTETS = 4096
+MAX_BYTES = 4096
 _FAULT = "a fault"
-LIMITS = HeadLimits(line_octets=256, field_count=20, field_octets=256, head_octets=1024)
+LIMITS = HeadLimits(line_bytes=256, field_count=20, field_bytes=256, head_bytes=1024)
 HOSTS = HostMatcher(["example.com", "*.example.org", "[::1]"])
 ORIGINS = OriginMatcher(["https://example.com", "https://*.example.org", "same", "null"])
 
@@ -87,7 +87,7 @@ def _shake_hands(head: RequestHead) -> None:
     answer, _ = handshake.accept(
         subprotocol=handshake.subprotocols[0] if handshake.subprotocols else None,
         headers=(),
-        default_fields=lambda given: b"",
+        default_headers=lambda given: b"",
         deflate="on",
     )
     assert answer.startswith(b"HTTP/1.1 101 ")
@@ -101,7 +101,7 @@ def websocket(data: bytes) -> None:
     whole = [data[1:]]
     fast = _events(WebSocketWire, reads, compressed)
     assert fast == _events(WebSocketWire, whole, compressed), "cut differently, read differently"
-    careful = _events(CarefulWebSocketWire, whole, compressed)
+    careful = _events(WsprotoWebSocketWire, whole, compressed)
     assert fast == careful or _is_earlier(fast, careful) or _is_earlier(careful, fast), (
         fast,
         careful,
@@ -115,14 +115,14 @@ def _is_earlier(one: list[object], other: list[object]) -> bool:
 
 def _events(wire: type[WebSocketWire], reads: list[bytes], compressed: bool) -> list[object]:
     found: list[object] = []
-    reader = wire(MAX_OCTETS, Deflate() if compressed else None)
+    reader = wire(MAX_BYTES, Deflate() if compressed else None)
     for read in reads:
         events = list(reader.receive(read))
-        while reader.is_holding:
+        while reader.has_buffered:
             events += reader.receive(b"")
         for event in events:
             if isinstance(event, str | bytes):
-                assert len(event if isinstance(event, bytes) else event.encode()) <= MAX_OCTETS
+                assert len(event if isinstance(event, bytes) else event.encode()) <= MAX_BYTES
             # which of two faults is met first depends on how far wsproto may look
             found.append(event if not isinstance(event, WebSocketFault) else _FAULT)
         if reader.has_ended:
@@ -134,10 +134,10 @@ def deflate(data: bytes) -> None:
     """Messages of permessage-deflate: inflated within the limit, or a fault."""
     for each in (Deflate(), negotiated_takeover()):
         try:
-            inflated = each.decompress(data, MAX_OCTETS)
+            inflated = each.decompress(data, MAX_BYTES)
         except WebSocketFault:
             continue
-        assert len(inflated) <= MAX_OCTETS
+        assert len(inflated) <= MAX_BYTES
     negotiate(data.decode("latin-1"), takeover=True)
     negotiate(data.decode("latin-1"), takeover=False)
 
@@ -162,8 +162,8 @@ def proxy(data: bytes) -> None:
     except ProxyProtocolFault:
         return
     if parsed is not None:
-        assert 0 < parsed.consumed_octets <= len(data)
-        assert proxy_protocol.parse(data[: parsed.consumed_octets]) == parsed
+        assert 0 < parsed.consumed_bytes <= len(data)
+        assert proxy_protocol.parse(data[: parsed.consumed_bytes]) == parsed
 
 
 def origin(data: bytes) -> None:
@@ -178,7 +178,7 @@ def fields(data: bytes) -> None:
     name, _, value = data.partition(b":")
     lines: list[bytes] = []
     try:
-        encode_fields([(name, value)], lines)
+        encode_headers([(name, value)], lines)
     except ApplicationFault:
         return
     assert b"".join(lines).count(b"\n") == 1

@@ -15,30 +15,30 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from asgi_poller.handoff.connection_table import TICKET_NONE, TicketBoard, Tickets
+from asgi_poller.handoff.connection_table import TICKET_NONE, ConnectionTable, Tickets
 
 
 def test_tickets_are_used_again_and_the_table_stays_as_small_as_the_peak() -> None:
-    tickets = Tickets(TicketBoard())
+    tickets = Tickets(ConnectionTable())
     for _ in range(10_000):
         taken = [tickets.take("a") for _ in range(3)]
         for ticket in taken:
-            tickets.board.end(ticket)
+            tickets.table.end(ticket)
     tickets.collect()
     assert tickets.open_count == tickets.count("a") == 0
     assert len(tickets._keys) <= 64
 
 
 def test_no_ticket_beyond_the_capacity_until_one_is_back() -> None:
-    tickets = Tickets(TicketBoard(3))
+    tickets = Tickets(ConnectionTable(3))
     assert {tickets.take(None) for _ in range(3)} == {0, 1, 2}
     assert tickets.take(None) == TICKET_NONE
-    tickets.board.end(1)
+    tickets.table.end(1)
     assert tickets.take(None) == 1
     assert tickets.open_count == 3
 
 
-class CountingBoard(TicketBoard):
+class CountingTable(ConnectionTable):
     looks = 0
 
     def take_ended(self, used: int) -> Iterator[int]:
@@ -47,11 +47,11 @@ class CountingBoard(TicketBoard):
 
 
 def test_filling_a_large_table_looks_it_over_a_few_times_only() -> None:
-    board = CountingBoard()
-    tickets = Tickets(board)
+    table = CountingTable()
+    tickets = Tickets(table)
     for _ in range(100_000):
         tickets.take(None)
-    assert board.looks < 250
+    assert table.looks < 250
 
 
 class Book(RuleBasedStateMachine):
@@ -59,7 +59,7 @@ class Book(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tickets = Tickets(TicketBoard(40))
+        self.tickets = Tickets(ConnectionTable(40))
         self.open: dict[int, tuple[str | None, bool, int]] = {}
 
     def any_open(self, data: st.DataObject) -> int | None:
@@ -78,7 +78,7 @@ class Book(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         ticket = self.any_open(data)
         if ticket is not None:
-            self.tickets.board.end(ticket)
+            self.tickets.table.end(ticket)
             del self.open[ticket]
 
     @rule(data=st.data(), worker=st.integers(2, 4))
@@ -86,7 +86,7 @@ class Book(RuleBasedStateMachine):
         ticket = self.any_open(data)
         if ticket is not None:
             key, channel, _ = self.open[ticket]
-            self.tickets.board.adopt(ticket, worker)
+            self.tickets.table.adopt(ticket, worker)
             self.open[ticket] = (key, channel, worker)
 
     @rule(data=st.data())
@@ -94,7 +94,7 @@ class Book(RuleBasedStateMachine):
         ticket = self.any_open(data)
         if ticket is not None:
             key, channel, _ = self.open[ticket]
-            self.tickets.board.take_back(ticket)
+            self.tickets.table.take_back(ticket)
             self.open[ticket] = (key, channel, 0)
 
     @rule(worker=st.integers(2, 4))
@@ -112,10 +112,10 @@ class Book(RuleBasedStateMachine):
             self.open[ticket] = (key, *self.open[ticket][1:])
 
     @rule(data=st.data())
-    def set_channel(self, data: st.DataObject) -> None:
+    def set_websocket(self, data: st.DataObject) -> None:
         ticket = self.any_open(data)
-        if ticket is not None and not self.tickets.is_channel(ticket):
-            self.tickets.set_channel(ticket)
+        if ticket is not None and not self.tickets.is_websocket(ticket):
+            self.tickets.set_websocket(ticket)
             self.open[ticket] = (self.open[ticket][0], True, self.open[ticket][2])
 
     @invariant()
@@ -127,7 +127,7 @@ class Book(RuleBasedStateMachine):
         assert self.tickets.open_count == len(keys)
         assert self.tickets.count("a") == keys.count("a")
         assert self.tickets.count("b") == keys.count("b")
-        assert self.tickets.channel_count == sum(channel for _, channel, _ in self.open.values())
+        assert self.tickets.websocket_count == sum(channel for _, channel, _ in self.open.values())
 
 
 TestBook = Book.TestCase
@@ -135,15 +135,15 @@ TestBook.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_ends_from_many_threads_are_all_seen() -> None:
-    board = TicketBoard(8_000)
-    tickets = Tickets(board)
+    table = ConnectionTable(8_000)
+    tickets = Tickets(table)
     handed = [tickets.take("a") for _ in range(8_000)]
     random.Random(1).shuffle(handed)
     seen = 0
 
     def end(part: list[int]) -> None:
         for ticket in part:
-            board.end(ticket)
+            table.end(ticket)
 
     threads = [threading.Thread(target=end, args=(handed[start::8],)) for start in range(8)]
     for thread in threads:
@@ -160,27 +160,27 @@ def test_ends_from_many_threads_are_all_seen() -> None:
 
 WORKER = """
 import sys
-from asgi_poller.handoff.connection_table import TicketBoard
-board = TicketBoard.attach(int(sys.argv[1]))
+from asgi_poller.handoff.connection_table import ConnectionTable
+table = ConnectionTable.attach(int(sys.argv[1]))
 for line in sys.stdin:
     what, ticket = line.split()
     if what == "adopt":
-        board.adopt(int(ticket), 2)
+        table.adopt(int(ticket), 2)
     else:
-        board.end(int(ticket))
+        table.end(int(ticket))
     print("done", flush=True)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are not inherited by number")
 def test_ends_cross_to_the_pollers_process_and_a_killed_worker_leaves_nothing() -> None:
-    board = TicketBoard(100, inheritable=True)
-    tickets = Tickets(board)
+    table = ConnectionTable(100, inheritable=True)
+    tickets = Tickets(table)
     for _ in range(5):
         tickets.take("a")
     worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(board.fd)],
-        pass_fds=(board.fd,),
+        [sys.executable, "-c", WORKER, str(table.fd)],
+        pass_fds=(table.fd,),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -205,24 +205,24 @@ def test_ends_cross_to_the_pollers_process_and_a_killed_worker_leaves_nothing() 
     worker.wait(30)
     worker.stdin.close()
     worker.stdout.close()
-    board.take_back(3)  # it had not said that it adopted this one: another worker gets it
+    table.take_back(3)  # it had not said that it adopted this one: another worker gets it
     assert tickets.forget_worker(2) == 2
     assert tickets.count("a") == 2  # 3, and 4, which nobody had adopted
-    board.end(3)
-    board.end(4)
+    table.end(3)
+    table.end(4)
     tickets.collect()
     assert tickets.open_count == 0
-    board.close()
+    table.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_board_is_inherited_by_fork() -> None:
-    tickets = Tickets(TicketBoard(10))
+    tickets = Tickets(ConnectionTable(10))
     ticket = tickets.take("a")
     pid = os.fork()
     if pid == 0:
         try:
-            tickets.board.end(ticket)
+            tickets.table.end(ticket)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)

@@ -14,13 +14,13 @@ import pytest
 from asgi_poller import platform
 from asgi_poller.handoff.fd_passing import (
     DESCRIPTORS_PER_MESSAGE,
-    Inbox,
+    DescriptorReader,
     parse_returned,
     returned,
     send_connections,
     take_number,
 )
-from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.shared_counters import (
     CELLS_PER_ROW,
     CLAIMED,
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descript
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     """The supervisor's and the worker's end."""
-    near, far = socket.socketpair(socket.AF_UNIX, platform.CHANNEL_TYPE)
+    near, far = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
     near.setblocking(False)
     far.setblocking(False)
     with near, far:
@@ -88,7 +88,7 @@ class TestChannel:
             for index, peer in enumerate(peers)
         ]
         send_connections(ends[0], 7, 100, batch)
-        delivery = Inbox(ends[1]).receive()
+        delivery = DescriptorReader(ends[1]).receive()
         assert delivery is not None
         assert (delivery.number, delivery.first) == (7, 100)
         assert delivery.entries == [tuple(accepted[1:]) for accepted in batch]
@@ -106,7 +106,7 @@ class TestChannel:
         (read,), (write,) = pipes(1)
         batch = [Accepted(read, 0)] * DESCRIPTORS_PER_MESSAGE
         send_connections(ends[0], 1, 0, batch)
-        delivery = Inbox(ends[1]).receive()
+        delivery = DescriptorReader(ends[1]).receive()
         assert delivery is not None
         assert len(delivery.fds) == DESCRIPTORS_PER_MESSAGE
         with pytest.raises(OSError):
@@ -129,12 +129,12 @@ class TestChannel:
 
     def test_a_probe_has_no_connections(self, ends: tuple[socket.socket, socket.socket]) -> None:
         send_connections(ends[0], 3, 9, [])
-        assert Inbox(ends[1]).receive() == (3, 9, [], [])
+        assert DescriptorReader(ends[1]).receive() == (3, 9, [], [])
 
     @pytest.mark.skipif(not platform.LINUX, reason="datagram sockets have no end")
     def test_the_end_is_seen(self, ends: tuple[socket.socket, socket.socket]) -> None:
         ends[0].close()
-        assert Inbox(ends[1]).receive() is None
+        assert DescriptorReader(ends[1]).receive() is None
 
     def test_returned(self) -> None:
         assert parse_returned(returned(12, 3)) == (12, 3)
@@ -232,7 +232,7 @@ class TestReceiver:
         self.cells = counters.row(0)
         self.core = RecordingCore(self.cells)
 
-        self.receiver = ProcessLaneReceiver(self.far, self.cells)
+        self.receiver = LaneReceiver(self.far, self.cells)
         self.receiver.attach(self.core)
         yield
         for accepted in self.core.adopted:

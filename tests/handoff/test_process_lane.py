@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller import platform
-from asgi_poller.handoff.fd_passing import DESCRIPTORS_PER_MESSAGE, Delivery, Inbox, returned
+from asgi_poller.handoff.fd_passing import (
+    DESCRIPTORS_PER_MESSAGE,
+    Delivery,
+    DescriptorReader,
+    returned,
+)
 from asgi_poller.handoff.process_lane import Budget, ProcessLane
 from asgi_poller.handoff.shared_counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN, Counters
 from asgi_poller.handoff.thread_lane import LATE_S, REMEMBER_TIMES
@@ -24,7 +29,7 @@ class Worker:
     def __init__(self, lane: ProcessLane, counters: Counters) -> None:
         self.cells = counters.row(lane.row)
         self.socket = lane.worker_end.dup()
-        self.inbox = Inbox(self.socket)
+        self.inbox = DescriptorReader(self.socket)
 
     def receive(self) -> Delivery:
         delivery = self.inbox.receive()

@@ -53,7 +53,7 @@ def test_a_silent_core_is_told_of_once_and_then_lost() -> None:
     for now in range(1, 31):
         rows[0][BEATS] += 1
         health = pulse.look(float(now))
-        expected = {int(NOTICE_S): Health.BLOCKED, 30: Health.LOST}.get(now, Health.WELL)
+        expected = {int(NOTICE_S): Health.BLOCKED, 30: Health.LOST}.get(now, Health.OK)
         assert health is expected, now
     assert pulse.silent_core == 1
     assert pulse.silent_s == 30.0
@@ -64,8 +64,8 @@ def test_a_core_that_comes_back_is_well_again() -> None:
     pulse = Pulse([row], 30.0, 0.0)
     assert Health.BLOCKED in look_each_second(pulse, 1, 15)
     row[BEATS] += 1
-    assert pulse.look(15.0) is Health.BACK
-    assert pulse.look(16.0) is Health.WELL
+    assert pulse.look(15.0) is Health.RECOVERED
+    assert pulse.look(16.0) is Health.OK
 
 
 def test_without_a_limit_nobody_is_lost() -> None:
@@ -76,17 +76,17 @@ def test_without_a_limit_nobody_is_lost() -> None:
 
 def test_a_short_limit_needs_no_earlier_notice() -> None:
     pulse = Pulse([cells()], 2.0, 0.0)
-    assert pulse.look(1.0) is Health.WELL
+    assert pulse.look(1.0) is Health.OK
     assert pulse.look(2.0) is Health.LOST
 
 
 def test_a_supervisor_that_was_stopped_itself_blames_nobody() -> None:
     row = cells()
     pulse = Pulse([row], 30.0, 0.0)
-    assert pulse.look(1.0) is Health.WELL
-    assert pulse.look(3600.0) is Health.WELL, "everybody was stopped"
-    assert pulse.look(3601.0) is Health.WELL
+    assert pulse.look(1.0) is Health.OK
+    assert pulse.look(3600.0) is Health.OK, "everybody was stopped"
+    assert pulse.look(3601.0) is Health.OK
     row[BEATS] += 1
     row[REQUESTS] = 5
-    assert pulse.look(3602.0) is Health.WELL
+    assert pulse.look(3602.0) is Health.OK
     assert pulse.requests == 5

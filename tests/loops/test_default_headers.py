@@ -6,12 +6,12 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from asgi_poller.loops.default_headers import DefaultFields
+from asgi_poller.loops.default_headers import DefaultHeaders
 from tests.fakes import Clock
 
 
 def fields(*headers: tuple[bytes, bytes], server: bytes | None = b"us", date: bool = True) -> bytes:
-    return DefaultFields(server=server, date=date, headers=headers)({})
+    return DefaultHeaders(server=server, date=date, headers=headers)({})
 
 
 def names(lines: bytes) -> list[bytes]:
@@ -48,7 +48,7 @@ def test_the_operators_date_replaces_ours() -> None:
 
 
 def test_the_applications_replace_ours() -> None:
-    default = DefaultFields(server=b"us", date=True)
+    default = DefaultHeaders(server=b"us", date=True)
     assert names(default({b"date": b"x"})) == [b"server"]
     assert names(default({b"server": b"x"})) == [b"date"]
     assert default({b"server": b"x", b"date": b"x"}) == b""
@@ -65,7 +65,7 @@ def test_the_date_follows_the_clock_both_ways(monkeypatch: pytest.MonkeyPatch) -
         return f"at {int(clock.now)}"
 
     monkeypatch.setattr("asgi_poller.loops.default_headers.formatdate", formatdate)
-    default = DefaultFields(server=None, date=True)
+    default = DefaultHeaders(server=None, date=True)
     default._clock = clock
     clock.now = 1000.2
     assert default({}) == b"date: at 1000\r\n"

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.loops.loop_server import Core
+from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.serve.serving import tls_settings
 from asgi_poller.tls import TlsContext
 
@@ -51,7 +51,7 @@ class Site:
         self.listener.setblocking(False)
         self.port: int = self.listener.getsockname()[1]
         info = ListenerInfo(int(FAMILY), tls is not None, ("127.0.0.1", 0))
-        self.core = Core(config, greet, (info,), tls=tls)
+        self.core = LoopServer(config, greet, (info,), tls=tls)
 
     async def adopt(self) -> None:
         loop = asyncio.get_running_loop()

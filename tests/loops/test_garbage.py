@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from asgi_poller.asgi.http import Exchange
-from asgi_poller.asgi.websocket import Channel
-from asgi_poller.loops.http_protocol import HttpConnection
-from asgi_poller.loops.websocket_protocol import ChannelConnection
+from asgi_poller.asgi.http import HttpExchange
+from asgi_poller.asgi.websocket import WebSocketSession
+from asgi_poller.loops.http_protocol import HttpProtocol
+from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
 from tests.frames import close, frame, text
 from tests.serving import Raw, Site, get, post, serving, wait_for
 
 PARTS = (
-    Channel,
-    ChannelConnection,
-    Exchange,
-    HttpConnection,
+    WebSocketSession,
+    WebSocketProtocol,
+    HttpExchange,
+    HttpProtocol,
     RequestHead,
     RequestParser,
     WebSocketWire,

@@ -49,7 +49,7 @@ def test_deadlines_are_met_within_a_tick(
     loop.advance(offset)
     deadline = Deadline(loop)
     start = loop.now
-    wheel.hang(deadline, wheel.after(seconds))
+    wheel.schedule(deadline, wheel.after(seconds))
     loop.advance(2000)
     (called_at,) = deadline.called_at
     assert seconds - TICK_S / 2 - 0.001 <= called_at - start <= max(seconds, TICK_S) + 2 * TICK_S
@@ -59,21 +59,21 @@ def test_deadlines_are_met_within_a_tick(
 def test_an_idle_wheel_sleeps(loop: FakeLoop, wheel: TimerWheel) -> None:
     assert loop.is_asleep
     deadline = Deadline(loop)
-    wheel.hang(deadline, wheel.after(1))
+    wheel.schedule(deadline, wheel.after(1))
     assert not loop.is_asleep
-    wheel.drop(deadline)
-    wheel.drop(deadline)
+    wheel.cancel(deadline)
+    wheel.cancel(deadline)
     loop.advance(1)
     assert loop.is_asleep
     assert deadline.called_at == []
 
 
 def test_after_a_long_sleep_time_is_right(loop: FakeLoop, wheel: TimerWheel) -> None:
-    wheel.hang(Deadline(loop), wheel.after(1))
+    wheel.schedule(Deadline(loop), wheel.after(1))
     loop.advance(100_000)
     deadline = Deadline(loop)
     start = loop.now
-    wheel.hang(deadline, wheel.after(5))
+    wheel.schedule(deadline, wheel.after(5))
     loop.advance(10)
     assert 4.9 <= deadline.called_at[0] - start <= 5.2
 
@@ -82,7 +82,7 @@ def test_it_comes_again_when_it_says_so(loop: FakeLoop, wheel: TimerWheel) -> No
     deadline = Deadline(loop, 1.0, 2.0)
     deadline.wheel = wheel
     start = loop.now
-    wheel.hang(deadline, wheel.after(1))
+    wheel.schedule(deadline, wheel.after(1))
     loop.advance(60)
     assert [round(at - start) for at in deadline.called_at] == [1, 2, 4]
 
@@ -90,8 +90,8 @@ def test_it_comes_again_when_it_says_so(loop: FakeLoop, wheel: TimerWheel) -> No
 def test_an_earlier_call_is_enough(loop: FakeLoop, wheel: TimerWheel) -> None:
     deadline = Deadline(loop)
     start = loop.now
-    wheel.hang(deadline, wheel.after(1))
-    wheel.hang(deadline, wheel.after(50))  # it is asked when it comes
+    wheel.schedule(deadline, wheel.after(1))
+    wheel.schedule(deadline, wheel.after(50))  # it is asked when it comes
     loop.advance(100)
     assert [round(at - start) for at in deadline.called_at] == [1]
 
@@ -99,8 +99,8 @@ def test_an_earlier_call_is_enough(loop: FakeLoop, wheel: TimerWheel) -> None:
 def test_an_earlier_deadline_replaces_a_later_one(loop: FakeLoop, wheel: TimerWheel) -> None:
     deadline = Deadline(loop)
     start = loop.now
-    wheel.hang(deadline, wheel.after(50))
-    wheel.hang(deadline, wheel.after(1))
+    wheel.schedule(deadline, wheel.after(50))
+    wheel.schedule(deadline, wheel.after(1))
     loop.advance(100)
     assert [round(at - start) for at in deadline.called_at] == [1]
 
@@ -112,12 +112,12 @@ def test_a_deadline_may_drop_its_neighbours(loop: FakeLoop, wheel: TimerWheel) -
         def on_timer(self, tick: int) -> int:
             ended.append("one")
             for other in others:
-                wheel.drop(other)
+                wheel.cancel(other)
             return NEVER
 
     others = [Killer(loop) for _ in range(5)]
     for other in others:
-        wheel.hang(other, wheel.after(1))
+        wheel.schedule(other, wheel.after(1))
     loop.advance(10)
     assert ended == ["one"]
     assert loop.is_asleep
@@ -128,10 +128,10 @@ def test_a_deadline_may_hang_others(loop: FakeLoop, wheel: TimerWheel) -> None:
 
     class Maker(Deadline):
         def on_timer(self, tick: int) -> int:
-            wheel.hang(late, tick)  # at once, as far as it can tell
+            wheel.schedule(late, tick)  # at once, as far as it can tell
             return NEVER
 
-    wheel.hang(Maker(loop), wheel.after(1))
+    wheel.schedule(Maker(loop), wheel.after(1))
     loop.advance(200)
     assert len(late.called_at) == 1
     assert loop.is_asleep
@@ -139,7 +139,7 @@ def test_a_deadline_may_hang_others(loop: FakeLoop, wheel: TimerWheel) -> None:
 
 def test_stopping(loop: FakeLoop, wheel: TimerWheel) -> None:
     deadline = Deadline(loop)
-    wheel.hang(deadline, wheel.after(1))
+    wheel.schedule(deadline, wheel.after(1))
     wheel.stop()
     wheel.stop()
     assert loop.is_asleep
@@ -151,7 +151,7 @@ def test_time_in_which_the_loop_is_blocked_hardly_counts(
 ) -> None:
     """An application computes; the peer's Pong is still to be read when it is done."""
     deadline = Deadline(loop)
-    wheel.hang(deadline, wheel.after(20))
+    wheel.schedule(deadline, wheel.after(20))
     loop.advance(2)
     loop.block(blocked)
     loop.advance(16.5)
@@ -165,11 +165,11 @@ def test_a_deadline_that_begins_after_a_block_is_not_early(
 ) -> None:
     """The response to a request that computed for ten seconds is followed by a keep-alive."""
     busy = Deadline(loop)
-    wheel.hang(busy, wheel.after(100))
+    wheel.schedule(busy, wheel.after(100))
     loop.advance(1)
     loop.block(10)
     deadline = Deadline(loop)
-    wheel.hang(deadline, wheel.after(5))  # the wheel has not turned yet
+    wheel.schedule(deadline, wheel.after(5))  # the wheel has not turned yet
     start = loop.now
     loop.advance(20)
     assert 4 <= deadline.called_at[0] - start <= 5.3
@@ -178,7 +178,7 @@ def test_a_deadline_that_begins_after_a_block_is_not_early(
 def test_short_blocks_do_not_slow_it(loop: FakeLoop, wheel: TimerWheel) -> None:
     deadline = Deadline(loop)
     start = loop.now
-    wheel.hang(deadline, wheel.after(20))
+    wheel.schedule(deadline, wheel.after(20))
     while not deadline.called_at:
         loop.block(0.2)
         loop.advance(0.001)
@@ -198,9 +198,9 @@ def test_one_that_fails_ends_and_every_other_deadline_is_met(
 
     broken, hopeless, well = Broken(loop), Hopeless(loop), [Deadline(loop) for _ in range(50)]
     for timed in (*well[:25], broken, hopeless, *well[25:]):
-        wheel.hang(timed, wheel.after(1))
+        wheel.schedule(timed, wheel.after(1))
     later = Deadline(loop)
-    wheel.hang(later, wheel.after(5))
+    wheel.schedule(later, wheel.after(5))
     loop.advance(10)
     assert broken.is_aborted
     assert [len(timed.called_at) for timed in well] == [1] * 50

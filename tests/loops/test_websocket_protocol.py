@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from asgi_poller.asgi.websocket import Channel
-from asgi_poller.asgi.websocket_context import ChannelContext, State
-from asgi_poller.loops.settings import ChannelSettings
+from asgi_poller.asgi.websocket import WebSocketSession
+from asgi_poller.asgi.websocket_context import State, WebSocketContext
+from asgi_poller.loops.settings import WebSocketSettings
 from asgi_poller.loops.timer_wheel import TimerWheel
-from asgi_poller.loops.websocket_protocol import ChannelConnection
+from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
-from tests.fakes import default_fields, errors_in
+from tests.fakes import default_headers, errors_in
 from tests.frames import CLOSE, PING, PONG, ServerFrame, frame, server_frames
 from tests.frames import close as close_frame
 from tests.frames import text as text_frame
@@ -83,7 +83,7 @@ class Site:
         core = SimpleNamespace(
             loop=self.loop,
             wheel=TimerWheel(cast("Any", self.loop)),
-            channel_settings=ChannelSettings(
+            websocket_settings=WebSocketSettings(
                 **cast(
                     "Any",
                     {
@@ -97,27 +97,27 @@ class Site:
             ),
             connection_lost=self.lost.append,
             deflate="off",
-            default_fields=default_fields,
+            default_headers=default_headers,
         )
-        context = ChannelContext(
+        context = WebSocketContext(
             loop=cast("Any", self.loop),
             clock=self.loop.time,
             wire=WebSocketWire,
-            max_octets=1000,
+            max_bytes=1000,
             max_queue=4,
             deflate_threshold=0,
             cache=FrameCache(),
         )
         handshake = Handshake(b"dGhlIHNhbXBsZSBub25jZQ==", [], "")
-        self.connection = ChannelConnection(
+        self.connection = WebSocketProtocol(
             cast("Any", self.transport), cast("Any", core), handshake
         )
-        self.channel = Channel({"type": "websocket"}, self.connection, context)
-        self.connection.start(self.channel)
+        self.session = WebSocketSession({"type": "websocket"}, self.connection, context)
+        self.connection.start(self.session)
 
     def send(self, message: dict[str, Any]) -> None:
         """What the application sends; it must not wait for anything."""
-        sending = self.channel.send(message)
+        sending = self.session.send(message)
         with pytest.raises(StopIteration):
             sending.send(None)
 
@@ -128,7 +128,7 @@ class Site:
         return self
 
     def state(self) -> State:
-        return self.channel.state
+        return self.session.state
 
 
 def pings(site: Site) -> int:
@@ -177,7 +177,7 @@ def test_pings_come_as_often_as_asked_for(interval: float, timeout: float | None
         sent = pings(site)
         count += sent
         if sent:
-            site.channel.inbox.feed(frame(PONG))
+            site.session.inbox.feed(frame(PONG))
     assert abs(count - 300 / interval) <= 300 / interval * 0.12 + 1
     assert site.state() is State.OPEN
 
@@ -214,7 +214,7 @@ def test_any_octet_is_a_sign_of_life(data: bytes) -> None:
     site = Site().open()
     for at in range(len(data)):  # a frame that takes minutes is odd, but alive
         site.loop.advance(19)
-        site.channel.inbox.feed(data[at : at + 1])
+        site.session.inbox.feed(data[at : at + 1])
     site.loop.advance(9)
     assert site.state() is State.OPEN
 
@@ -224,14 +224,14 @@ def test_silence_for_less_than_the_timeout_is_forgiven_again_and_again() -> None
     site = Site(ping_interval_s=3.0, ping_timeout_s=10.0).open()
     for _ in range(300):
         site.loop.advance(random.uniform(0.1, 9.0))
-        site.channel.inbox.feed(frame(PONG))
+        site.session.inbox.feed(frame(PONG))
     assert site.state() is State.OPEN
 
 
 def test_a_peer_that_we_do_not_read_is_not_blamed() -> None:
     """Its application does not call receive(): the Pongs wait behind messages, unread."""
     site = Site().open()
-    site.channel.inbox.feed(text_frame("a") * 6)
+    site.session.inbox.feed(text_frame("a") * 6)
     assert not site.transport.is_read
     site.loop.advance(10_000)
     assert site.state() is State.OPEN
@@ -243,7 +243,7 @@ def test_a_peer_is_not_blamed_for_a_loop_that_is_blocked() -> None:
     assert pings(site) == 1
     site.loop.block(500)  # the Pong came long ago, but nobody looked
     site.loop.advance(0)
-    site.channel.inbox.feed(frame(PONG))
+    site.session.inbox.feed(frame(PONG))
     site.loop.advance(10)
     assert site.state() is State.OPEN
 
@@ -254,7 +254,7 @@ def test_timers_that_come_before_sockets_kill_nobody() -> None:
     assert pings(site) == 1
     site.loop.block(1.2)
     site.loop.advance(0.01)  # the deadline has passed, the socket was not read yet
-    site.channel.inbox.feed(frame(PONG))
+    site.session.inbox.feed(frame(PONG))
     site.loop.advance(1.5)
     assert site.state() is State.OPEN
     assert pings(site) >= 1  # and it goes on
@@ -266,8 +266,8 @@ def test_a_peer_that_sends_is_not_asked_whether_it_lives() -> None:
     site = Site(ping_interval_s=20.0, ping_timeout_s=20.0).open()
     for _ in range(50):
         site.loop.advance(5)
-        site.channel.inbox.feed(text_frame("a"))
-        site.channel.inbox.queue.clear()
+        site.session.inbox.feed(text_frame("a"))
+        site.session.inbox.queue.clear()
     assert pings(site) == 0
     site.loop.advance(45)  # silent for more than one interval, and less than the timeout after it
     assert pings(site) == 1
@@ -278,7 +278,7 @@ def test_our_close_is_answered_in_time() -> None:
     site = Site().open()
     site.send({"type": "websocket.close", "code": 1000})
     site.loop.advance(9)
-    site.channel.inbox.feed(close_frame(1000))
+    site.session.inbox.feed(close_frame(1000))
     assert site.state() is State.CLOSED
     assert not site.transport.is_open
     assert not site.transport.is_aborted
@@ -305,7 +305,7 @@ def test_who_does_not_read_the_end_is_cut_off() -> None:
 
 def test_a_peer_at_fault_may_read_why_before_it_is_hung_up() -> None:
     site = Site().open()
-    site.channel.inbox.feed(frame(0xF))
+    site.session.inbox.feed(frame(0xF))
     assert site.transport.take()[-1].close_code == 1002
     assert site.transport.has_sent_eof
     assert site.transport.is_open
@@ -321,7 +321,7 @@ def test_stopping_the_server() -> None:
     site.connection.shutdown()
     (sent,) = site.transport.take()
     assert sent.close_code == 1012
-    site.channel.inbox.feed(close_frame(1012))
+    site.session.inbox.feed(close_frame(1012))
     assert site.state() is State.CLOSED
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the front end share: cores that record, clients that connect, deadlines."""
+"""What the tests of the poller pool share: cores that record, clients that connect, deadlines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.pool import PollerPool
 
 DEADLINE_S = 30.0
 
@@ -142,13 +142,13 @@ def make_listener(*, backlog: int = 1024, tls: bool = False) -> Listener:
 
 
 @contextmanager
-def serving(front_end: FrontEnd, *listeners: Listener) -> Iterator[FrontEnd]:
-    """The front end runs meanwhile; listeners are closed afterwards."""
-    front_end.start()
+def serving(poller_pool: PollerPool, *listeners: Listener) -> Iterator[PollerPool]:
+    """The poller pool runs meanwhile; listeners are closed afterwards."""
+    poller_pool.start()
     try:
-        yield front_end
+        yield poller_pool
     finally:
-        assert front_end.stop(DEADLINE_S)
+        assert poller_pool.stop(DEADLINE_S)
         for listener in listeners:
             listener.close()
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from asgi_poller.asgi.proxy_headers import TrustedHosts
 from asgi_poller.errors import OperatorFault
 from asgi_poller.pollers.connection_limits import (
-    Admission,
-    AdmissionLimits,
+    ConnectionLimits,
+    LimitSettings,
     Refusal,
     TokenBucket,
     address_key,
-    make_admission,
+    make_connection_limits,
 )
 
 
@@ -26,17 +26,17 @@ def peer(host: str) -> tuple[str, int]:
     return host, 40000
 
 
-def must_enter(admission: Admission, host: str) -> int:
-    ticket = admission.enter(peer(host))
+def must_enter(connection_limits: ConnectionLimits, host: str) -> int:
+    ticket = connection_limits.enter(peer(host))
     assert isinstance(ticket, int)
     return ticket
 
 
 def test_without_limits_there_is_no_admission() -> None:
-    assert make_admission(AdmissionLimits()) is None
-    assert make_admission(AdmissionLimits(limit_pending=1)) is None
-    assert make_admission(AdmissionLimits(limit_channels=1)) is not None
-    assert make_admission(AdmissionLimits(limit_accept_rate=0.5)) is not None
+    assert make_connection_limits(LimitSettings()) is None
+    assert make_connection_limits(LimitSettings(limit_pending=1)) is None
+    assert make_connection_limits(LimitSettings(limit_channels=1)) is not None
+    assert make_connection_limits(LimitSettings(limit_accept_rate=0.5)) is not None
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_who_counts_as_one_peer(one: object, other: object, same: bool) -> None:
 @pytest.mark.parametrize("unix", ["", "/run/client.sock", b"\0abstract", None, ()])
 def test_peers_without_an_address_are_not_counted_by_it(unix: object) -> None:
     assert address_key(unix) is None
-    admission = Admission(AdmissionLimits(limit_connections_per_ip=1))
-    assert {type(admission.enter(unix)) for _ in range(3)} == {int}
+    connection_limits = ConnectionLimits(LimitSettings(limit_connections_per_ip=1))
+    assert {type(connection_limits.enter(unix)) for _ in range(3)} == {int}
 
 
 def test_an_address_that_is_none_is_counted_as_it_stands() -> None:
@@ -68,15 +68,18 @@ def test_an_address_that_is_none_is_counted_as_it_stands() -> None:
 
 
 def test_limit_of_all_connections() -> None:
-    admission = Admission(AdmissionLimits(limit_connections=2))
-    first, _ = must_enter(admission, "192.0.2.1"), must_enter(admission, "192.0.2.2")
-    assert admission.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
-    assert admission.enter("") is Refusal.CONNECTIONS
-    admission.end(first)
-    must_enter(admission, "192.0.2.3")
-    assert admission.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
-    assert admission.open_count == 2
-    assert admission.refused_by_reason == {
+    connection_limits = ConnectionLimits(LimitSettings(limit_connections=2))
+    first, _ = (
+        must_enter(connection_limits, "192.0.2.1"),
+        must_enter(connection_limits, "192.0.2.2"),
+    )
+    assert connection_limits.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
+    assert connection_limits.enter("") is Refusal.CONNECTIONS
+    connection_limits.end(first)
+    must_enter(connection_limits, "192.0.2.3")
+    assert connection_limits.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
+    assert connection_limits.open_count == 2
+    assert connection_limits.refused_by_reason == {
         "connections": 3,
         "connections_per_ip": 0,
         "channels": 0,
@@ -85,80 +88,83 @@ def test_limit_of_all_connections() -> None:
 
 
 def test_limit_for_each_address() -> None:
-    admission = Admission(AdmissionLimits(limit_connections_per_ip=2))
-    tickets = [must_enter(admission, "2001:db8:0:1::1"), must_enter(admission, "2001:db8:0:1::2")]
-    assert admission.enter(peer("2001:db8:0:1::3")) is Refusal.CONNECTIONS_PER_IP
-    must_enter(admission, "2001:db8:0:2::1")
-    must_enter(admission, "192.0.2.1")
-    admission.end(tickets[0])
-    must_enter(admission, "2001:db8:0:1::3")
-    assert admission.enter(peer("2001:db8:0:1::4")) is Refusal.CONNECTIONS_PER_IP
-    assert admission.refused_by_reason["connections_per_ip"] == 2
+    connection_limits = ConnectionLimits(LimitSettings(limit_connections_per_ip=2))
+    tickets = [
+        must_enter(connection_limits, "2001:db8:0:1::1"),
+        must_enter(connection_limits, "2001:db8:0:1::2"),
+    ]
+    assert connection_limits.enter(peer("2001:db8:0:1::3")) is Refusal.CONNECTIONS_PER_IP
+    must_enter(connection_limits, "2001:db8:0:2::1")
+    must_enter(connection_limits, "192.0.2.1")
+    connection_limits.end(tickets[0])
+    must_enter(connection_limits, "2001:db8:0:1::3")
+    assert connection_limits.enter(peer("2001:db8:0:1::4")) is Refusal.CONNECTIONS_PER_IP
+    assert connection_limits.refused_by_reason["connections_per_ip"] == 2
 
 
 def test_trusted_proxies_speak_for_many_and_are_not_counted_themselves() -> None:
-    admission = Admission(
-        AdmissionLimits(limit_connections_per_ip=1), exempt=TrustedHosts("10.0.0.0/8,unix")
+    connection_limits = ConnectionLimits(
+        LimitSettings(limit_connections_per_ip=1), exempt=TrustedHosts("10.0.0.0/8,unix")
     )
-    tickets = [must_enter(admission, "10.1.1.1") for _ in range(3)]
-    assert admission.identify(tickets[0], ("192.0.2.1", 5)) is None
-    assert admission.identify(tickets[1], ("192.0.2.1", 6)) is Refusal.CONNECTIONS_PER_IP
-    assert admission.identify(tickets[1], ("192.0.2.2", 6)) is None
-    assert admission.enter(peer("192.0.2.1")) is Refusal.CONNECTIONS_PER_IP
-    admission.end(tickets[0])
-    must_enter(admission, "192.0.2.1")
-    assert admission.open_count == 3
+    tickets = [must_enter(connection_limits, "10.1.1.1") for _ in range(3)]
+    assert connection_limits.identify(tickets[0], ("192.0.2.1", 5)) is None
+    assert connection_limits.identify(tickets[1], ("192.0.2.1", 6)) is Refusal.CONNECTIONS_PER_IP
+    assert connection_limits.identify(tickets[1], ("192.0.2.2", 6)) is None
+    assert connection_limits.enter(peer("192.0.2.1")) is Refusal.CONNECTIONS_PER_IP
+    connection_limits.end(tickets[0])
+    must_enter(connection_limits, "192.0.2.1")
+    assert connection_limits.open_count == 3
 
 
 def test_limit_of_channels_leaves_http_alone() -> None:
-    admission = Admission(AdmissionLimits(limit_channels=1))
-    one, two, three = (must_enter(admission, "192.0.2.1") for _ in range(3))
-    assert admission.open_channel(one) is None
-    assert admission.open_channel(one) is None  # the same one
-    assert admission.open_channel(two) is Refusal.CHANNELS
-    admission.end(three)
-    assert admission.open_channel(two) is Refusal.CHANNELS
-    admission.end(one)
-    assert admission.open_channel(two) is None
-    assert admission.channel_count == 1
-    must_enter(admission, "192.0.2.1")
+    connection_limits = ConnectionLimits(LimitSettings(limit_channels=1))
+    one, two, three = (must_enter(connection_limits, "192.0.2.1") for _ in range(3))
+    assert connection_limits.open_websocket(one) is None
+    assert connection_limits.open_websocket(one) is None  # the same one
+    assert connection_limits.open_websocket(two) is Refusal.CHANNELS
+    connection_limits.end(three)
+    assert connection_limits.open_websocket(two) is Refusal.CHANNELS
+    connection_limits.end(one)
+    assert connection_limits.open_websocket(two) is None
+    assert connection_limits.websocket_count == 1
+    must_enter(connection_limits, "192.0.2.1")
 
 
 def test_limits_that_are_not_set_are_not_enforced() -> None:
-    admission = Admission(AdmissionLimits(limit_accept_rate=1.0))
-    tickets = [must_enter(admission, "192.0.2.1") for _ in range(100)]
-    assert all(admission.open_channel(ticket) is None for ticket in tickets)
-    assert all(admission.identify(ticket, peer("192.0.2.2")) is None for ticket in tickets)
+    connection_limits = ConnectionLimits(LimitSettings(limit_accept_rate=1.0))
+    tickets = [must_enter(connection_limits, "192.0.2.1") for _ in range(100)]
+    assert all(connection_limits.open_websocket(ticket) is None for ticket in tickets)
+    assert all(connection_limits.identify(ticket, peer("192.0.2.2")) is None for ticket in tickets)
 
 
 def test_a_dead_worker_takes_its_connections_with_it() -> None:
-    admission = Admission(AdmissionLimits(limit_connections=4))
-    tickets = [must_enter(admission, "192.0.2.1") for _ in range(4)]
-    one, other = admission.new_worker(), admission.new_worker()
+    connection_limits = ConnectionLimits(LimitSettings(limit_connections=4))
+    tickets = [must_enter(connection_limits, "192.0.2.1") for _ in range(4)]
+    one, other = connection_limits.new_worker(), connection_limits.new_worker()
     assert one != other
     for ticket, worker in zip(tickets, (one, one, other, other), strict=True):
-        admission.board.adopt(ticket, worker)
-    admission.end(tickets[0])
-    admission.board.take_back(tickets[2])  # marked, not claimed: it goes to another worker
-    assert admission.worker_died(other) == 1
-    assert admission.open_count == 2
-    assert admission.worker_died(one) == 1
-    assert admission.open_count == 1
-    assert admission.new_worker() == one
+        connection_limits.table.adopt(ticket, worker)
+    connection_limits.end(tickets[0])
+    connection_limits.table.take_back(tickets[2])  # marked, not claimed: it goes to another worker
+    assert connection_limits.worker_died(other) == 1
+    assert connection_limits.open_count == 2
+    assert connection_limits.worker_died(one) == 1
+    assert connection_limits.open_count == 1
+    assert connection_limits.new_worker() == one
 
 
 def test_more_workers_than_numbers_are_one_clear_line() -> None:
-    admission = Admission(AdmissionLimits(limit_connections=1))
-    numbers = {admission.new_worker() for _ in range(254)}
+    connection_limits = ConnectionLimits(LimitSettings(limit_connections=1))
+    numbers = {connection_limits.new_worker() for _ in range(254)}
     assert numbers == set(range(2, 256))
     with pytest.raises(OperatorFault, match=r"^--workers: .* 254 at once"):
-        admission.new_worker()
+        connection_limits.new_worker()
 
 
 def test_refusals_elsewhere_are_counted_too() -> None:
-    admission = Admission(AdmissionLimits(limit_accept_rate=1.0))
-    admission.refuse(Refusal.ACCEPT_RATE)
-    assert admission.refused_by_reason["accept_rate"] == 1
+    connection_limits = ConnectionLimits(LimitSettings(limit_accept_rate=1.0))
+    connection_limits.refuse(Refusal.ACCEPT_RATE)
+    assert connection_limits.refused_by_reason["accept_rate"] == 1
 
 
 def test_bucket_gives_a_second_at_once_and_then_the_rate() -> None:
@@ -204,7 +210,9 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
     """Pollers let in, cores close, at once: never one too many, and in the end nobody is
     missing.
     """
-    admission = Admission(AdmissionLimits(limit_connections=40, limit_connections_per_ip=9))
+    connection_limits = ConnectionLimits(
+        LimitSettings(limit_connections=40, limit_connections_per_ip=9)
+    )
     lock = threading.Lock()
     inside: Counter[object] = Counter()
     entered: Counter[object] = Counter()
@@ -218,7 +226,7 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
         for _ in range(3_000):
             if chance.random() < 0.55:
                 host = chance.choice(HOSTS)
-                ticket = admission.enter(peer(host))
+                ticket = connection_limits.enter(peer(host))
                 if isinstance(ticket, Refusal):
                     continue
                 key = address_key(peer(host))
@@ -232,11 +240,11 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
                 ticket, key = mine.pop(chance.randrange(len(mine)))
                 with lock:
                     inside[key] -= 1
-                admission.end(ticket)
+                connection_limits.end(ticket)
         for ticket, key in mine:
             with lock:
                 inside[key] -= 1
-            admission.end(ticket)
+            connection_limits.end(ticket)
 
     threads = [threading.Thread(target=visit, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -245,7 +253,7 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
         thread.join(60)
     assert not excess
     assert entered.total() > 1_000
-    assert admission.open_count == 0
-    assert [isinstance(admission.enter(peer("192.0.2.0")), int) for _ in range(10)] == [
+    assert connection_limits.open_count == 0
+    assert [isinstance(connection_limits.enter(peer("192.0.2.0")), int) for _ in range(10)] == [
         True
     ] * 9 + [False]

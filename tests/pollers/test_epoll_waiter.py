@@ -1,4 +1,4 @@
-"""Waiters: the same answers with epoll and with selectors, and a front end on either."""
+"""Waiters: the same answers with epoll and with selectors, and a poller pool on either."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from asgi_poller import platform
 from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.pollers.epoll_waiter import EpollWaiter, SelectorWaiter, Waiter, make_waiter
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import clients, cores, make_listener, serving, wait_until
 
 KINDS: list[Callable[[], Waiter]] = [SelectorWaiter]
@@ -59,7 +59,7 @@ def test_a_system_without_exclusive_wake_ups_is_served_too(
     assert isinstance(make_waiter(), SelectorWaiter)
     listener = make_listener()
     with cores(2) as own:
-        front_end = FrontEnd([listener], [ThreadLane(core) for core in own], pollers=4)
-        with serving(front_end, listener), clients(listener, 100):
+        poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=4)
+        with serving(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: sum(len(core.adopted) for core in own) == 100, "all are adopted")
-            assert front_end.stats().loads == (50, 50)
+            assert poller_pool.stats().loads == (50, 50)

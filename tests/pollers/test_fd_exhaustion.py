@@ -196,15 +196,15 @@ class TestEpisodes:
 
 AT_THE_LIMIT = textwrap.dedent("""
     import logging, os, resource, sys, threading
-    from asgi_poller.pollers.pool import FrontEnd
+    from asgi_poller.pollers.pool import PollerPool
     from asgi_poller.handoff.thread_lane import ThreadLane
     from tests.pollers.fakes import LoopCore, make_listener, wait_until
 
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
     core = LoopCore()
     listener = make_listener()
-    front_end = FrontEnd([listener], [ThreadLane(core)], pollers=2)
-    front_end.start()
+    poller_pool = PollerPool([listener], [ThreadLane(core)], pollers=2)
+    poller_pool.start()
     used = len(os.listdir("/dev/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
     print(*listener.socket.getsockname(), flush=True)
@@ -213,10 +213,10 @@ AT_THE_LIMIT = textwrap.dedent("""
         if command == "free":
             core.close_all()
         elif command == "stats":
-            stats = front_end.stats()
+            stats = poller_pool.stats()
             wait_until(lambda: len(core.adopted) >= stats.accepted - core.closed, "adopted")
             print(stats.accepted, stats.refused, len(core.adopted), core.closed, flush=True)
-    assert front_end.stop(30)
+    assert poller_pool.stop(30)
     core.stop()
     assert threading.active_count() == 1
 """)

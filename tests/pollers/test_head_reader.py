@@ -1,4 +1,4 @@
-"""Direct handshake: what a reception hands over, what it answers, and what it keeps."""
+"""Direct handshake: what a head reader hands over, what it answers, and what it keeps."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from asgi_poller.asgi.proxy_headers import TrustedHosts
-from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.handoff.thread_lane import close_connection
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.accepted_socket import Accepted
-from asgi_poller.loops.request_filter import RequestRules
-from asgi_poller.pollers.connection_limits import Admission, AdmissionLimits
-from asgi_poller.pollers.head_reader import ReceptionRules
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.loops.request_filter import RequestFilter
+from asgi_poller.pollers.connection_limits import ConnectionLimits, LimitSettings
+from asgi_poller.pollers.head_reader import HeadReaderSettings
+from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
 from tests.pollers.fakes import DEADLINE_S, PromptLane, connect, make_listener, serving
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n"
-RULES = ReceptionRules(
-    limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestRules()
+RULES = HeadReaderSettings(
+    limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestFilter()
 )
 
 
@@ -66,25 +66,27 @@ class Shelf(PromptLane):
 
 @dataclasses.dataclass(slots=True)
 class House:
-    """A front end with a reception; `ended` are the tickets that were given back."""
+    """A poller pool with a head reader; `ended` are the tickets that were given back."""
 
     listener: Listener
     shelf: Shelf
-    front_end: FrontEnd
+    poller_pool: PollerPool
     ended: list[int]
 
 
 @contextlib.contextmanager
 def house(
-    rules: ReceptionRules = RULES,
+    rules: HeadReaderSettings = RULES,
     admit: Callable[[Accepted], Accepted | None] | None = None,
     *,
     tls: bool = False,
 ) -> Iterator[House]:
     listener, shelf, ended = make_listener(tls=tls), Shelf(), list[int]()
-    front_end = FrontEnd([listener], [shelf], reception=rules, admit=admit, end_ticket=ended.append)
-    with serving(front_end, listener), contextlib.closing(shelf):
-        yield House(listener, shelf, front_end, ended)
+    poller_pool = PollerPool(
+        [listener], [shelf], head_reader=rules, admit=admit, end_ticket=ended.append
+    )
+    with serving(poller_pool, listener), contextlib.closing(shelf):
+        yield House(listener, shelf, poller_pool, ended)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -125,11 +127,11 @@ def test_a_head_that_comes_octet_by_octet() -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for octet in GET[:-1]:
             client.sendall(bytes([octet]))
-        wait_until(lambda: at.front_end.stats().guests == 1)
+        wait_until(lambda: at.poller_pool.stats().pending_heads == 1)
         assert at.shelf.taken == []
         client.sendall(GET[-1:])
         assert at.shelf.wait_for(1)[0].data == GET
-        assert at.front_end.stats().guests == 0
+        assert at.poller_pool.stats().pending_heads == 0
 
 
 def test_tls_passes_through_untouched() -> None:
@@ -151,13 +153,13 @@ def test_tls_passes_through_untouched() -> None:
 def test_what_is_broken_or_not_for_us_is_answered_and_closed(
     octets: bytes, status: int, reason: str
 ) -> None:
-    rules = dataclasses.replace(RULES, rules=RequestRules(HostMatcher(["a"])))
+    rules = dataclasses.replace(RULES, rules=RequestFilter(HostMatcher(["a"])))
     with house(rules, lambda each: each._replace(ticket=7)) as at:
         with connect(at.listener) as client:
             client.sendall(octets)
             answer = read_to_end(client)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
-        assert at.front_end.stats().turned_away == {reason: 1}
+        assert at.poller_pool.stats().turned_away == {reason: 1}
         assert at.ended == [7]
         assert at.shelf.taken == []
 
@@ -169,7 +171,7 @@ def test_who_is_late_gets_408_and_who_is_silent_nothing() -> None:
             late.sendall(GET[:10])
             assert read_to_end(late).startswith(b"HTTP/1.1 408 ")
             assert read_to_end(silent) == b""
-        assert at.front_end.stats().turned_away == {"408": 1, "silent": 1}
+        assert at.poller_pool.stats().turned_away == {"408": 1, "silent": 1}
 
 
 def test_who_goes_is_forgotten() -> None:
@@ -180,15 +182,19 @@ def test_who_goes_is_forgotten() -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         client.close()
         wait_until(lambda: at.ended == [3, 3])
-        assert at.front_end.stats().guests == 0
+        assert at.poller_pool.stats().pending_heads == 0
 
 
 def test_a_proxy_header_belongs_to_the_head() -> None:
-    admission = Admission(AdmissionLimits(limit_connections_per_ip=1), exempt=("127.0.0.1",))
-    rules = dataclasses.replace(RULES, proxies=TrustedHosts("127.0.0.1"), admission=admission)
+    connection_limits = ConnectionLimits(
+        LimitSettings(limit_connections_per_ip=1), exempt=("127.0.0.1",)
+    )
+    rules = dataclasses.replace(
+        RULES, proxies=TrustedHosts("127.0.0.1"), connection_limits=connection_limits
+    )
 
     def admit(accepted: Accepted) -> Accepted:
-        ticket = admission.enter(accepted.peer)
+        ticket = connection_limits.enter(accepted.peer)
         assert isinstance(ticket, int)
         return accepted._replace(ticket=ticket)
 
@@ -200,15 +206,15 @@ def test_a_proxy_header_belongs_to_the_head() -> None:
         with connect(at.listener) as liar:
             liar.sendall(b"PROXY nonsense\r\n" + GET)
             assert read_to_end(liar) == b""
-        assert at.front_end.stats().turned_away == {"connections_per_ip": 1, "proxy_protocol": 1}
+        assert at.poller_pool.stats().turned_away == {"connections_per_ip": 1, "proxy_protocol": 1}
 
 
 def test_guests_are_handed_over_as_they_are_when_the_front_end_stops() -> None:
     """Their core waits for the rest."""
     with house() as at, connect(at.listener) as client:
         client.sendall(GET[:10])
-        wait_until(lambda: at.front_end.stats().guests == 1)
-        assert at.front_end.stop(DEADLINE_S)
+        wait_until(lambda: at.poller_pool.stats().pending_heads == 1)
+        assert at.poller_pool.stop(DEADLINE_S)
         assert at.shelf.wait_for(1)[0].data == GET[:10]
 
 
@@ -221,7 +227,7 @@ def test_what_was_held_back_goes_through_the_reception_too() -> None:
             stack.enter_context(ours)
             theirs.setblocking(False)
             held_back = accepted._replace(fd=theirs.detach())
-            assert at.front_end.receive([held_back]) == []
+            assert at.poller_pool.receive([held_back]) == []
             ours.sendall(GET)
             assert at.shelf.wait_for(2)[1].data == GET
 
@@ -231,13 +237,13 @@ def test_heads_cross_to_a_worker() -> None:
     counters = Counters.create()
     lane = ProcessLane(counters)
     listener = make_listener()
-    front_end = FrontEnd([listener], [lane], reception=RULES)
-    worker = ProcessLaneReceiver(
+    poller_pool = PollerPool([listener], [lane], head_reader=RULES)
+    worker = LaneReceiver(
         socket.socket(fileno=os.dup(lane.worker_end.fileno())), counters.row(lane.row)
     )
     core = LoneCore()
     try:
-        with serving(front_end, listener), connect(listener) as client:
+        with serving(poller_pool, listener), connect(listener) as client:
             client.sendall(GET + b"more")
             worker.attach(core)
             wait_until(lambda: core.look())
@@ -281,7 +287,7 @@ class LoneCore:
         """It closes nothing."""
 
 
-class _Faulty(RequestRules):
+class _Faulty(RequestFilter):
     """Fails for one host, as only a mistake of ours could."""
 
     def check(self, head: RequestHead) -> None:
@@ -305,6 +311,6 @@ def test_an_exception_costs_the_connection_it_belongs_to_and_no_other(
             assert read_to_end(client).startswith(b"HTTP/1.1 400 ")
         assert len(at.shelf.wait_for(16)) == 16
         assert sorted(at.ended) == sorted(client.getsockname()[1] for client in evil)
-        assert at.front_end.stats().turned_away["error"] == 4
-        assert at.front_end.stats().guests == 0
+        assert at.poller_pool.stats().turned_away["error"] == 4
+        assert at.poller_pool.stats().pending_heads == 0
     assert caplog.text.count("Traceback") <= 2, "once for each of the two pollers, not four times"

@@ -6,7 +6,7 @@ import time
 
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import DEADLINE_S, clients, cores, make_listener, serving, wait_until
 from tests.pollers.test_pool import FullLane, adopted
 
@@ -14,10 +14,10 @@ from tests.pollers.test_pool import FullLane, adopted
 def test_what_a_blocked_core_has_not_adopted_goes_to_one_that_answers() -> None:
     listener = make_listener()
     with cores(3) as own, own[0].blocked(), own[1].blocked():
-        front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
-        with serving(front_end, listener), clients(listener, 90):
+        poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
+        with serving(poller_pool, listener), clients(listener, 90):
             wait_until(lambda: adopted(own[2]) == 90, "the third core has them all")
-            assert front_end.stats().loads == (0, 0, 90)
+            assert poller_pool.stats().loads == (0, 0, 90)
             with clients(listener, 5):
                 wait_until(lambda: adopted(own[2]) == 95, "and further ones")
 
@@ -26,15 +26,15 @@ def test_who_is_back_first_gets_what_waits_for_the_others() -> None:
     listener = make_listener()
     with cores(2) as own, own[0].blocked():
         with own[1].blocked():
-            front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
-            front_end.start()
+            poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
+            poller_pool.start()
             with clients(listener, 40):
-                wait_until(lambda: front_end.stats().accepted == 40, "accepted")
+                wait_until(lambda: poller_pool.stats().accepted == 40, "accepted")
                 wait_until(
-                    lambda: all(lane.is_late() for lane in front_end._balancer.lanes), "late"
+                    lambda: all(lane.is_late() for lane in poller_pool._balancer.lanes), "late"
                 )
         wait_until(lambda: adopted(own[1]) == 40, "the second core has them all")
-        assert front_end.stop(DEADLINE_S)
+        assert poller_pool.stop(DEADLINE_S)
         listener.close()
 
 
@@ -66,13 +66,13 @@ def test_in_a_burst_nothing_moves_to_a_core_that_was_as_slow_just_now() -> None:
     late.silence_s, answers.longest_s = 0.5, 0.2
     late.left = (Accepted(1_000_000, 0),)
     looks: list[list[Accepted]] = []
-    front_end = FrontEnd([], [late, answers])
+    poller_pool = PollerPool([], [late, answers])
 
     def looked() -> bool:
         """Whether it has asked, and then looked before it would ask anew."""
-        asked, before = front_end._asked_at, time.monotonic()
-        looks.append(front_end.relieve())
-        return asked == front_end._asked_at and before - asked >= PROMPT_S
+        asked, before = poller_pool._asked_at, time.monotonic()
+        looks.append(poller_pool.relieve())
+        return asked == poller_pool._asked_at and before - asked >= PROMPT_S
 
     wait_until(looked, "it looks")
     assert not any(looks)
@@ -84,20 +84,22 @@ def test_in_a_burst_nothing_moves_to_a_core_that_was_as_slow_just_now() -> None:
 def test_a_core_that_is_alone_is_not_looked_after() -> None:
     with cores(1) as (core,), core.blocked():
         lane = ThreadLane(core)
-        front_end = FrontEnd([], [lane])
+        poller_pool = PollerPool([], [lane])
         lane.put([Accepted(1_000_000, 0)])
-        assert not front_end.is_owed
+        assert not poller_pool.is_owed
         lane.take_back()
 
 
 def test_the_question_to_the_loops_is_never_of_the_future() -> None:
-    """Pollers and the keeper ask at once: nothing would be taken back until that time has come."""
+    """Pollers and the lane monitor ask at once: nothing would be taken back until that time has
+    come.
+    """
 
     class Late(FullLane):
         def is_late(self) -> bool:
             return True
 
-    class Raced(FrontEnd):
+    class Raced(PollerPool):
         """Another thread asks between the look at the last question and the next one."""
 
         asked, is_raced = 0.0, False
@@ -115,8 +117,8 @@ def test_the_question_to_the_loops_is_never_of_the_future() -> None:
             self.asked = asked
 
     listener = make_listener()
-    front_end = Raced([listener], [Late()])
-    front_end.relieve()
-    assert front_end.is_raced
-    assert front_end.asked <= time.monotonic()
+    poller_pool = Raced([listener], [Late()])
+    poller_pool.relieve()
+    assert poller_pool.is_raced
+    assert poller_pool.asked <= time.monotonic()
     listener.close()

@@ -9,7 +9,7 @@ import pytest
 
 from asgi_poller import platform
 from asgi_poller.loops.accepted_socket import Accepted
-from asgi_poller.pollers.overflow import Line, Parking
+from asgi_poller.pollers.overflow import OverflowQueue, SocketSpill
 from tests.pollers.fakes import open_descriptors
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
@@ -49,7 +49,7 @@ def connections(first: int, count: int) -> list[Accepted]:
 
 
 def test_a_burst_far_beyond_the_room_is_kept_without_descriptors(lanes: Lanes) -> None:
-    line = Line(lanes.hand_over, room=1024, parking=Parking())
+    line = OverflowQueue(lanes.hand_over, room=1024, spill=SocketSpill())
     before = open_descriptors()
     for first in range(0, 10_000, 500):
         line.deliver(connections(first, 500))
@@ -70,7 +70,7 @@ def test_a_burst_far_beyond_the_room_is_kept_without_descriptors(lanes: Lanes) -
 
 
 def test_what_was_known_of_a_connection_is_known_afterwards(lanes: Lanes) -> None:
-    line = Line(lanes.hand_over, room=1024, parking=Parking())
+    line = OverflowQueue(lanes.hand_over, room=1024, spill=SocketSpill())
     sent = connections(0, 600)
     line.deliver(sent)
     lanes.room = 600
@@ -80,7 +80,7 @@ def test_what_was_known_of_a_connection_is_known_afterwards(lanes: Lanes) -> Non
 
 
 def test_who_comes_later_waits_behind(lanes: Lanes) -> None:
-    line = Line(lanes.hand_over, room=1024, parking=Parking())
+    line = OverflowQueue(lanes.hand_over, room=1024, spill=SocketSpill())
     line.deliver(connections(0, 300))
     lanes.room = 400
     line.deliver(connections(300, 300))
@@ -93,7 +93,7 @@ def test_who_comes_later_waits_behind(lanes: Lanes) -> None:
 def test_the_end_closes_what_nobody_takes() -> None:
     lanes = Lanes()
     before = open_descriptors()
-    line = Line(lanes.hand_over, room=1024, parking=Parking())
+    line = OverflowQueue(lanes.hand_over, room=1024, spill=SocketSpill())
     line.deliver(connections(0, 2000))
     for accepted in line.finish():
         os.close(accepted.fd)
@@ -101,7 +101,7 @@ def test_the_end_closes_what_nobody_takes() -> None:
 
 
 def test_without_parking_the_line_is_full_at_its_room(lanes: Lanes) -> None:
-    line = Line(lanes.hand_over, room=10)
+    line = OverflowQueue(lanes.hand_over, room=10)
     line.deliver(connections(0, 9))
     assert not line.is_full
     line.deliver(connections(9, 1))

@@ -1,4 +1,4 @@
-"""The front end: every connection reaches exactly one core, evenly, whatever the cores do."""
+"""The poller pool: every connection reaches exactly one core, evenly, whatever the cores do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers import pool as pool_module
 from asgi_poller.pollers.accept4 import AcceptCall, accept_call
 from asgi_poller.pollers.master_poller import PollerSettings
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import (
     DEADLINE_S,
     LoopCore,
@@ -63,13 +63,13 @@ def adopted(*of: LoopCore) -> int:
 def test_every_connection_reaches_one_core_on_its_own_thread(pollers: int) -> None:
     listener = make_listener()
     with cores(3) as own, clients(listener, 300) as connected:
-        front_end = FrontEnd([listener], [ThreadLane(core) for core in own], pollers=pollers)
-        with serving(front_end, listener):
+        poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=pollers)
+        with serving(poller_pool, listener):
             wait_until(lambda: adopted(*own) == 300, "300 adopted")
             sizes = [len(core.adopted) for core in own]
             assert max(sizes) - min(sizes) <= 1
-            assert front_end.stats().accepted == 300
-            assert front_end.stats().loads == tuple(sizes)
+            assert poller_pool.stats().accepted == 300
+            assert poller_pool.stats().loads == tuple(sizes)
         peers = {accepted.peer for core in own for accepted in core.adopted}
         assert peers == {client.getsockname() for client in connected}
         assert all(len(core.threads) == 1 for core in own)
@@ -80,7 +80,7 @@ def test_every_connection_reaches_one_core_on_its_own_thread(pollers: int) -> No
 def test_descriptors_are_non_blocking_and_not_inheritable() -> None:
     listener = make_listener()
     with cores(1) as (core,), clients(listener, 1):
-        with serving(FrontEnd([listener], [ThreadLane(core)]), listener):
+        with serving(PollerPool([listener], [ThreadLane(core)]), listener):
             wait_until(lambda: adopted(core) == 1, "adopted")
         fd = core.adopted[0].fd
         assert not os.get_blocking(fd)
@@ -90,44 +90,44 @@ def test_descriptors_are_non_blocking_and_not_inheritable() -> None:
 def test_new_connections_fill_the_gaps_that_closed_ones_left() -> None:
     listener = make_listener()
     with cores(2) as (first, second):
-        front_end = FrontEnd([listener], [ThreadLane(first), ThreadLane(second)], pollers=3)
-        with serving(front_end, listener), clients(listener, 100):
+        poller_pool = PollerPool([listener], [ThreadLane(first), ThreadLane(second)], pollers=3)
+        with serving(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: adopted(first, second) == 100, "100 adopted")
             first.close_all()
             with clients(listener, 60):
                 wait_until(lambda: adopted(first, second) == 50 + 60, "60 more adopted")
-                assert sorted(front_end.stats().loads) == [55, 55]
+                assert sorted(poller_pool.stats().loads) == [55, 55]
 
 
 def test_round_robin_ignores_the_loads() -> None:
     listener = make_listener()
     with cores(2) as (first, second):
-        front_end = FrontEnd(
+        poller_pool = PollerPool(
             [listener], [ThreadLane(first), ThreadLane(second)], balance="round-robin"
         )
-        with serving(front_end, listener), clients(listener, 100):
+        with serving(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: adopted(first, second) == 100, "100 adopted")
             first.close_all()
             with clients(listener, 60):
                 wait_until(lambda: adopted(first, second) == 50 + 60, "60 more adopted")
-                assert front_end.stats().loads == (30, 80)
+                assert poller_pool.stats().loads == (30, 80)
 
 
 def test_accepting_goes_on_while_every_core_is_blocked() -> None:
     listener = make_listener()
     with cores(2) as own, own[0].blocked(), own[1].blocked():
-        front_end = FrontEnd([listener], [ThreadLane(core) for core in own])
-        with serving(front_end, listener), clients(listener, 200):
-            wait_until(lambda: front_end.stats().accepted == 200, "200 accepted")
+        poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
+        with serving(poller_pool, listener), clients(listener, 200):
+            wait_until(lambda: poller_pool.stats().accepted == 200, "200 accepted")
             assert adopted(*own) == 0
-            assert front_end.stats().loads == (100, 100)
+            assert poller_pool.stats().loads == (100, 100)
 
 
 def test_several_listeners_share_the_pollers_and_are_told_apart() -> None:
     listeners = [make_listener() for _ in range(3)]
     with cores(1) as (core,):
-        front_end = FrontEnd(listeners, [ThreadLane(core)])
-        with serving(front_end, *listeners):
+        poller_pool = PollerPool(listeners, [ThreadLane(core)])
+        with serving(poller_pool, *listeners):
             for listener in listeners:
                 with clients(listener, 20):
                     pass
@@ -141,7 +141,7 @@ def test_a_flooded_listener_does_not_starve_the_other() -> None:
     settings = PollerSettings(batch_count=10)
     with cores(1) as (core,), clients(flooded, 500), clients(quiet, 1):
         with serving(
-            FrontEnd([flooded, quiet], [ThreadLane(core)], pollers=1, settings=settings),
+            PollerPool([flooded, quiet], [ThreadLane(core)], pollers=1, settings=settings),
             flooded,
             quiet,
         ):
@@ -154,10 +154,10 @@ def test_what_a_full_lane_refuses_goes_to_the_next_and_loads_stay_true() -> None
     listener = make_listener()
     full = FullLane(room=7)
     with cores(1) as (core,):
-        front_end = FrontEnd([listener], [full, ThreadLane(core)])
-        with serving(front_end, listener), clients(listener, 100):
+        poller_pool = PollerPool([listener], [full, ThreadLane(core)])
+        with serving(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: adopted(core) == 93, "93 adopted by the lane with room")
-            assert front_end.stats().loads == (7, 93)
+            assert poller_pool.stats().loads == (7, 93)
         for accepted in full.taken:
             os.close(accepted.fd)
 
@@ -167,16 +167,16 @@ def test_lanes_that_take_nothing_pause_accepting_at_the_bound_and_lose_nothing()
     full = FullLane()
     settings = PollerSettings(batch_count=8, queue_count=16)
     with cores(1) as (core,), clients(listener, 100):
-        front_end = FrontEnd([listener], [full], pollers=1, settings=settings)
-        with serving(front_end, listener):
-            wait_until(lambda: front_end.stats().waiting >= 16, "the queue is full")
+        poller_pool = PollerPool([listener], [full], pollers=1, settings=settings)
+        with serving(poller_pool, listener):
+            wait_until(lambda: poller_pool.stats().waiting >= 16, "the queue is full")
             asked = full.asked
             wait_until(lambda: full.asked >= asked + 5, "the poller tries again")
-            assert 16 <= front_end.stats().accepted < 16 + 8
-            assert front_end.stats().loads == (0,)
-            front_end.add_lane(ThreadLane(core))
+            assert 16 <= poller_pool.stats().accepted < 16 + 8
+            assert poller_pool.stats().loads == (0,)
+            poller_pool.add_lane(ThreadLane(core))
             wait_until(lambda: adopted(core) == 100, "a new lane gets all that waits")
-            assert front_end.stats().waiting == 0
+            assert poller_pool.stats().waiting == 0
             peers = [accepted.peer for accepted in core.adopted]
             assert len(set(peers)) == 100
 
@@ -186,10 +186,10 @@ def test_without_lanes_connections_wait_and_stop_closes_them() -> None:
     listener = make_listener()
     client = connect(listener)
     with client:
-        front_end = FrontEnd([listener])
-        with serving(front_end, listener):
-            wait_until(lambda: front_end.stats().waiting == 1, "one waits")
-        assert front_end.stats().dropped == 1
+        poller_pool = PollerPool([listener])
+        with serving(poller_pool, listener):
+            wait_until(lambda: poller_pool.stats().waiting == 1, "one waits")
+        assert poller_pool.stats().dropped == 1
         assert client.recv(1) == b""
     assert open_descriptors() == before
 
@@ -198,7 +198,7 @@ def test_under_load_connections_are_gathered_and_share_a_wake_up() -> None:
     listener = make_listener()
     lane = FullLane(room=1000)
     settings = PollerSettings(gather_s=1.0)  # cut to the limit
-    with serving(FrontEnd([listener], [lane], pollers=1, settings=settings), listener):
+    with serving(PollerPool([listener], [lane], pollers=1, settings=settings), listener):
         everyone = [connect(listener) for _ in range(300)]
         wait_until(lambda: len(lane.taken) == 300, "all are accepted")
     assert lane.asked < 200
@@ -212,9 +212,9 @@ def test_a_removed_lane_gets_nothing_more() -> None:
     listener = make_listener()
     with cores(2) as (first, second):
         lanes = [ThreadLane(first), ThreadLane(second)]
-        front_end = FrontEnd([listener], lanes)
-        with serving(front_end, listener):
-            front_end.remove_lane(lanes[0])
+        poller_pool = PollerPool([listener], lanes)
+        with serving(poller_pool, listener):
+            poller_pool.remove_lane(lanes[0])
             with clients(listener, 30):
                 wait_until(lambda: adopted(second) == 30, "the other lane has all")
         assert adopted(first) == 0
@@ -225,8 +225,8 @@ def test_stop_in_the_middle_of_a_burst_leaks_nothing() -> None:
     before = open_descriptors()
     listener = make_listener()
     with cores(2) as own:
-        front_end = FrontEnd([listener], [ThreadLane(core) for core in own], pollers=4)
-        front_end.start()
+        poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=4)
+        poller_pool.start()
         stopping = threading.Event()
         attempts = 0
 
@@ -240,13 +240,13 @@ def test_stop_in_the_middle_of_a_burst_leaks_nothing() -> None:
 
         source = threading.Thread(target=burst)
         source.start()
-        wait_until(lambda: front_end.stats().accepted > 200, "the burst is under way")
-        assert front_end.stop(DEADLINE_S)
-        accepted = front_end.stats().accepted
+        wait_until(lambda: poller_pool.stats().accepted > 200, "the burst is under way")
+        assert poller_pool.stop(DEADLINE_S)
+        accepted = poller_pool.stats().accepted
         assert not [t for t in threading.enumerate() if t.name.startswith("MasterPoller")]
         more = attempts
         wait_until(lambda: attempts > more + 50, "clients go on")
-        assert front_end.stats().accepted == accepted, "accepted after the stop"
+        assert poller_pool.stats().accepted == accepted, "accepted after the stop"
         stopping.set()
         source.join(DEADLINE_S)
         wait_until(lambda: adopted(*own) == accepted, "all that were accepted are adopted")
@@ -257,19 +257,19 @@ def test_stop_in_the_middle_of_a_burst_leaks_nothing() -> None:
 
 def test_stop_is_idempotent_from_any_thread_and_before_start() -> None:
     listener = make_listener()
-    FrontEnd([listener]).stop()
-    front_end = FrontEnd([listener], pollers=2)
-    front_end.start()
+    PollerPool([listener]).stop()
+    poller_pool = PollerPool([listener], pollers=2)
+    poller_pool.start()
     names = {thread.name for thread in threading.enumerate()}
     assert {"MasterPoller-0", "MasterPoller-1"} <= names
-    stoppers = [threading.Thread(target=front_end.stop) for _ in range(4)]
+    stoppers = [threading.Thread(target=poller_pool.stop) for _ in range(4)]
     for stopper in stoppers:
         stopper.start()
     for stopper in stoppers:
         stopper.join(DEADLINE_S)
-    assert front_end.stop()
+    assert poller_pool.stop()
     with pytest.raises(RuntimeError):
-        front_end.start()
+        poller_pool.start()
     listener.close()
 
 
@@ -278,16 +278,16 @@ def test_stop_from_a_poller_thread_does_not_wait_for_itself() -> None:
     stopped = threading.Event()
 
     def admit(accepted: Accepted) -> Accepted | None:
-        front_end.stop(1.0)
+        poller_pool.stop(1.0)
         stopped.set()
         return accepted
 
-    front_end = FrontEnd([listener], pollers=1, admit=admit)
-    front_end.start()
+    poller_pool = PollerPool([listener], pollers=1, admit=admit)
+    poller_pool.start()
     with connect(listener) as client:
         assert stopped.wait(DEADLINE_S)
         assert client.recv(1) == b""
-    assert front_end.stop(DEADLINE_S)
+    assert poller_pool.stop(DEADLINE_S)
     listener.close()
 
 
@@ -306,7 +306,7 @@ def test_the_admission_hook_decides_and_its_errors_cost_one_connection() -> None
         return accepted._replace(data=b"read")
 
     with cores(1) as (core,), clients(listener, 5):
-        with serving(FrontEnd([listener], [ThreadLane(core)], pollers=1, admit=admit), listener):
+        with serving(PollerPool([listener], [ThreadLane(core)], pollers=1, admit=admit), listener):
             wait_until(lambda: adopted(core) == 3, "three are let in")
             assert all(accepted.data == b"read" for accepted in core.adopted)
 
@@ -348,20 +348,20 @@ def test_no_failure_of_accept_ends_a_poller(number: int, count: str) -> None:
     listener = make_listener()
     settings = PollerSettings(make_accept=FaultyAccept(number, number))
     with cores(1) as (core,), clients(listener, 10):
-        front_end = FrontEnd([listener], [ThreadLane(core)], pollers=1, settings=settings)
-        with serving(front_end, listener):
+        poller_pool = PollerPool([listener], [ThreadLane(core)], pollers=1, settings=settings)
+        with serving(poller_pool, listener):
             wait_until(
-                lambda: adopted(core) + front_end.stats().refused == 10, "all are taken care of"
+                lambda: adopted(core) + poller_pool.stats().refused == 10, "all are taken care of"
             )
             # with EMFILE, the second failure meets the attempt to answer 503
-            assert 1 <= getattr(front_end.stats(), count) <= 2
+            assert 1 <= getattr(poller_pool.stats(), count) <= 2
 
 
 def test_a_lasting_failure_rests_instead_of_spinning_and_stop_cuts_the_rest_short() -> None:
     listener = make_listener()
     faults = FaultyAccept(*[errno.ENOMEM] * 100_000)
-    front_end = FrontEnd([listener], pollers=1, settings=PollerSettings(make_accept=faults))
-    with clients(listener, 1), serving(front_end, listener):
+    poller_pool = PollerPool([listener], pollers=1, settings=PollerSettings(make_accept=faults))
+    with clients(listener, 1), serving(poller_pool, listener):
         start = time.monotonic()
         wait_until(lambda: faults.calls >= 4, "it tries again and again")
         # one call per rest of 50 ms: generous, a spinning poller makes tens of thousands
@@ -373,8 +373,8 @@ def test_a_listener_closed_under_a_poller_is_left_and_the_others_are_served() ->
     faults = {lost.socket: FaultyAccept(*[errno.EBADF] * 100), good.socket: FaultyAccept()}
     settings = PollerSettings(make_accept=lambda listener: faults[listener](listener))
     with cores(1) as (core,), clients(lost, 1):
-        front_end = FrontEnd([lost, good], [ThreadLane(core)], pollers=1, settings=settings)
-        with serving(front_end, lost, good), clients(good, 5):
+        poller_pool = PollerPool([lost, good], [ThreadLane(core)], pollers=1, settings=settings)
+        with serving(poller_pool, lost, good), clients(good, 5):
             wait_until(lambda: adopted(core) == 5, "the good listener is served")
             assert faults[lost.socket].calls == 1
 
@@ -387,7 +387,7 @@ def test_a_lane_that_breaks_its_promise_does_not_end_accepting() -> None:
 
     listener = make_listener()
     broken = BrokenLane()
-    with serving(FrontEnd([listener], [broken], pollers=1), listener):
+    with serving(PollerPool([listener], [broken], pollers=1), listener):
         with clients(listener, 1):
             wait_until(lambda: broken.asked >= 1, "put was called")
         with clients(listener, 1):
@@ -401,5 +401,5 @@ def test_pollers_that_cannot_start_are_one_clear_line(monkeypatch: pytest.Monkey
     listener = make_listener()
     monkeypatch.setattr(pool_module, "MasterPoller", denied)
     with pytest.raises(OperatorFault, match="--pollers 2: cannot start them"):
-        FrontEnd([listener]).start()
+        PollerPool([listener]).start()
     listener.close()

@@ -14,9 +14,9 @@ import pytest
 
 from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.pollers.connection_limits import Admission, AdmissionLimits, Refusal
-from asgi_poller.pollers.pool import FrontEnd
-from asgi_poller.pollers.rate_limit import LINGER_LIMIT_COUNT, Turnstile, refusal_response
+from asgi_poller.pollers.connection_limits import ConnectionLimits, LimitSettings, Refusal
+from asgi_poller.pollers.pool import PollerPool
+from asgi_poller.pollers.rate_limit import LINGER_LIMIT_COUNT, RateLimiter, refusal_response
 from tests.pollers.fakes import (
     DEADLINE_S,
     clients,
@@ -47,15 +47,15 @@ class Stamps:
 
 
 class Door:
-    """A turnstile, a plain and a TLS listener before it, and what it let in."""
+    """A rate limiter, a plain and a TLS listener before it, and what it let in."""
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: LimitSettings) -> None:
         self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         infos = [ListenerInfo(INET, tls, ("127.0.0.1", 0)) for tls in (False, True)]
         self.stamps = Stamps()
-        self.admission = Admission(limits)
-        self.turnstile = Turnstile(
-            self.admission,
+        self.connection_limits = ConnectionLimits(limits)
+        self.rate_limiter = RateLimiter(
+            self.connection_limits,
             limits,
             infos,
             stamp=self.stamps.stamp,
@@ -64,7 +64,7 @@ class Door:
         self.inside: list[Accepted] = []
         self.handed_over: list[Accepted] = []
         self.rejections = 0  # so often the lanes take nothing
-        self.turnstile.start(self.hand_over)
+        self.rate_limiter.start(self.hand_over)
 
     def hand_over(self, batch: list[Accepted]) -> list[Accepted]:
         if self.rejections:
@@ -74,37 +74,37 @@ class Door:
         return []
 
     def visit(self, host: str = "127.0.0.1", *, tls: bool = False) -> socket.socket:
-        """A client from `host` that has been accepted and shown to the turnstile."""
+        """A client from `host` that has been accepted and shown to the rate limiter."""
         client = socket.socket()
         client.settimeout(DEADLINE_S)
         client.bind((host, 0))
         client.connect(self.listeners[tls].getsockname())
         connection, peer = self.listeners[tls].accept()
         connection.setblocking(False)
-        admitted = self.turnstile(Accepted(connection.detach(), int(tls), peer))
+        admitted = self.rate_limiter(Accepted(connection.detach(), int(tls), peer))
         if admitted is not None:
             self.inside.append(admitted)
         return client
 
     def leave(self, accepted: Accepted) -> None:
         """As a core does it."""
-        self.admission.end(self.stamps.ticket_of(accepted))
+        self.connection_limits.end(self.stamps.ticket_of(accepted))
         os.close(accepted.fd)
 
     def close(self) -> None:
-        assert self.turnstile.stop(DEADLINE_S)
+        assert self.rate_limiter.stop(DEADLINE_S)
         for accepted in self.inside + self.handed_over:
             self.leave(accepted)
         for listener in self.listeners:
             listener.close()
-        assert self.admission.open_count == 0
-        self.admission.board.close()
+        assert self.connection_limits.open_count == 0
+        self.connection_limits.table.close()
 
 
 @contextmanager
 def door(**limits: float | None) -> Iterator[Door]:
     before = open_descriptors()
-    made = Door(AdmissionLimits(**limits))  # type: ignore[arg-type] # counts and a rate together
+    made = Door(LimitSettings(**limits))  # type: ignore[arg-type] # counts and a rate together
     try:
         yield made
     finally:
@@ -137,7 +137,7 @@ def test_over_the_limit_503_and_room_again_after_a_close() -> None:
         assert len(at.inside) == 1
         first.close()
         second.close()
-        assert at.admission.refused_by_reason["connections"] == 1
+        assert at.connection_limits.refused_by_reason["connections"] == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/net"), reason="needs all of 127.0.0.0/8")
@@ -184,7 +184,7 @@ def test_a_refused_client_that_has_gone_costs_nothing() -> None:
         connection, peer = at.listeners[0].accept()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()  # a reset
-        assert at.turnstile(Accepted(connection.detach(), 0, peer)) is None
+        assert at.rate_limiter(Accepted(connection.detach(), 0, peer)) is None
 
 
 def test_clients_that_never_go_away_after_a_refusal_hold_a_bounded_number_of_sockets() -> None:
@@ -210,8 +210,8 @@ def test_what_exceeds_the_rate_waits_in_order_and_is_let_in_later() -> None:
         ports = [accepted.peer[1] for accepted in at.handed_over]
         order = [client.getsockname()[1] for client in held]
         assert ports == [port for port in order if port in set(ports)]
-        assert at.turnstile.pending == 0
-        assert at.admission.refused_by_reason["accept_rate"] == 0
+        assert at.rate_limiter.pending == 0
+        assert at.connection_limits.refused_by_reason["accept_rate"] == 0
         for client in held:
             client.close()
 
@@ -220,12 +220,12 @@ def test_past_limit_pending_503_says_when_to_come_back() -> None:
     with door(limit_accept_rate=0.05, limit_pending=3) as at:
         held = [at.visit() for _ in range(4)]
         assert len(at.inside) == 1
-        assert at.turnstile.pending == 3
+        assert at.rate_limiter.pending == 3
         refused = answer(at.visit())
         assert refused.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nretry-after: 60\r\n" in refused
-        assert at.admission.refused_by_reason["accept_rate"] == 1
-        assert at.admission.open_count == 4
+        assert at.connection_limits.refused_by_reason["accept_rate"] == 1
+        assert at.connection_limits.open_count == 4
         for client in held:
             client.close()
 
@@ -233,10 +233,10 @@ def test_past_limit_pending_503_says_when_to_come_back() -> None:
 def test_stop_closes_what_is_held_back() -> None:
     with door(limit_accept_rate=0.01, limit_pending=10) as at:
         first, held = at.visit(), at.visit()
-        assert at.turnstile.stop(DEADLINE_S)
+        assert at.rate_limiter.stop(DEADLINE_S)
         assert held.recv(1) == b""
-        assert at.turnstile.pending == 0
-        assert at.turnstile.stop(DEADLINE_S)  # once more
+        assert at.rate_limiter.pending == 0
+        assert at.rate_limiter.stop(DEADLINE_S)  # once more
         late = at.visit()  # a poller that had not ended yet
         assert late.recv(100).startswith(b"HTTP/1.1 503 ")
         for client in (first, held, late):
@@ -258,17 +258,17 @@ def test_what_no_lane_takes_waits_and_keeps_its_place() -> None:
 
 @pytest.mark.free_threaded
 def test_limits_hold_under_a_burst_through_many_pollers() -> None:
-    limits = AdmissionLimits(limit_connections=50)
-    admission, stamps = Admission(limits), Stamps()
+    limits = LimitSettings(limit_connections=50)
+    connection_limits, stamps = ConnectionLimits(limits), Stamps()
     listener = make_listener()
-    turnstile = Turnstile(
-        admission, limits, [listener.info], stamp=stamps.stamp, ticket_of=stamps.ticket_of
+    rate_limiter = RateLimiter(
+        connection_limits, limits, [listener.info], stamp=stamps.stamp, ticket_of=stamps.ticket_of
     )
     with cores(2) as two:
         lanes = [ThreadLane(core) for core in two]
-        front_end = FrontEnd([listener], lanes, pollers=8, admit=turnstile)
-        turnstile.start(front_end.hand_over)
-        with serving(front_end, listener), clients(listener, 300) as many:
+        poller_pool = PollerPool([listener], lanes, pollers=8, admit=rate_limiter)
+        rate_limiter.start(poller_pool.hand_over)
+        with serving(poller_pool, listener), clients(listener, 300) as many:
             silent = set(many)
             for client in many:
                 client.setblocking(False)
@@ -284,15 +284,15 @@ def test_limits_hold_under_a_burst_through_many_pollers() -> None:
 
             wait_until(all_but_50_are_answered, "250 were answered")
             wait_until(lambda: sum(len(core.adopted) for core in two) == 50, "50 were let in")
-            assert admission.refused_by_reason["connections"] == 250
+            assert connection_limits.refused_by_reason["connections"] == 250
             for core in two:
                 for accepted in core.adopted:
-                    admission.end(stamps.ticket_of(accepted))
+                    connection_limits.end(stamps.ticket_of(accepted))
                 core.close_all()
             late = connect(listener)
             wait_until(lambda: sum(len(core.adopted) for core in two) == 1, "there is room again")
             late.close()
-        assert turnstile.stop(DEADLINE_S)
+        assert rate_limiter.stop(DEADLINE_S)
 
 
 @pytest.mark.free_threaded
@@ -305,7 +305,7 @@ def test_many_threads_at_the_door_at_once() -> None:
             for _ in range(60):
                 ours, theirs = socket.socketpair()
                 ours.setblocking(False)
-                admitted = at.turnstile(Accepted(ours.detach(), 0, ("192.0.2.1", 1)))
+                admitted = at.rate_limiter(Accepted(ours.detach(), 0, ("192.0.2.1", 1)))
                 with counted:
                     if admitted is not None:
                         at.inside.append(admitted)
@@ -316,9 +316,9 @@ def test_many_threads_at_the_door_at_once() -> None:
             thread.start()
         for thread in threads:
             thread.join(DEADLINE_S)
-        wait_until(lambda: at.turnstile.pending == 0, "nobody waits")
-        refused = sum(at.admission.refused_by_reason.values())
+        wait_until(lambda: at.rate_limiter.pending == 0, "nobody waits")
+        refused = sum(at.connection_limits.refused_by_reason.values())
         wait_until(
             lambda: len(at.inside) + len(at.handed_over) + refused == 600, "all 600 accounted for"
         )
-        assert at.admission.open_count == len(at.inside) + len(at.handed_over)
+        assert at.connection_limits.open_count == len(at.inside) + len(at.handed_over)

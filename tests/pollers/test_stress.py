@@ -16,7 +16,7 @@ import pytest
 from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.master_poller import PollerSettings
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import (
     DEADLINE_S,
     LoopCore,
@@ -62,8 +62,8 @@ def test_moody_lanes_and_many_pollers_account_for_every_connection(seed: int) ->
     made: list[socket.socket] = []
     with cores(3) as own:
         lanes = [MoodyLane(core, seed * 10 + index) for index, core in enumerate(own)]
-        front_end = FrontEnd([listener], lanes, pollers=5, settings=settings)
-        front_end.start()
+        poller_pool = PollerPool([listener], lanes, pollers=5, settings=settings)
+        poller_pool.start()
         address = listener.socket.getsockname()
         dialers = [
             threading.Thread(target=dial, args=(address, 150, seed * 100 + number, made))
@@ -74,14 +74,14 @@ def test_moody_lanes_and_many_pollers_account_for_every_connection(seed: int) ->
         chance = random.Random(seed)
         while any(dialer.is_alive() for dialer in dialers):
             lane = chance.choice(lanes)  # lanes come and go meanwhile
-            front_end.remove_lane(lane)
+            poller_pool.remove_lane(lane)
             threading.Event().wait(chance.random() * 0.01)
-            front_end.add_lane(lane)
+            poller_pool.add_lane(lane)
         for dialer in dialers:
             dialer.join(DEADLINE_S)
         wait_until(lambda: sum(len(core.adopted) for core in own) == 600, "all are adopted")
-        assert sum(front_end.stats().loads) == 600
-        assert front_end.stop(DEADLINE_S)
+        assert sum(poller_pool.stats().loads) == 600
+        assert poller_pool.stop(DEADLINE_S)
         seen = Counter(accepted.peer for core in own for accepted in core.adopted)
         assert seen == {client.getsockname(): 1 for client in made}
     for client in made:
@@ -107,13 +107,13 @@ def test_front_ends_that_start_and_stop_on_one_listener_under_load(seed: int) ->
             dialer.start()
         accepted = dropped = 0
         while any(dialer.is_alive() for dialer in dialers):
-            front_end = FrontEnd([listener], [ThreadLane(core) for core in own], pollers=3)
-            front_end.start()
+            poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=3)
+            poller_pool.start()
             threading.Event().wait(chance.random() * 0.01)
-            assert front_end.stop(DEADLINE_S)
-            accepted += front_end.stats().accepted
-            dropped += front_end.stats().dropped
-        last = FrontEnd([listener], [ThreadLane(core) for core in own])
+            assert poller_pool.stop(DEADLINE_S)
+            accepted += poller_pool.stats().accepted
+            dropped += poller_pool.stats().dropped
+        last = PollerPool([listener], [ThreadLane(core) for core in own])
         last.start()
         wait_until(lambda: accepted + last.stats().accepted == 600, "all are accepted")
         wait_until(lambda: sum(len(core.adopted) for core in own) == 600, "all are adopted")
@@ -142,12 +142,12 @@ def test_stopping_while_lanes_take_nothing_closes_what_waits() -> None:
     before = open_descriptors()
     for _ in range(10):
         listener = make_listener()
-        front_end = FrontEnd([listener], [NoLane(), NoLane()], pollers=3)
-        front_end.start()
+        poller_pool = PollerPool([listener], [NoLane(), NoLane()], pollers=3)
+        poller_pool.start()
         made = [socket.create_connection(listener.socket.getsockname()) for _ in range(20)]
-        wait_until(lambda: front_end.stats().accepted == 20, "all are accepted")  # noqa: B023 # waits here
-        assert front_end.stop(DEADLINE_S)
-        assert front_end.stats().dropped == 20
+        wait_until(lambda: poller_pool.stats().accepted == 20, "all are accepted")  # noqa: B023 # waits here
+        assert poller_pool.stop(DEADLINE_S)
+        assert poller_pool.stats().dropped == 20
         for client in made:
             client.settimeout(DEADLINE_S)
             assert client.recv(1) == b""

@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
-from asgi_poller.handoff.exception_log import Trouble
+from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.fd_passing import send_connections
-from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.accepted_socket import Accepted
-from asgi_poller.loops.request_filter import RequestRules
+from asgi_poller.loops.request_filter import RequestFilter
 from asgi_poller.pollers.accept4 import AcceptCall, accept_call
-from asgi_poller.pollers.head_reader import Reception, ReceptionRules
+from asgi_poller.pollers.head_reader import HeadReader, HeadReaderSettings
 from asgi_poller.pollers.master_poller import PollerSettings
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
 from tests.pollers.fakes import (
     DEADLINE_S,
@@ -41,7 +41,7 @@ GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 BAD_GET = b"GET /bad HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-class Rules(RequestRules):
+class Rules(RequestFilter):
     """Raises for the bad one."""
 
     __slots__ = ()
@@ -67,9 +67,9 @@ class Stage:
     def stamp(self, accepted: Accepted) -> Accepted:
         return accepted._replace(ticket=accepted.peer[1])
 
-    def build(self, lane: Any, **options: Any) -> FrontEnd:
+    def build(self, lane: Any, **options: Any) -> PollerPool:
         options.setdefault("admit", self.stamp)
-        return FrontEnd(
+        return PollerPool(
             [self.listener], [lane], pollers=1, end_ticket=self.tickets.append, **options
         )
 
@@ -78,7 +78,7 @@ def thread_lane(stage: Stage) -> ThreadLane:
     return ThreadLane(stage.core, end_ticket=stage.tickets.append)
 
 
-def at_accept(stage: Stage) -> FrontEnd:
+def at_accept(stage: Stage) -> PollerPool:
     def make(listener: socket.socket) -> AcceptCall:
         real = accept_call(listener)
 
@@ -94,7 +94,7 @@ def at_accept(stage: Stage) -> FrontEnd:
     return stage.build(thread_lane(stage), settings=PollerSettings(make_accept=make))
 
 
-def at_admission(stage: Stage) -> FrontEnd:
+def at_admission(stage: Stage) -> PollerPool:
     def admit(accepted: Accepted) -> Accepted:
         stage.check(accepted)
         return stage.stamp(accepted)
@@ -102,14 +102,14 @@ def at_admission(stage: Stage) -> FrontEnd:
     return stage.build(thread_lane(stage), admit=admit)
 
 
-def at_the_rules(stage: Stage) -> FrontEnd:
-    rules = ReceptionRules(
+def at_the_rules(stage: Stage) -> PollerPool:
+    rules = HeadReaderSettings(
         limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=Rules()
     )
-    return stage.build(thread_lane(stage), reception=rules)
+    return stage.build(thread_lane(stage), head_reader=rules)
 
 
-def at_hand_over(stage: Stage) -> FrontEnd:
+def at_hand_over(stage: Stage) -> PollerPool:
     class Lane(ThreadLane):
         def put(self, batch: list[Accepted]) -> int:
             for accepted in batch:
@@ -119,7 +119,7 @@ def at_hand_over(stage: Stage) -> FrontEnd:
     return stage.build(Lane(stage.core, end_ticket=stage.tickets.append))
 
 
-def at_adoption(stage: Stage) -> FrontEnd:
+def at_adoption(stage: Stage) -> PollerPool:
     stage.core.refuse = lambda accepted: accepted.peer in stage.bad_peers
     return stage.build(thread_lane(stage))
 
@@ -140,7 +140,7 @@ def gathered(stage: Stage) -> Iterator[list[socket.socket]]:
 
 @pytest.mark.parametrize("build", STAGES)
 def test_one_connection_of_a_batch(
-    build: Callable[[Stage], FrontEnd], caplog: pytest.LogCaptureFixture
+    build: Callable[[Stage], PollerPool], caplog: pytest.LogCaptureFixture
 ) -> None:
     core, listener = LoopCore(), make_listener()
     stage = Stage(core, listener)
@@ -148,13 +148,13 @@ def test_one_connection_of_a_batch(
         stack.callback(core.stop)
         stack.callback(listener.close)
         with gathered(stage) as made:
-            front_end = build(stage)
-            front_end.start()
-            stack.callback(front_end.stop, DEADLINE_S)
+            poller_pool = build(stage)
+            poller_pool.start()
+            stack.callback(poller_pool.stop, DEADLINE_S)
             wait_until(lambda: len(core.adopted) == COUNT - 1, "the others are adopted")
             answer = ended(made[BAD])
             assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
-            wait_until(lambda: front_end.stats().loads == (COUNT - 1,), "the load is right")
+            wait_until(lambda: poller_pool.stats().loads == (COUNT - 1,), "the load is right")
             peers = {accepted.peer for accepted in core.adopted}
             assert peers == {client.getsockname() for client in made} - stage.bad_peers
         if build not in (at_accept, at_admission):  # there it had no ticket yet
@@ -184,8 +184,8 @@ def test_a_descriptor_that_cannot_be_sent_to_a_worker(monkeypatch: pytest.Monkey
     lane = ProcessLane(counters)
     tickets: list[int] = []
     core, listener = LoopCore(), make_listener()
-    front_end = FrontEnd([listener], [lane], end_ticket=tickets.append)
-    receiver = ProcessLaneReceiver(lane.worker_end.dup(), counters.row(lane.row))
+    poller_pool = PollerPool([listener], [lane], end_ticket=tickets.append)
+    receiver = LaneReceiver(lane.worker_end.dup(), counters.row(lane.row))
     pairs = [socket.socketpair() for _ in range(3)]
     try:
         core.count_closed_in = lambda cells, index: None  # type: ignore[attr-defined]  # a receiver wants it, LoopCore has none
@@ -194,7 +194,7 @@ def test_a_descriptor_that_cannot_be_sent_to_a_worker(monkeypatch: pytest.Monkey
             Accepted(pair[0].detach(), 0, ("", 1), b"", 6 + (index == 1))
             for index, pair in enumerate(pairs)
         ]
-        assert front_end.hand_over(batch) == []
+        assert poller_pool.hand_over(batch) == []
         wait_until(lambda: len(core.adopted) == 2, "the others are adopted")
         assert tickets == [7]
         assert lane.load() == 2
@@ -217,17 +217,17 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
         raise ValueError("injected")
 
     octets = {"_refuse": b"BROKEN\r\n\r\n", "_close": b"", "_wait_for": b"GET /"}[method]
-    monkeypatch.setattr(Reception, method, fail)
+    monkeypatch.setattr(HeadReader, method, fail)
     core, listener = LoopCore(), make_listener()
     stage = Stage(core, listener)
-    rules = ReceptionRules(
-        limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestRules()
+    rules = HeadReaderSettings(
+        limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestFilter()
     )
-    front_end = stage.build(thread_lane(stage), reception=rules)
+    poller_pool = stage.build(thread_lane(stage), head_reader=rules)
     with contextlib.ExitStack() as stack:
         stack.callback(core.stop)
         stack.callback(listener.close)
-        stack.callback(front_end.stop, DEADLINE_S)
+        stack.callback(poller_pool.stop, DEADLINE_S)
         bad, good = connect(listener), connect(listener)
         if octets:
             bad.sendall(octets)
@@ -235,12 +235,12 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
             bad.shutdown(socket.SHUT_WR)
         good.sendall(GET)
         with bad, good:
-            front_end.start()
+            poller_pool.start()
             wait_until(lambda: len(core.adopted) == 1, "the other one is adopted")
             assert ended(bad)[:12] in (b"HTTP/1.1 400", b"")
             assert stage.tickets == [bad.getsockname()[1]]
-            assert front_end.stats().turned_away["error"] == 1
-            assert front_end.stats().guests == 0
+            assert poller_pool.stats().turned_away["error"] == 1
+            assert poller_pool.stats().pending_heads == 0
 
 
 def test_parking_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,26 +261,26 @@ def test_parking_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     core, listener = LoopCore(), make_listener()
     stage = Stage(core, listener)
     lane = Shut(core)
-    front_end = stage.build(lane, settings=PollerSettings(parks=True))
+    poller_pool = stage.build(lane, settings=PollerSettings(spills=True))
     with contextlib.ExitStack() as stack:
         stack.callback(core.stop)
         stack.callback(listener.close)
-        stack.callback(front_end.stop, DEADLINE_S)
+        stack.callback(poller_pool.stop, DEADLINE_S)
         with gathered(stage):
-            front_end.start()
-            wait_until(lambda: front_end.stats().waiting == COUNT, "all of them wait")
+            poller_pool.start()
+            wait_until(lambda: poller_pool.stats().waiting == COUNT, "all of them wait")
             lane.is_shut = False
             wait_until(lambda: len(core.adopted) == COUNT, "all of them are adopted")
 
 
 def test_the_same_trouble_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    trouble = Trouble(lambda: now)
+    exception_log = ExceptionLog(lambda: now)
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
-            trouble.exception("it is closed")
+            exception_log.exception("it is closed")
         now = 11.0
-        trouble.exception("it is closed")
+        exception_log.exception("it is closed")
     assert [record.getMessage() for record in caplog.records] == [
         "it is closed",
         "it is closed (4 more since the last such line)",

@@ -21,8 +21,8 @@ import pytest
 from asgi_poller import platform
 from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
-from asgi_poller.pollers.lane_monitor import LaneKeeper
-from asgi_poller.pollers.pool import FrontEnd
+from asgi_poller.pollers.lane_monitor import LaneMonitor
+from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import (
     DEADLINE_S,
     clients,
@@ -76,18 +76,18 @@ class Worker:
 
 
 class Site:
-    """A front end with workers."""
+    """A poller pool with workers."""
 
     def __init__(self, *, pollers: int = 2, give_up_s: float = 10.0) -> None:
         self.listener = make_listener()
         self.counters = Counters.create()
-        self.front_end = FrontEnd([self.listener], pollers=pollers)
-        self.keeper = LaneKeeper(self.front_end, give_up_s=give_up_s)
+        self.poller_pool = PollerPool([self.listener], pollers=pollers)
+        self.monitor = LaneMonitor(self.poller_pool, give_up_s=give_up_s)
         self.workers: list[Worker] = []
 
     def start(self, *limits: int | None) -> list[Worker]:
-        self.keeper.start()
-        self.front_end.start()
+        self.monitor.start()
+        self.poller_pool.start()
         return self.add(*limits)
 
     def add(self, *limits: int | None) -> list[Worker]:
@@ -98,17 +98,17 @@ class Site:
         self.workers += made
         for worker in made:
             worker.wait_ready()
-            self.keeper.add(worker.lane)
-        wait_until(lambda: all(knows(self.front_end, worker) for worker in made), "lanes known")
+            self.monitor.add(worker.lane)
+        wait_until(lambda: all(knows(self.poller_pool, worker) for worker in made), "lanes known")
         return made
 
-    def bury(self, worker: Worker) -> None:
+    def worker_died(self, worker: Worker) -> None:
         worker.kill()
-        self.keeper.bury(worker.lane)
+        self.monitor.worker_died(worker.lane)
 
     def stop(self) -> None:
-        assert self.front_end.stop(DEADLINE_S)
-        assert self.keeper.stop(DEADLINE_S)
+        assert self.poller_pool.stop(DEADLINE_S)
+        assert self.monitor.stop(DEADLINE_S)
         for worker in self.workers:
             worker.kill()
             for accepted in worker.lane.reclaim():
@@ -117,8 +117,8 @@ class Site:
         self.counters.close()
 
 
-def knows(front_end: FrontEnd, worker: Worker) -> bool:
-    return any(lane is worker.lane for lane in front_end._balancer.lanes)
+def knows(poller_pool: PollerPool, worker: Worker) -> bool:
+    return any(lane is worker.lane for lane in poller_pool._balancer.lanes)
 
 
 @pytest.fixture
@@ -163,17 +163,17 @@ def test_connections_are_spread_evenly_and_ends_are_seen_at_once(site: Site) -> 
     site.start(None, None, None)
     with clients(site.listener, 300) as connected:
         assert sorted(greetings(connected).values()) == [100, 100, 100]
-        assert site.front_end.stats().loads == (100, 100, 100)
+        assert site.poller_pool.stats().loads == (100, 100, 100)
         wait_until(lambda: not any(w.lane.waiting for w in site.workers), "no copies are kept")
         for client in connected[:150]:
             client.shutdown(socket.SHUT_WR)
         # the worker closes, and no copy of ours keeps the connection up
         for client in connected[:150]:
             assert client.recv(1) == b""
-        wait_until(lambda: sum(site.front_end.stats().loads) == 150, "the loads fall")
+        wait_until(lambda: sum(site.poller_pool.stats().loads) == 150, "the loads fall")
         with clients(site.listener, 150) as more:
             greetings(more)
-            loads = site.front_end.stats().loads
+            loads = site.poller_pool.stats().loads
             assert sum(loads) == 300
             assert max(loads) - min(loads) <= 3
 
@@ -182,23 +182,25 @@ def test_a_killed_worker_loses_only_what_it_had_adopted(site: Site) -> None:
     first, second = site.start(None, None)
     first.signal(signal.SIGSTOP)  # it can adopt nothing more
     with clients(site.listener, 200) as connected:
-        wait_until(lambda: site.front_end.stats().accepted == 200, "all are accepted")
-        site.bury(first)
+        wait_until(lambda: site.poller_pool.stats().accepted == 200, "all are accepted")
+        site.worker_died(first)
         assert greetings(connected) == {second.name: 200}
-        assert site.front_end.stats().loads == (200,)
+        assert site.poller_pool.stats().loads == (200,)
 
 
 def test_a_worker_killed_in_the_middle_of_a_burst(site: Site) -> None:
     first, second = site.start(None, None)
     for _ in range(5):
         with clients(site.listener, 400) as connected:
-            site.bury(first)
+            site.worker_died(first)
             found = greetings(connected)
             # "" are those that it had adopted, and died with before or after it greeted them
             assert set(found) <= {first.name, second.name, ""}
             assert sum(found.values()) == 400
             assert found[second.name] >= 200
-        wait_until(lambda: sum(site.front_end.stats().loads) == 0, "the worker that lives is idle")
+        wait_until(
+            lambda: sum(site.poller_pool.stats().loads) == 0, "the worker that lives is idle"
+        )
         (first,) = site.add(None)
 
 
@@ -216,7 +218,7 @@ def test_a_stopped_worker_gets_nothing_and_what_waits_goes_elsewhere(site: Site)
                 assert greetings(later)[stopped.name] == 60, "it has the smaller load"
             assert nobody_was_greeted_twice(connected)
             assert nobody_was_greeted_twice(more)
-    wait_until(lambda: site.front_end.stats().loads == (0, 0), "no load is left over")
+    wait_until(lambda: site.poller_pool.stats().loads == (0, 0), "no load is left over")
 
 
 def test_workers_stopped_and_continued_at_random_neither_lose_nor_double(site: Site) -> None:
@@ -238,7 +240,7 @@ def test_workers_stopped_and_continued_at_random_neither_lose_nor_double(site: S
     assert nobody_was_greeted_twice(everyone)
     for client in everyone:
         client.close()
-    wait_until(lambda: sum(site.front_end.stats().loads) == 0, "no load is left over")
+    wait_until(lambda: sum(site.poller_pool.stats().loads) == 0, "no load is left over")
 
 
 def test_a_blocked_loop_delays_only_what_it_had_received(site: Site) -> None:
@@ -271,7 +273,7 @@ def test_when_all_are_stopped_whoever_is_back_first_gets_everything(site: Site) 
     with clients(site.listener, 60) as connected:
         wait_until(lambda: all(worker.lane.is_late() for worker in workers), "all are late")
         with clients(site.listener, 60) as more:
-            wait_until(lambda: site.front_end.stats().accepted == 120, "all are accepted")
+            wait_until(lambda: site.poller_pool.stats().accepted == 120, "all are accepted")
             workers[1].signal(signal.SIGCONT)
             assert greetings(connected + more) == {workers[1].name: 120}
     for worker in workers:
@@ -293,8 +295,8 @@ def test_connections_wait_for_the_replacement_of_the_only_worker(site: Site) -> 
     only.signal(signal.SIGSTOP)
     with clients(site.listener, 50) as connected:
         wait_until(lambda: only.lane.waiting == 50, "handed over")
-        site.bury(only)
-        wait_until(lambda: site.keeper.homeless == 50, "without a lane")
+        site.worker_died(only)
+        wait_until(lambda: site.monitor.unassigned == 50, "without a lane")
         with clients(site.listener, 10) as more:
             (new,) = site.add(None)
             assert greetings(connected + more) == {new.name: 60}
@@ -304,7 +306,7 @@ def test_a_retired_worker_keeps_what_it_has_and_gets_nothing_more(site: Site) ->
     old, new = site.start(None, None)
     with clients(site.listener, 20) as connected:
         assert greetings(connected) == {old.name: 10, new.name: 10}
-        site.keeper.retire(old.lane)
+        site.monitor.retire(old.lane)
         with clients(site.listener, 20) as more:
             assert greetings(more) == {new.name: 20}
         assert nobody_was_greeted_twice(connected)
@@ -316,7 +318,7 @@ def test_what_a_worker_without_descriptors_cannot_take_goes_elsewhere(site: Site
         found = greetings(connected)
         assert found[small.name] + found[big.name] == 200
         assert 0 < found[small.name] < 40
-        wait_until(lambda: sum(site.front_end.stats().loads) == 200, "the loads are true")
+        wait_until(lambda: sum(site.poller_pool.stats().loads) == 200, "the loads are true")
 
 
 def test_without_any_room_clients_get_503_in_the_end() -> None:
@@ -333,27 +335,27 @@ def test_without_any_room_clients_get_503_in_the_end() -> None:
 
 def test_greetings_carry_what_pollers_have_read(site: Site) -> None:
     (worker,) = site.start(None)
-    front_end = FrontEnd(
+    poller_pool = PollerPool(
         [other := make_listener()],
         [worker.lane],
         admit=lambda accepted: accepted._replace(data=b"x" * 100_000),
     )
-    front_end.start()
+    poller_pool.start()
     with connect(other) as client:
         expected = len(worker.name) + 1 + 100_000
         received = 0
         while received < expected:
             received += len(client.recv(65536))
         assert received == expected
-    front_end.stop(DEADLINE_S)
+    poller_pool.stop(DEADLINE_S)
     other.close()
 
 
 def test_an_orphaned_worker_ends() -> None:
     site = Site()
     (worker,) = site.start(None)
-    assert site.front_end.stop(DEADLINE_S)
-    assert site.keeper.stop(DEADLINE_S)
+    assert site.poller_pool.stop(DEADLINE_S)
+    assert site.monitor.stop(DEADLINE_S)
     worker.lane.reclaim()  # closes the supervisor's ends, as its death would
     assert worker.process.wait(DEADLINE_S) == 0
     site.stop()

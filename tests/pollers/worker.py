@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-from asgi_poller.handoff.lane_receiver import ProcessLaneReceiver
+from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.loops.accepted_socket import Accepted
 
@@ -57,9 +57,7 @@ async def main(name: str, channel: int, counters: int, row: int, limit: int | No
 
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     loop = asyncio.get_running_loop()
-    receiver = ProcessLaneReceiver(
-        socket.socket(fileno=channel), Counters.attach(counters).row(row)
-    )
+    receiver = LaneReceiver(socket.socket(fileno=channel), Counters.attach(counters).row(row))
     receiver.attach(GreetingCore(name))
 
     def command() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from asgi_poller.errors import ProxyProtocolFault
 from asgi_poller.protocols.proxy_protocol import (
-    V1_LIMIT_OCTETS,
-    V2_LIMIT_OCTETS,
+    V1_LIMIT_BYTES,
+    V2_LIMIT_BYTES,
     V2_SIGNATURE,
     Family,
     Parsed,
@@ -225,7 +225,7 @@ BAD: dict[str, bytes] = {
         b"\x7f\0\0\x01", b"\x0a\0\0\x01"
     ),
     "v2 checksum of 3 octets": v2(PROXY, TCP4, BLOCK4 + tlv(3, b"abc")),
-    "v2 larger than the limit": v2(PROXY, TCP4, BLOCK4 + bytes(V2_LIMIT_OCTETS)),
+    "v2 larger than the limit": v2(PROXY, TCP4, BLOCK4 + bytes(V2_LIMIT_BYTES)),
 }
 
 
@@ -234,7 +234,7 @@ BAD: dict[str, bytes] = {
 def test_header_is_parsed_and_nothing_after_it_is_touched(name: str, trailing: bytes) -> None:
     header, parsed = GOOD[name]
     assert parse(header + trailing) == parsed
-    assert parsed.consumed_octets == len(header)
+    assert parsed.consumed_bytes == len(header)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -280,18 +280,18 @@ def test_a_length_over_the_limit_is_refused_before_it_is_waited_for() -> None:
     with pytest.raises(ProxyProtocolFault, match="the limit is 4096"):
         parse(V2_SIGNATURE + b"\x21\x11\xff\xff")
     with pytest.raises(ProxyProtocolFault, match="the limit is 27"):
-        parse(v2(PROXY, TCP4, BLOCK4)[:16], limit_octets=27)
-    assert parse(v2(PROXY, TCP4, BLOCK4), limit_octets=28) is not None
-    largest = v2(PROXY, TCP4, BLOCK4 + tlv(4, bytes(V2_LIMIT_OCTETS - 28 - 3)))
-    assert len(largest) == V2_LIMIT_OCTETS
+        parse(v2(PROXY, TCP4, BLOCK4)[:16], limit_bytes=27)
+    assert parse(v2(PROXY, TCP4, BLOCK4), limit_bytes=28) is not None
+    largest = v2(PROXY, TCP4, BLOCK4 + tlv(4, bytes(V2_LIMIT_BYTES - 28 - 3)))
+    assert len(largest) == V2_LIMIT_BYTES
     assert parse(largest) is not None
 
 
 def test_a_line_without_end_is_refused_at_107_octets() -> None:
     line = b"PROXY UNKNOWN " + b"a" * 200
-    assert parse(line[: V1_LIMIT_OCTETS - 1]) is None
+    assert parse(line[: V1_LIMIT_BYTES - 1]) is None
     with pytest.raises(ProxyProtocolFault, match="107"):
-        parse(line[:V1_LIMIT_OCTETS])
+        parse(line[:V1_LIMIT_BYTES])
 
 
 def test_faults_of_a_first_octet_come_at_once() -> None:
@@ -339,11 +339,11 @@ def test_any_octets_give_a_result_or_a_fault_and_more_octets_never_change_it(
             parse(data + more)
         return
     if parsed is None:
-        assert len(data) < V2_LIMIT_OCTETS
+        assert len(data) < V2_LIMIT_BYTES
         return
-    assert 15 <= parsed.consumed_octets <= len(data)
+    assert 15 <= parsed.consumed_bytes <= len(data)
     assert parse(data + more) == parsed
-    assert parse(data[: parsed.consumed_octets]) == parsed
+    assert parse(data[: parsed.consumed_bytes]) == parsed
 
 
 @given(

@@ -31,7 +31,7 @@ OPTIONS = (
 MORE_DESCRIPTORS = 8
 MORE_THREADS = 1
 MORE_TASKS = 2
-MORE_OCTETS = 24 * 1024 * 1024
+MORE_BYTES = 24 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def soak(command: Command, pid: int, capsys: pytest.CaptureFixture[str], *, kill
     with capsys.disabled():
         print(f"\n{MINUTES:g} min: {sum(load.done.values())} clients {dict(load.done)}")
         print(f"fresh: {fresh}; after {rest_of_warm_up:g} s: {loaded}; at the end, idle: {after}")
-    assert after.octets < loaded.octets + MORE_OCTETS
+    assert after.octets < loaded.octets + MORE_BYTES
     assert "Traceback" not in command.text
     command.signal(signal.SIGTERM)
     assert command.wait() in (0, -signal.SIGTERM)

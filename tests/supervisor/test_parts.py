@@ -22,14 +22,14 @@ from asgi_poller.ipc.bootstrap import (
     Origin,
     WorkerSpec,
     packed,
-    receive_parcel,
-    send_parcel,
+    receive_bootstrap,
+    send_bootstrap,
 )
 from asgi_poller.ipc.control import Control, Lines, Message, encoded
 from asgi_poller.ipc.stack_dump import stack_of
 from asgi_poller.supervisor import recycling
 from asgi_poller.supervisor.spawn import described_exit
-from asgi_poller.worker.parent_watchdog import OrphanGuard
+from asgi_poller.worker.parent_watchdog import ParentWatchdog
 from tests.supervisor.command import DEADLINE_S, ROOT
 
 # Parcels
@@ -41,8 +41,8 @@ def spec(config: Config | None) -> WorkerSpec:
         infos=(),
         rows=(4, 5),
         marks=(0, 0),
-        has_board=False,
-        channel_share=None,
+        has_table=False,
+        websocket_share=None,
         nice=0,
         config=config,
         origin=Origin(),
@@ -54,12 +54,12 @@ def test_a_parcel_arrives_whole_with_any_number_of_descriptors() -> None:
     ours, theirs = socket.socketpair()
     fds = [os.dup(0) for _ in range(450)]
     received: list[Any] = []
-    reader = threading.Thread(target=lambda: received.extend(receive_parcel(theirs)))
+    reader = threading.Thread(target=lambda: received.extend(receive_bootstrap(theirs)))
     with ours, theirs:
         reader.start()
         octets = packed(spec(config))
         assert len(octets) > 500_000
-        asyncio.run(asyncio.wait_for(send_parcel(ours, octets, fds), DEADLINE_S))
+        asyncio.run(asyncio.wait_for(send_bootstrap(ours, octets, fds), DEADLINE_S))
         reader.join(DEADLINE_S)
         got, got_fds = received
     assert got == spec(config)
@@ -76,10 +76,10 @@ def test_a_parcel_that_breaks_off_is_the_end(cut: int) -> None:
         with ours:
             kept, aside = socket.socketpair()
             with kept, aside:
-                asyncio.run(send_parcel(kept, packed(spec(None)), []))
+                asyncio.run(send_bootstrap(kept, packed(spec(None)), []))
                 ours.send(aside.recv(65536)[:cut])
         with pytest.raises(EOFError):
-            receive_parcel(theirs)
+            receive_bootstrap(theirs)
 
 
 def test_settings_that_cannot_be_passed_are_one_line() -> None:
@@ -205,10 +205,10 @@ def test_ends_are_described() -> None:
 
 
 def test_memory_of_a_process_is_known_and_of_none_is_not() -> None:
-    octets = recycling.resident_octets(os.getpid())
+    octets = recycling.resident_bytes(os.getpid())
     assert octets is not None
     assert 1 << 20 < octets < 1 << 40
-    assert recycling.resident_octets(1 << 30) is None
+    assert recycling.resident_bytes(1 << 30) is None
 
 
 def test_memory_can_be_asked_of_ps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_memory_can_be_asked_of_ps(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     fake.write_text("#!/bin/sh\necho ' 2048'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert recycling.resident_octets(1) == 2048 * 1024
+    assert recycling.resident_bytes(1) == 2048 * 1024
     fake.write_text("#!/bin/sh\nexit 1\n")
-    assert recycling.resident_octets(1) is None
+    assert recycling.resident_bytes(1) is None
 
 
 def test_reasons_to_recycle() -> None:
@@ -243,7 +243,7 @@ def test_an_orphan_is_ended_although_its_loop_is_blocked() -> None:
         done.set()
 
     with theirs:
-        OrphanGuard(theirs, 0.0, end).start()
+        ParentWatchdog(theirs, 0.0, end).start()
         theirs_can_wait = done.wait(0.05)
         assert not theirs_can_wait, "not while the supervisor lives"
         ours.close()

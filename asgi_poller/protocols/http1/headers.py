@@ -19,11 +19,11 @@ _BAD_VALUE = re.compile(rb"[\r\n\0]")  # RFC 9110, 5.5: what could split a messa
 # Applications send the same few fields again and again: once found valid, their lines are kept.
 _LINES: dict[tuple[bytes, bytes], bytes] = {}
 _LINES_LIMIT = 2048
-_KEPT_VALUE_OCTETS = 128
+_KEPT_VALUE_BYTES = 128
 _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-def encode_fields(
+def encode_headers(
     headers: Iterable[tuple[bytes, bytes]], lines: list[bytes]
 ) -> Mapping[bytes, bytes]:
     """Append a line for each header to `lines`; returns those that are the server's business too,
@@ -59,7 +59,7 @@ def _encode(name: bytes, value: bytes, *, keep: bool) -> bytes:
     if _BAD_VALUE.search(value):
         raise ApplicationFault(f"the value of {name!r} has a CR, LF or NUL in it")
     line = bytes(name) + b": " + value + b"\r\n"
-    if keep and len(value) <= _KEPT_VALUE_OCTETS and len(_LINES) < _LINES_LIMIT:
+    if keep and len(value) <= _KEPT_VALUE_BYTES and len(_LINES) < _LINES_LIMIT:
         _LINES[bytes(name), value] = line
     return line
 

@@ -35,10 +35,10 @@ END: Final = _End.END  # the request is complete, body and all
 class HeadLimits:
     """Limits of a request's head, and the answer beyond them (RFC 9112, 3; RFC 6585, 5)."""
 
-    line_octets: int = 16384  # the request target: 414
+    line_bytes: int = 16384  # the request target: 414
     field_count: int = 100  # header fields: 431
-    field_octets: int = 32768  # one field, name and value: 431
-    head_octets: int = 65536  # all of the head: 431
+    field_bytes: int = 32768  # one field, name and value: 431
+    head_bytes: int = 65536  # all of the head: 431
 
 
 class RequestHead:
@@ -151,13 +151,13 @@ class RequestParser:
         "_field_count",
         "_has_underscores",
         "_head",
-        "_head_octets",
+        "_head_bytes",
         "_headers",
         "_is_over",
         "_is_small",
         "_limits",
         "_parser",
-        "_small_octets",
+        "_small_bytes",
         "_target",
         "events",
         "leftover",
@@ -167,11 +167,11 @@ class RequestParser:
         self._limits = limits
         self._field_count = limits.field_count
         # a read this small cannot hold a line or field beyond the limits
-        self._small_octets = min(limits.line_octets, limits.field_octets, limits.head_octets)
+        self._small_bytes = min(limits.line_bytes, limits.field_bytes, limits.head_bytes)
         self._parser: Any = httptools.HttpRequestParser(self)
         self._head: RequestHead | None = None  # complete; its body is being read
         # read since a head began, or since the last piece of a body: what the parser may hold
-        self._head_octets = 0
+        self._head_bytes = 0
         self._headers: Headers = []
         self._has_underscores = False
         self._target = b""
@@ -183,7 +183,7 @@ class RequestParser:
     @property
     def is_mid_head(self) -> bool:
         """Whether a request's head has begun and is not complete."""
-        return self._head is None and self._head_octets > 0
+        return self._head is None and self._head_bytes > 0
 
     def receive(self, data: bytes) -> list[RequestEvent]:
         """The events that `data` completes."""
@@ -191,7 +191,7 @@ class RequestParser:
         self.events = events
         if self._is_over:
             return events
-        self._is_small = len(data) <= self._small_octets and not self._head_octets
+        self._is_small = len(data) <= self._small_bytes and not self._head_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -208,8 +208,8 @@ class RequestParser:
                 is_tls = data.startswith(_TLS_RECORD)
                 raise (HttpFault(400, _TLS_HERE) if is_tls else self._fault(error)) from error
         if not events:  # of a head; or of a chunk's size line, or trailers: the limit is for all
-            self._head_octets += len(data)
-            if self._head_octets > self._limits.head_octets:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
                 raise HttpFault(431, "the request head is too large")
         return events
 
@@ -255,11 +255,11 @@ class RequestParser:
         self._headers = []
         self._has_underscores = False
         self._target = b""
-        self._head_octets = 1  # at least: it may have begun in the middle of a read
+        self._head_bytes = 1  # at least: it may have begun in the middle of a read
 
     def on_url(self, url: bytes) -> None:
         self._target = self._target + url if self._target else url
-        if len(self._target) > self._limits.line_octets:
+        if len(self._target) > self._limits.line_bytes:
             raise HttpFault(414, "the request target is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -296,18 +296,18 @@ class RequestParser:
         if not self._is_small:
             self._check_sizes(head)
         self._head = head
-        self._head_octets = 0
+        self._head_bytes = 0
         self.events.append(head)
 
     def on_body(self, body: bytes) -> None:
-        self._head_octets = 0
+        self._head_bytes = 0
         self.events.append(body)
 
     def on_message_complete(self) -> None:
         head = self._head
         if head is None:
             return
-        self._head_octets = 0
+        self._head_bytes = 0
         if head.upgrade:
             if head.has_body:
                 self._head = None
@@ -322,10 +322,10 @@ class RequestParser:
         octets = len(head.target)
         for name, value in head.headers:
             size = len(name) + len(value)
-            if size > limits.field_octets:
+            if size > limits.field_bytes:
                 raise HttpFault(431, "a header field is too large")
             octets += size + 4
-        if octets > limits.head_octets:
+        if octets > limits.head_bytes:
             raise HttpFault(431, "the request head is too large")
 
     def _fault(self, error: Exception) -> HttpFault:

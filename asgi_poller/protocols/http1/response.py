@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from asgi_poller.errors import ApplicationFault
-from asgi_poller.protocols.http1.headers import encode_fields
+from asgi_poller.protocols.http1.headers import encode_headers
 from asgi_poller.protocols.http1.parser import RequestHead
 
-DefaultFields: TypeAlias = Callable[[Mapping[bytes, bytes]], bytes]
+DefaultHeaders: TypeAlias = Callable[[Mapping[bytes, bytes]], bytes]
 """Gives the header lines that every response has, but for those that the application gives itself
 (by lower-case name)."""
 
@@ -42,13 +42,13 @@ def status_line(status: int) -> bytes:
 class Framing(NamedTuple):
     """How a response's body ends (RFC 9112, 6.3) and what happens to its connection.
 
-    `expected_octets` is the Content-Length, None without one; `has_body` is False where there must
+    `expected_bytes` is the Content-Length, None without one; `has_body` is False where there must
     be none, whatever the application sends (RFC 9110, 6.4.1).
     """
 
     has_body: bool
     is_chunked: bool
-    expected_octets: int | None
+    expected_bytes: int | None
     keep_alive: bool
 
 
@@ -57,18 +57,18 @@ def encode_head(
     status: int,
     headers: Iterable[tuple[bytes, bytes]],
     *,
-    default_fields: DefaultFields,
-    body_octets: int | None,
+    default_headers: DefaultHeaders,
+    body_bytes: int | None,
 ) -> tuple[bytes, Framing]:
     """The head of a response to `request`, and how its body is to be framed.
 
-    `body_octets` is the length of a body that is known in whole, None for one that is streamed.
+    `body_bytes` is the length of a body that is known in whole, None for one that is streamed.
     Raises ApplicationFault for headers that are not valid, contradict each other, or could split
     the response (RFC 9110, 5.5).
     """
     lines = [status_line(status), b""]
-    given = encode_fields(headers, lines)
-    lines[1] = default_fields(given)
+    given = encode_headers(headers, lines)
+    lines[1] = default_headers(given)
     has_body = status not in _BODILESS and request.method != "HEAD"
     keep_alive = request.keep_alive
     is_chunked = False
@@ -87,8 +87,8 @@ def encode_head(
             if b"close" in given.get(b"connection", b"").lower():
                 keep_alive = False
     if has_body and expected is None and not is_chunked:
-        if body_octets is not None:
-            lines.append(b"content-length: %d\r\n" % body_octets)
+        if body_bytes is not None:
+            lines.append(b"content-length: %d\r\n" % body_bytes)
         elif request.http_version == "1.1":
             is_chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
@@ -101,7 +101,7 @@ def encode_head(
         lines.append(b"connection: keep-alive\r\n")
     lines.append(b"\r\n")
     head = b"".join(lines)
-    if has_body and not is_chunked and body_octets is not None and expected in (None, body_octets):
+    if has_body and not is_chunked and body_bytes is not None and expected in (None, body_bytes):
         return head, WHOLE_KEPT if keep_alive else _WHOLE_CLOSED
     return head, Framing(has_body, is_chunked, expected if has_body else None, keep_alive)
 
@@ -139,15 +139,15 @@ def encode_chunk(body: bytes) -> bytes:
 class ResponseEncoder:
     """The responses on one connection, one after the other, each from its head to its last piece.
 
-    `default_fields` gives the header lines that every response has.
+    `default_headers` gives the header lines that every response has.
     """
 
-    __slots__ = ("_default_fields", "_expected_octets", "_framing")
+    __slots__ = ("_default_fields", "_expected_bytes", "_framing")
 
-    def __init__(self, default_fields: DefaultFields) -> None:
-        self._default_fields = default_fields
+    def __init__(self, default_headers: DefaultHeaders) -> None:
+        self._default_fields = default_headers
         self._framing = WHOLE_KEPT
-        self._expected_octets: int | None = None  # of the body at hand, still to come
+        self._expected_bytes: int | None = None  # of the body at hand, still to come
 
     @property
     def keep_alive(self) -> bool:
@@ -170,11 +170,11 @@ class ResponseEncoder:
             request,
             status,
             headers,
-            default_fields=self._default_fields,
-            body_octets=None if more_body else len(body),
+            default_headers=self._default_fields,
+            body_bytes=None if more_body else len(body),
         )
         if self._framing is not WHOLE_KEPT:
-            self._expected_octets = self._framing.expected_octets
+            self._expected_bytes = self._framing.expected_bytes
             body = self.body(body, more_body)
         return head + body if body else head
 
@@ -185,8 +185,8 @@ class ResponseEncoder:
         framing = self._framing
         if not framing.has_body:
             return b""
-        if self._expected_octets is not None:
-            left = self._expected_octets = self._expected_octets - len(body)
+        if self._expected_bytes is not None:
+            left = self._expected_bytes = self._expected_bytes - len(body)
             if left < 0 or (left and not more_body):
                 word = "longer" if left < 0 else "shorter"
                 raise ApplicationFault(f"response body is {word} than its Content-Length")

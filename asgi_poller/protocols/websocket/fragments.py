@@ -12,7 +12,7 @@ from asgi_poller.protocols.websocket.frames import (
     CLOSE_MESSAGE_TOO_BIG,
     OPCODE_TEXT,
     RSV1,
-    max_compressed_octets,
+    max_compressed_bytes,
 )
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate, Inflation
 
@@ -23,15 +23,15 @@ class FragmentedMessage:
     """One message. `check` the length of each fragment, `add` its payload, `finish` after the last.
 
     `first` is the first octet of its first frame. Not lists of pieces: a peer may send it in
-    fragments of one octet, or of none. Owned by the channel's core.
+    fragments of one octet, or of none. Owned by the WebSocket's core.
     """
 
-    __slots__ = ("_binary", "_decoder", "_inflation", "_octets_left", "_text")
+    __slots__ = ("_binary", "_bytes_left", "_decoder", "_inflation", "_text")
 
-    def __init__(self, first: int, max_octets: int, deflate: Deflate | None) -> None:
+    def __init__(self, first: int, max_bytes: int, deflate: Deflate | None) -> None:
         is_compressed = deflate is not None and first & RSV1
-        self._octets_left = max_compressed_octets(max_octets) if is_compressed else max_octets
-        self._inflation = Inflation(deflate, max_octets) if deflate and is_compressed else None
+        self._bytes_left = max_compressed_bytes(max_bytes) if is_compressed else max_bytes
+        self._inflation = Inflation(deflate, max_bytes) if deflate and is_compressed else None
         is_text = first & 0x0F == OPCODE_TEXT
         self._decoder = _UTF8_DECODER() if is_text else None
         self._text = StringIO(newline="")
@@ -39,12 +39,12 @@ class FragmentedMessage:
 
     def check(self, length: int) -> None:
         """A fragment of so many octets comes. Raises WebSocketFault 1009, before it is buffered."""
-        if length > self._octets_left:
+        if length > self._bytes_left:
             raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
 
     def add(self, payload: bytes) -> None:
         """Raises WebSocketFault 1007 and 1009, UnicodeDecodeError."""
-        self._octets_left -= len(payload)
+        self._bytes_left -= len(payload)
         if self._inflation is not None:
             payload = self._inflation.feed(payload)
         if self._decoder is not None:

@@ -37,7 +37,7 @@ CLOSE_BAD_GATEWAY = 1014
 CLOSE_TLS_HANDSHAKE = 1015  # never on the wire
 
 KNOWN_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
-MAX_CONTROL_OCTETS = 125  # RFC 6455, 5.5
+MAX_CONTROL_BYTES = 125  # RFC 6455, 5.5
 _SENDABLE_BELOW_3000 = frozenset(range(1000, 1015)) - {1004, 1005, 1006}
 
 
@@ -105,7 +105,7 @@ def encode_close(code: int | None, reason: str = "") -> bytes:
 def cut_reason(reason: str) -> bytes:
     """`reason` in UTF-8, cut to what a Close frame holds beside its code."""
     octets = reason.encode("utf-8", "replace")
-    limit = MAX_CONTROL_OCTETS - 2
+    limit = MAX_CONTROL_BYTES - 2
     if len(octets) <= limit:
         return octets
     return octets[:limit].decode("utf-8", "ignore").encode()
@@ -140,7 +140,7 @@ def check_control(first: int, second: int) -> None:
     """Raises WebSocketFault for a control frame's header that RFC 6455, 5.5 does not allow."""
     if not first & 0x80:
         raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame is in fragments")
-    if second & 127 > MAX_CONTROL_OCTETS:
+    if second & 127 > MAX_CONTROL_BYTES:
         raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame has more than 125 octets")
     _check_bits(first & 0x70, second)
 
@@ -160,11 +160,11 @@ def _check_bits(reserved: int, second: int) -> None:
         raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a client's frame is not masked")
 
 
-def max_compressed_octets(max_octets: int) -> int:
-    """How large a message of `max_octets` may get by being compressed: deflate's worst case, fixed
+def max_compressed_bytes(max_bytes: int) -> int:
+    """How large a message of `max_bytes` may get by being compressed: deflate's worst case, fixed
     codes for random octets, adds an eighth (RFC 1951, 3.2.6).
     """
-    return max_octets + (max_octets >> 3) + 64
+    return max_bytes + (max_bytes >> 3) + 64
 
 
 def is_sendable_close_code(code: int) -> bool:

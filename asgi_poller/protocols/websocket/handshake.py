@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from wsproto.utilities import generate_accept_token
 
 from asgi_poller.errors import ApplicationFault, HttpFault
-from asgi_poller.protocols.http1.headers import encode_fields
+from asgi_poller.protocols.http1.headers import encode_headers
 from asgi_poller.protocols.http1.parser import RequestHead
-from asgi_poller.protocols.http1.response import DefaultFields
+from asgi_poller.protocols.http1.response import DefaultHeaders
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate, negotiate
 
 _SWITCHING = (
@@ -55,18 +55,18 @@ class Handshake:
         *,
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
-        default_fields: DefaultFields,
+        default_headers: DefaultHeaders,
         deflate: str = "off",
     ) -> tuple[bytes, Deflate | None]:
         """The 101 response, and the compression that was agreed.
 
-        `default_fields` gives whole header lines. `deflate` is `off`, `on` or `takeover`. Raises
+        `default_headers` gives whole header lines. `deflate` is `off`, `on` or `takeover`. Raises
         ApplicationFault for a subprotocol that the client did not offer (RFC 6455, 4.2.2) and for
         headers that are ours to set.
         """
         if subprotocol is None and not headers and (deflate == "off" or not self._offers):
             token = generate_accept_token(self._key)
-            return b"".join((_SWITCHING, token, b"\r\n", default_fields({}), b"\r\n")), None
+            return b"".join((_SWITCHING, token, b"\r\n", default_headers({}), b"\r\n")), None
         lines = [_SWITCHING + generate_accept_token(self._key) + b"\r\n"]
         if subprotocol is not None:
             if subprotocol not in self.subprotocols:
@@ -80,12 +80,12 @@ class Handshake:
         if agreed is not None:
             lines.append(b"Sec-WebSocket-Extensions: " + agreed[0].encode() + b"\r\n")
         own_count = len(lines)
-        given = encode_fields(headers, lines)
+        given = encode_headers(headers, lines)
         if any(line.lower().startswith(_OURS) for line in lines[own_count:]):
             raise ApplicationFault(
                 "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
             )
-        lines += (default_fields(given), b"\r\n")
+        lines += (default_headers(given), b"\r\n")
         return b"".join(lines), agreed[1] if agreed is not None else None
 
 

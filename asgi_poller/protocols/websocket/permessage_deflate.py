@@ -1,9 +1,9 @@
 """permessage-deflate (RFC 7692), server side: negotiation, and (de)compression of whole messages.
 
 Memory is the reason for the shape. A zlib pair kept per connection costs tens of kilobytes, for
-every idle channel. So by default both directions are negotiated without context takeover, and each
-message is handled by an object made for it. `takeover` keeps the objects, made when first needed,
-for those who prefer ratio to memory.
+every idle WebSocket. So by default both directions are negotiated without context takeover, and
+each message is handled by an object made for it. `takeover` keeps the objects, made when first
+needed, for those who prefer ratio to memory.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _EMPTY = b"\x00"  # RFC 7692, 7.2.3.6: what an empty message is compressed to
 # What a message may inflate to: this, or so many times what it is on the wire, whichever is more.
 # Deflate reaches 1,032 : 1, so that 16 KiB would make the loop inflate 16 MiB for 35 ms; JSON and
 # HTML come to 5 to 20 : 1.
-_FREE_OCTETS = 1024 * 1024
+_FREE_BYTES = 1024 * 1024
 _RATIO = 64
 # What waits is copied when it is tried again: not for less than this, or a flood of tiny fragments
 # would copy it each time.
-_STEP_OCTETS = 64 * 1024
+_STEP_BYTES = 64 * 1024
 # Of one message. Each costs a new inflater and a copy of what is left; zlib makes one at most.
 _FINAL_BLOCKS_LIMIT = 64
 
 
 class Deflate:
-    """The negotiated extension of one channel. Owned by the channel's core.
+    """The negotiated extension of one WebSocket. Owned by the WebSocket's core.
 
     Without takeover in both directions it holds no state and may be shared by any number of
-    channels.
+    WebSockets.
     """
 
     __slots__ = (
@@ -75,33 +75,33 @@ class Deflate:
         # where nothing came since its last flush, zlib has nothing to flush
         return compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4] or _EMPTY
 
-    def decompress(self, payload: bytes, max_octets: int) -> bytes:
-        """One message, inflated (RFC 7692, 7.2.2), never making more than `max_octets` + 1 octets.
+    def decompress(self, payload: bytes, max_bytes: int) -> bytes:
+        """One message, inflated (RFC 7692, 7.2.2), never making more than `max_bytes` + 1 octets.
 
         Raises WebSocketFault 1009 above the limit and 1007 for what is not deflate data.
         """
-        max_octets = min(max_octets, inflated_limit(len(payload)))
+        max_bytes = min(max_bytes, inflated_limit(len(payload)))
         inflater = self._decompressor
         if inflater is None:
             inflater = zlib.decompressobj(-self.client_bits)
             if self.client_takeover:
                 self._decompressor = inflater
         try:
-            message = inflater.decompress(payload + _TAIL, max_octets + 1)
+            message = inflater.decompress(payload + _TAIL, max_bytes + 1)
         except zlib.error as error:
             raise _invalid() from error
         # unconsumed_tail is what max_length kept back
-        if len(message) > max_octets or inflater.unconsumed_tail:
+        if len(message) > max_bytes or inflater.unconsumed_tail:
             raise _too_big()
         if inflater.eof:
-            octets_left = max_octets - len(message)
-            return message + self._behind_final_block(inflater.unused_data, octets_left)
+            bytes_left = max_bytes - len(message)
+            return message + self._behind_final_block(inflater.unused_data, bytes_left)
         return message
 
-    def _behind_final_block(self, rest: bytes, octets_left: int) -> bytes:
+    def _behind_final_block(self, rest: bytes, bytes_left: int) -> bytes:
         """What a message has behind a BFINAL block; `rest` ends with the tail, or within it."""
-        # `octets_left` is the last word: as if so much had come that nothing else limits it
-        inflation = Inflation(self, octets_left, final_blocks=1, fed_octets=octets_left)
+        # `bytes_left` is the last word: as if so much had come that nothing else limits it
+        inflation = Inflation(self, bytes_left, final_blocks=1, fed_bytes=bytes_left)
         if len(rest) < len(_TAIL):
             message = inflation.feed(rest)
             inflation.keep()
@@ -119,35 +119,35 @@ class Inflation:
 
     __slots__ = (
         "_deflate",
-        "_fed_octets",
+        "_fed_bytes",
         "_final_blocks",
         "_inflater",
-        "_made_octets",
-        "_max_octets",
+        "_made_bytes",
+        "_max_bytes",
         "_waiting",
     )
 
     def __init__(
-        self, deflate: Deflate, max_octets: int, *, final_blocks: int = 0, fed_octets: int = 0
+        self, deflate: Deflate, max_bytes: int, *, final_blocks: int = 0, fed_bytes: int = 0
     ) -> None:
         self._deflate = deflate
         # None: made when there is something for it
         self._inflater = None if final_blocks else deflate._decompressor
-        self._max_octets = max_octets
-        self._fed_octets = fed_octets  # so far, as on the wire
-        self._made_octets = 0
+        self._max_bytes = max_bytes
+        self._fed_bytes = fed_bytes  # so far, as on the wire
+        self._made_bytes = 0
         self._final_blocks = final_blocks  # so far
         self._waiting = bytearray()
 
     def feed(self, payload: bytes) -> bytes:
         """The next octets of the message; raises WebSocketFault 1007 or 1009."""
-        self._fed_octets += len(payload)
+        self._fed_bytes += len(payload)
         return self._inflate(payload, is_whole=False)
 
     def _inflate(self, payload: bytes, *, is_whole: bool) -> bytes:
-        limit = min(self._max_octets, inflated_limit(self._fed_octets))
-        is_final = is_whole or limit == self._max_octets  # nothing that comes will raise the limit
-        if not is_final and limit - self._made_octets < _STEP_OCTETS:
+        limit = min(self._max_bytes, inflated_limit(self._fed_bytes))
+        is_final = is_whole or limit == self._max_bytes  # nothing that comes will raise the limit
+        if not is_final and limit - self._made_bytes < _STEP_BYTES:
             self._waiting += payload
             return b""
         if self._waiting:
@@ -155,7 +155,7 @@ class Inflation:
             self._waiting.clear()
         pieces: list[bytes] = []
         while payload:
-            room = limit - self._made_octets
+            room = limit - self._made_bytes
             if not is_final and room <= 0:
                 self._waiting += payload
                 break
@@ -166,9 +166,9 @@ class Inflation:
                 piece = inflater.decompress(payload, room + is_final)
             except zlib.error as error:
                 raise _invalid() from error
-            self._made_octets += len(piece)
+            self._made_bytes += len(piece)
             payload = inflater.unconsumed_tail
-            if is_final and (self._made_octets > limit or payload):
+            if is_final and (self._made_bytes > limit or payload):
                 raise _too_big()
             pieces.append(piece)
             if inflater.eof:
@@ -198,7 +198,7 @@ class Inflation:
 
 def inflated_limit(octets: int) -> int:
     """What a message of `octets` on the wire may inflate to, in octets: more is a bomb: 1009."""
-    return max(_FREE_OCTETS, _RATIO * octets)
+    return max(_FREE_BYTES, _RATIO * octets)
 
 
 def _invalid() -> WebSocketFault:

@@ -1,4 +1,4 @@
-"""What arrives on a channel, from octets to events, and what leaves it, from messages to octets
+"""What arrives on a WebSocket, from octets to events, and what leaves it, from messages to octets
 (RFC 6455, RFC 7692).
 
 Whole data frames, which nearly all are, take under 1 µs in `_read_frames`; fragments, control
@@ -26,7 +26,7 @@ from asgi_poller.protocols.websocket.frames import (
     FIN_PONG,
     FIN_TEXT,
     FIN_TEXT_DEFLATED,
-    MAX_CONTROL_OCTETS,
+    MAX_CONTROL_BYTES,
     RSV1,
     SHORT_BINARY,
     SHORT_TEXT,
@@ -38,16 +38,16 @@ from asgi_poller.protocols.websocket.frames import (
     encode_close,
     encode_frame,
     extended_length,
-    max_compressed_octets,
+    max_compressed_bytes,
 )
 from asgi_poller.protocols.websocket.permessage_deflate import SERVER_WINDOW_BITS, Deflate
 
 # A burst of tiny frames, or of small compressed ones that grow, is cut into helpings: the rest
 # stays here until it is asked for, so that one read can neither flood the application's queue nor
 # hold the loop.
-_HELPING_FRAMES = range(256)
-_HELPING_OCTETS = 1024 * 1024  # inflated
-_VIEW_OCTETS = 4096  # above this a memoryview is cheaper than a slice
+_READ_BUDGET_FRAMES = range(256)
+_HELPING_BYTES = 1024 * 1024  # inflated
+_VIEW_BYTES = 4096  # above this a memoryview is cheaper than a slice
 _NOTHING: list[Event] = []  # what an incomplete frame gives; never changed
 
 # First octets that the fast lane takes (RFC 6455, 5.2): FIN, no reserved bit but an agreed RSV1,
@@ -63,8 +63,8 @@ _OUT_OF_ORDER = {
 
 
 class FrameCache:
-    """The last compressed message of a core: one message sent to a thousand channels is compressed
-    once.
+    """The last compressed message of a core: one message sent to a thousand WebSockets is
+    compressed once.
     """
 
     __slots__ = ("frame", "message")
@@ -75,12 +75,12 @@ class FrameCache:
 
 
 class WebSocketWire:
-    """One channel's octets. Sans I/O: `receive` what the socket gave, write what `text`, `binary`,
-    ... return.
+    """One WebSocket's octets. Sans I/O: `receive` what the socket gave, write what `text`,
+    `binary`, ... return.
 
-    Owned by the channel's core. `max_octets` bounds a message, inflated; `deflate` is the
+    Owned by the WebSocket's core. `max_bytes` bounds a message, inflated; `deflate` is the
     negotiated extension and messages of `deflate_threshold` octets or more are compressed with it.
-    After `receive` the caller must look at `is_holding`: while it is true, call `receive(b"")`
+    After `receive` the caller must look at `has_buffered`: while it is true, call `receive(b"")`
     again as soon as it can take more.
     """
 
@@ -92,25 +92,25 @@ class WebSocketWire:
         "_fast",
         "_fast_between_messages",
         "_fragments",
-        "_lone_octets",
-        "_max_octets",
+        "_lone_bytes",
+        "_max_bytes",
         "_need",
+        "has_buffered",
         "has_ended",
-        "is_holding",
     )
 
     def __init__(
         self,
-        max_octets: int,
+        max_bytes: int,
         deflate: Deflate | None = None,
         deflate_threshold: int = 0,
         cache: FrameCache | None = None,
     ) -> None:
-        self._max_octets = max_octets
-        self._lone_octets = min(max_octets, 125)
+        self._max_bytes = max_bytes
+        self._lone_bytes = min(max_bytes, 125)
         self._deflate = deflate
         self._deflate_threshold = deflate_threshold
-        # a compressed frame may be shared only where it depends neither on what its channel was
+        # a compressed frame may be shared only where it depends neither on what its WebSocket was
         # sent before nor on a window that its peer asked for
         is_shared = deflate is not None and (
             not deflate.server_takeover and deflate.server_bits == SERVER_WINDOW_BITS
@@ -122,20 +122,20 @@ class WebSocketWire:
         self._buffer: bytearray | None = None  # a frame's beginning
         self._need = 0  # octets `_buffer` must hold before it is worth another look
         self.has_ended = False
-        self.is_holding = False
+        self.has_buffered = False
 
     @property
     def inflates(self) -> bool:
         """Whether messages may be larger than what they came in."""
         return self._deflate is not None
 
-    def lone(self, data: bytes) -> str | bytes | None:
+    def parse_single(self, data: bytes) -> str | bytes | None:
         """The message, if `data` is one short frame of the fast lane and nothing else: the read
         that is commonest of all needs no loop and no list. None: `receive` it.
         """
         length = len(data) - 6
         if (
-            0 <= length <= self._lone_octets
+            0 <= length <= self._lone_bytes
             and data[1] == length + 128
             and self._buffer is None
             and (first := data[0]) in self._fast
@@ -175,7 +175,7 @@ class WebSocketWire:
         except WebSocketFault as fault:
             # its traceback knows this frame, and this frame the fault: a circle
             return self._end(events, fault.with_traceback(None))
-        self.is_holding = is_cut and at < len(data)
+        self.has_buffered = is_cut and at < len(data)
         if at < len(data):
             self._buffer = bytearray(memoryview(data)[at:])
             self._need = need
@@ -192,7 +192,7 @@ class WebSocketWire:
         """
         end = len(data)
         inflated = 0
-        for _ in _HELPING_FRAMES:
+        for _ in _READ_BUDGET_FRAMES:
             if end - at < 2:
                 break
             first = data[at]
@@ -204,8 +204,8 @@ class WebSocketWire:
                     return at, -taken, False
                 at += taken
                 if self._deflate is not None and len(events) > count:
-                    inflated += _message_octets(events[-1])
-                    if inflated >= _HELPING_OCTETS:
+                    inflated += _message_bytes(events[-1])
+                    if inflated >= _HELPING_BYTES:
                         return at, 0, True
                 continue
             start = at + 6
@@ -213,14 +213,14 @@ class WebSocketWire:
                 start, length = extended_length(data, at)
                 if not start:
                     break
-            if length > self._max_octets and (
-                not first & RSV1 or length > max_compressed_octets(self._max_octets)
+            if length > self._max_bytes and (
+                not first & RSV1 or length > max_compressed_bytes(self._max_bytes)
             ):
                 raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
             stop = start + length
             if stop > end:
                 return at, stop - at, False
-            view = data if length < _VIEW_OCTETS else memoryview(data)
+            view = data if length < _VIEW_BYTES else memoryview(data)
             payload = apply_mask(view[start:stop], data[start - 4 : start])
             at = stop
             if first == FIN_BINARY:
@@ -229,7 +229,7 @@ class WebSocketWire:
                 events.append(payload.decode())
             else:
                 inflated += self._inflate(first, payload, events)
-                if inflated >= _HELPING_OCTETS:
+                if inflated >= _HELPING_BYTES:
                     return at, 0, True
         else:
             return at, 0, True
@@ -238,14 +238,14 @@ class WebSocketWire:
     def _inflate(self, first: int, payload: bytes, events: list[Event]) -> int:
         """A compressed message; how many octets it came to."""
         assert self._deflate is not None  # only then is such a first octet fast
-        message = self._deflate.decompress(payload, self._max_octets)
+        message = self._deflate.decompress(payload, self._max_bytes)
         events.append(message if first == FIN_BINARY_DEFLATED else message.decode())
         return len(message)
 
     def _end(self, events: list[Event], fault: WebSocketFault) -> list[Event]:
         events.append(fault)
         self._end_input()
-        self.is_holding = False
+        self.has_buffered = False
         return events
 
     def _end_input(self) -> None:
@@ -271,7 +271,7 @@ class WebSocketWire:
                 return 0
         fragments = self._fragments
         if fragments is None or first not in _CONTINUATIONS:
-            new = FragmentedMessage(first, self._max_octets, self._deflate)
+            new = FragmentedMessage(first, self._max_bytes, self._deflate)
             new.check(length)
         else:
             new = fragments
@@ -282,7 +282,7 @@ class WebSocketWire:
         stop = start + length
         if stop > len(data):
             return at - stop
-        view = data if length < _VIEW_OCTETS else memoryview(data)
+        view = data if length < _VIEW_BYTES else memoryview(data)
         new.add(apply_mask(view[start:stop], data[start - 4 : start]))
         if first & 0x80:
             events.append(new.finish())
@@ -355,7 +355,7 @@ class WebSocketWire:
 
     def ping(self, payload: bytes = b"") -> bytes:
         """A Ping of at most 125 octets (RFC 6455, 5.5.2)."""
-        return encode_frame(FIN_PING, payload[:MAX_CONTROL_OCTETS])
+        return encode_frame(FIN_PING, payload[:MAX_CONTROL_BYTES])
 
     def pong(self, payload: bytes) -> bytes:
         """The answer to a Ping (RFC 6455, 5.5.3)."""
@@ -366,5 +366,5 @@ class WebSocketWire:
         return encode_close(code, reason)
 
 
-def _message_octets(event: Event) -> int:
+def _message_bytes(event: Event) -> int:
     return len(event) if isinstance(event, str | bytes) else 0

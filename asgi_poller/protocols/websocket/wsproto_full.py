@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from asgi_poller.protocols.websocket.frames import KNOWN_OPCODES, MAX_CONTROL_OCTETS, Event
+from asgi_poller.protocols.websocket.frames import KNOWN_OPCODES, MAX_CONTROL_BYTES, Event
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import FAST_NONE, FrameCache, WebSocketWire
-from asgi_poller.protocols.websocket.wsproto_impl import WsprotoLane
+from asgi_poller.protocols.websocket.wsproto_impl import WsprotoImpl
 
 
-class CarefulWebSocketWire(WebSocketWire):
-    """Every frame, both ways, through wsproto. Owned by the channel's core."""
+class WsprotoWebSocketWire(WebSocketWire):
+    """Every frame, both ways, through wsproto. Owned by the WebSocket's core."""
 
-    __slots__ = ("_careful_octets", "_wsproto")
+    __slots__ = ("_careful_bytes", "_wsproto")
 
     def __init__(
         self,
-        max_octets: int,
+        max_bytes: int,
         deflate: Deflate | None = None,
         deflate_threshold: int = 0,
         cache: FrameCache | None = None,
     ) -> None:
-        super().__init__(max_octets, deflate, deflate_threshold, cache)
+        super().__init__(max_bytes, deflate, deflate_threshold, cache)
         self._fast_between_messages = self._fast = FAST_NONE
-        self._wsproto = WsprotoLane(max_octets, deflate)
-        self._careful_octets = 0  # of the frame at hand, still to come
+        self._wsproto = WsprotoImpl(max_bytes, deflate)
+        self._careful_bytes = 0  # of the frame at hand, still to come
 
     def _read_frames(
         self, data: bytes | bytearray, events: list[Event], at: int = 0
     ) -> tuple[int, int, bool]:
-        if self._careful_octets:
+        if self._careful_bytes:
             at = self._read_other(data, at, events)
         return super()._read_frames(data, events, at)
 
@@ -39,14 +39,14 @@ class CarefulWebSocketWire(WebSocketWire):
         0 means that the frame's header is not complete.
         """
         end = len(data)
-        octets = self._careful_octets or _frame_octets(data, at)
+        octets = self._careful_bytes or _frame_bytes(data, at)
         if not octets:
             return 0
         taken = min(octets, end - at)
-        self._careful_octets = octets - taken
+        self._careful_bytes = octets - taken
         if not self._wsproto.receive(memoryview(data)[at : at + taken], events):
             self._end_input()
-            self._careful_octets = 0
+            self._careful_bytes = 0
             return end - at  # nothing after it counts
         return taken
 
@@ -61,7 +61,7 @@ class CarefulWebSocketWire(WebSocketWire):
         return self._wsproto.send_message(message)
 
     def ping(self, payload: bytes = b"") -> bytes:
-        return self._wsproto.send_ping(payload[:MAX_CONTROL_OCTETS])
+        return self._wsproto.send_ping(payload[:MAX_CONTROL_BYTES])
 
     def pong(self, payload: bytes) -> bytes:
         return self._wsproto.send_pong(payload)
@@ -70,7 +70,7 @@ class CarefulWebSocketWire(WebSocketWire):
         return self._wsproto.send_close(code, reason)
 
 
-def _frame_octets(data: bytes | bytearray, at: int) -> int:
+def _frame_bytes(data: bytes | bytearray, at: int) -> int:
     """How long the frame at `at` is in all; 0 if its header, mask included, is not complete.
 
     A header that is wrong whatever follows gives the rest of `data`: wsproto will say what is wrong

@@ -1,4 +1,4 @@
-"""The careful lane: one channel's frames through `wsproto.Connection`, the authority on RFC 6455.
+"""The careful lane: one WebSocket's frames through `wsproto.Connection`, the authority on RFC 6455.
 
 It takes fragments, control frames, everything broken, and in `--ws wsproto` every frame. Two
 things are added to wsproto by the extension point it offers: the size limit, taken from frame
@@ -34,7 +34,7 @@ from asgi_poller.protocols.websocket.frames import (
     Ping,
     Pong,
     is_sendable_close_code,
-    max_compressed_octets,
+    max_compressed_bytes,
 )
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate, Inflation
 
@@ -50,12 +50,12 @@ _GUARD_REASONS = {
 
 
 class MessageGuard(Extension):
-    """Bounds every message at `max_octets` and inflates compressed ones. One per channel."""
+    """Bounds every message at `max_bytes` and inflates compressed ones. One per WebSocket."""
 
     name = "asgi-poller-guard"
 
-    def __init__(self, max_octets: int, deflate: Deflate | None) -> None:
-        self.max_octets = max_octets
+    def __init__(self, max_bytes: int, deflate: Deflate | None) -> None:
+        self.max_bytes = max_bytes
         self.deflate = deflate
         self._octets = 0  # of the message so far, as declared by its frame headers
         self._inflation: Inflation | None = None
@@ -81,10 +81,10 @@ class MessageGuard(Extension):
             self._octets = 0
             self._inflation = None
             if rsv.rsv1 and self.deflate is not None:
-                self._inflation = Inflation(self.deflate, self.max_octets)
+                self._inflation = Inflation(self.deflate, self.max_bytes)
         self._octets += payload_length
-        if self._octets > self.max_octets and (
-            self._inflation is None or self._octets > max_compressed_octets(self.max_octets)
+        if self._octets > self.max_bytes and (
+            self._inflation is None or self._octets > max_compressed_bytes(self.max_bytes)
         ):
             return CloseReason.MESSAGE_TOO_BIG
         if self._inflation is not None and opcode is not Opcode.CONTINUATION:
@@ -133,16 +133,16 @@ class _Frames(FrameProtocol):
         return super()._process_close(frame)
 
 
-class WsprotoLane:
+class WsprotoImpl:
     """Feed octets with `receive`; take whole messages and control frames from the list it returns.
 
-    Owned by the channel's core. After a Close or a WebSocketFault nothing more may be fed.
+    Owned by the WebSocket's core. After a Close or a WebSocketFault nothing more may be fed.
     """
 
     __slots__ = ("_binary", "_connection", "_text")
 
-    def __init__(self, max_octets: int, deflate: Deflate | None) -> None:
-        extensions: list[Extension] = [MessageGuard(max_octets, deflate)]
+    def __init__(self, max_bytes: int, deflate: Deflate | None) -> None:
+        extensions: list[Extension] = [MessageGuard(max_bytes, deflate)]
         self._connection = Connection(ConnectionType.SERVER, extensions=extensions)
         self._connection._proto = _Frames(False, extensions)
         # What has come of the message at hand. Not lists of pieces: a peer may send it in
@@ -151,7 +151,7 @@ class WsprotoLane:
         self._binary: bytearray | None = None
 
     def receive(self, data: bytes | memoryview, events: list[Event]) -> bool:
-        """Append what `data` completes to `events`; False once the channel's input has ended."""
+        """Append what `data` completes to `events`; False once the WebSocket's input has ended."""
         connection = self._connection
         connection.receive_data(bytes(data))
         for event in connection.events():

@@ -213,7 +213,7 @@ def test_requests_before_a_broken_one_are_given() -> None:
     assert (shown(found), fault) == ([head(b"/next"), END] * 2, 400)
 
 
-LIMITS = HeadLimits(line_octets=64, field_count=4, field_octets=80, head_octets=256)
+LIMITS = HeadLimits(line_bytes=64, field_count=4, field_bytes=80, head_bytes=256)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_chunk_extensions_and_trailers_are_bounded(data: bytes) -> None:
     for size in (1, 50, 300):
         parser = RequestParser(LIMITS)
         parser.receive(data)
-        for _ in range(LIMITS.head_octets // size - 1):
+        for _ in range(LIMITS.head_bytes // size - 1):
             parser.receive(b"x" * size)
         with pytest.raises(HttpFault, match="431"):
             parser.receive(b"x" * 2 * size + b"x")

@@ -40,11 +40,11 @@ def encoded(
     *,
     to: RequestHead | None = None,
     status: int = 200,
-    body_octets: int | None = 5,
+    body_bytes: int | None = 5,
 ) -> tuple[list[bytes], Framing]:
     """The head's lines, without the defaults, and the framing."""
     head, framing = encode_head(
-        to or request(), status, headers, default_fields=defaults, body_octets=body_octets
+        to or request(), status, headers, default_headers=defaults, body_bytes=body_bytes
     )
     assert head.endswith(b"\r\n\r\n")
     lines = head[:-4].split(b"\r\n")
@@ -60,13 +60,13 @@ def test_a_body_that_is_known_has_its_length() -> None:
 
 
 def test_a_body_that_is_streamed_is_chunked() -> None:
-    lines, framing = encoded([], body_octets=None)
+    lines, framing = encoded([], body_bytes=None)
     assert lines == [b"transfer-encoding: chunked"]
     assert framing == Framing(True, True, None, True)
 
 
 def test_a_body_that_is_streamed_to_1_0_ends_with_the_connection() -> None:
-    lines, framing = encoded([], to=request(version="1.0", keep_alive=True), body_octets=None)
+    lines, framing = encoded([], to=request(version="1.0", keep_alive=True), body_bytes=None)
     assert lines == [b"connection: close"]
     assert framing == Framing(True, False, None, False)
 
@@ -75,7 +75,7 @@ def test_chunks_are_never_sent_to_1_0() -> None:
     """RFC 9112, 6.1: even if the application asks for them."""
     to = request(version="1.0", keep_alive=True)
     given = [(b"Transfer-Encoding", b"Chunked")]
-    lines, framing = encoded(given, to=to, body_octets=None)
+    lines, framing = encoded(given, to=to, body_bytes=None)
     assert lines == [b"connection: close"]
     assert not framing.is_chunked
     lines, framing = encoded(given, to=to)
@@ -83,18 +83,18 @@ def test_chunks_are_never_sent_to_1_0() -> None:
 
 
 @pytest.mark.parametrize("name", [b"content-length", b"Content-Length", b"CONTENT-LENGTH"])
-@pytest.mark.parametrize("body_octets", [5, None])
-def test_a_length_that_the_application_gives(name: bytes, body_octets: int | None) -> None:
-    lines, framing = encoded([(name, b"5")], body_octets=body_octets)
+@pytest.mark.parametrize("body_bytes", [5, None])
+def test_a_length_that_the_application_gives(name: bytes, body_bytes: int | None) -> None:
+    lines, framing = encoded([(name, b"5")], body_bytes=body_bytes)
     assert lines == [b"content-length: 5"]
-    assert framing.expected_octets in (5, None)
+    assert framing.expected_bytes in (5, None)
     assert framing.keep_alive
     assert not framing.is_chunked
 
 
-@pytest.mark.parametrize("body_octets", [4, 6])
-def test_a_length_that_is_wrong_is_not_taken_for_right(body_octets: int) -> None:
-    assert encoded([(b"content-length", b"5")], body_octets=body_octets)[1].expected_octets == 5
+@pytest.mark.parametrize("body_bytes", [4, 6])
+def test_a_length_that_is_wrong_is_not_taken_for_right(body_bytes: int) -> None:
+    assert encoded([(b"content-length", b"5")], body_bytes=body_bytes)[1].expected_bytes == 5
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_what_becomes_of_the_connection(
 
 def test_what_the_application_gives_replaces_the_defaults() -> None:
     head, _ = encode_head(
-        request(), 200, [(b"Date", b"mine")], default_fields=defaults, body_octets=0
+        request(), 200, [(b"Date", b"mine")], default_headers=defaults, body_bytes=0
     )
     assert b"date: mine\r\n" in head
     assert b"date: ours" not in head
@@ -218,7 +218,7 @@ names = st.binary(max_size=8) | st.sampled_from([b"date", b"Content-Length", b"c
 @given(st.lists(st.tuples(names, st.binary(max_size=12)), max_size=6))
 def test_no_headers_split_a_response(headers: list[tuple[bytes, bytes]]) -> None:
     try:
-        head, _ = encode_head(request(), 200, headers, default_fields=defaults, body_octets=0)
+        head, _ = encode_head(request(), 200, headers, default_headers=defaults, body_bytes=0)
     except ApplicationFault:
         return
     assert head.count(b"\r\n\r\n") == 1

@@ -34,7 +34,7 @@ def nothing(given: Mapping[bytes, bytes]) -> bytes:
 
 def accepted(handshake: Handshake, **options: Any) -> tuple[list[bytes], Any]:
     """The lines of the 101, and the compression."""
-    head, deflate = handshake.accept(**{"default_fields": nothing, **options})
+    head, deflate = handshake.accept(**{"default_headers": nothing, **options})
     lines = head.split(b"\r\n")
     assert lines[-2:] == [b"", b""]
     assert lines[:4] == [
@@ -54,7 +54,7 @@ def test_what_the_application_and_the_server_add() -> None:
     lines, _ = accepted(
         check_handshake(opening()),
         headers=[(b"set-cookie", b"a=b"), (b"set-cookie", b"c=d")],
-        default_fields=lambda given: b"date: now\r\nserver: us\r\n",
+        default_headers=lambda given: b"date: now\r\nserver: us\r\n",
     )
     assert lines == [b"set-cookie: a=b", b"set-cookie: c=d", b"date: now", b"server: us"]
 
@@ -62,12 +62,14 @@ def test_what_the_application_and_the_server_add() -> None:
 def test_what_the_application_gives_itself_is_not_there_twice() -> None:
     asked = []
 
-    def default_fields(given: Mapping[bytes, bytes]) -> bytes:
+    def default_headers(given: Mapping[bytes, bytes]) -> bytes:
         asked.append(set(given))
         return b""
 
     headers = [(b"Date", b"now"), (b"server", b"mine"), (b"x", b"y")]
-    lines, _ = accepted(check_handshake(opening()), headers=headers, default_fields=default_fields)
+    lines, _ = accepted(
+        check_handshake(opening()), headers=headers, default_headers=default_headers
+    )
     assert lines == [b"date: now", b"server: mine", b"x: y"]
     assert asked == [{b"date", b"server"}]
 
@@ -88,7 +90,7 @@ def test_subprotocols_of_all_fields_in_order() -> None:
 def test_a_subprotocol_that_was_not_offered(subprotocol: Any) -> None:
     handshake = check_handshake(opening((b"sec-websocket-protocol", b"chat, superchat")))
     with pytest.raises(ApplicationFault, match="not offered"):
-        handshake.accept(subprotocol=subprotocol, default_fields=nothing)
+        handshake.accept(subprotocol=subprotocol, default_headers=nothing)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_a_subprotocol_that_was_not_offered(subprotocol: Any) -> None:
 def test_headers_that_an_application_may_not_give(headers: Any) -> None:
     handshake = check_handshake(opening())
     with pytest.raises(ApplicationFault):
-        handshake.accept(headers=headers, default_fields=nothing)
+        handshake.accept(headers=headers, default_headers=nothing)
     assert accepted(handshake) == ([], None)  # it may still do better
 
 

@@ -13,7 +13,7 @@ from asgi_poller.errors import WebSocketFault
 from asgi_poller.protocols.websocket.frames import Close, Ping, Pong
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
-from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
+from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 from tests.cuts import cut_at, places
 from tests.frames import (
     BINARY,
@@ -91,7 +91,7 @@ def test_both_lanes_agree_on_any_octets_cut_anywhere(
 ) -> None:
     pieces = cut_at(data, cut.draw(places(len(data))))
     fast = plain(received(maker(WebSocketWire), pieces))
-    slow = plain(received(maker(CarefulWebSocketWire), pieces))
+    slow = plain(received(maker(WsprotoWebSocketWire), pieces))
     if fast != slow:
         assert ends_within_a_frame(slow, fast)
     assert plain(received(maker(WebSocketWire), [data])) == fast
@@ -104,7 +104,7 @@ def test_both_lanes_agree_on_any_octets_cut_anywhere(
 def test_both_lanes_agree_on_messages_cut_anywhere(data: bytes, cut: st.DataObject) -> None:
     pieces = cut_at(data, cut.draw(places(len(data))))
     fast = received(WebSocketWire(300, Deflate()), pieces)
-    assert fast == received(CarefulWebSocketWire(300, Deflate()), pieces)
+    assert fast == received(WsprotoWebSocketWire(300, Deflate()), pieces)
     assert not any(isinstance(event, WebSocketFault) for event in fast)
 
 

@@ -272,9 +272,9 @@ def test_how_much_may_be_inflated_does_not_depend_on_the_cuts(
     size: int | None, step: int, takeover: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Zeros first and noise behind, the other way round, and over final blocks: one verdict."""
-    monkeypatch.setattr(permessage_deflate_module, "_FREE_OCTETS", 1000)
+    monkeypatch.setattr(permessage_deflate_module, "_FREE_BYTES", 1000)
     monkeypatch.setattr(permessage_deflate_module, "_RATIO", 4)
-    monkeypatch.setattr(permessage_deflate_module, "_STEP_OCTETS", step)
+    monkeypatch.setattr(permessage_deflate_module, "_STEP_BYTES", step)
     noise, zeros = os.urandom(3000), bytes(8000)
     final = zlib.compressobj(9, zlib.DEFLATED, -15)
     ended = final.compress(noise) + final.flush(zlib.Z_FINISH)

@@ -11,7 +11,7 @@ from asgi_poller.errors import WebSocketFault
 from asgi_poller.protocols.websocket.frames import Close, Event, Ping, Pong
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
-from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
+from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 from tests.cuts import cuts
 from tests.frames import (
     BINARY,
@@ -28,7 +28,7 @@ from tests.frames import (
     text,
 )
 
-WIRES = (WebSocketWire, CarefulWebSocketWire)
+WIRES = (WebSocketWire, WsprotoWebSocketWire)
 MAX = 1000
 RSV1 = 4
 
@@ -37,12 +37,12 @@ def received(wire: WebSocketWire, pieces: Iterable[bytes]) -> list[Event]:
     """All that came of `pieces`, helpings asked for until there are no more."""
     events: list[Event] = []
     for piece in pieces:
-        message = wire.lone(piece)  # as a channel does it: one short frame needs no more
+        message = wire.parse_single(piece)  # as a channel does it: one short frame needs no more
         if message is not None:
             events.append(message)
             continue
         events += wire.receive(piece)
-        while wire.is_holding:
+        while wire.has_buffered:
             events += wire.receive(b"")
     return events
 
@@ -225,10 +225,10 @@ def test_a_burst_is_given_in_helpings() -> None:
     wire = WebSocketWire(MAX)
     first = wire.receive(text("a") * 1000)
     assert 0 < len(first) < 1000
-    assert wire.is_holding
+    assert wire.has_buffered
     more = wire.receive(text("b"))  # what comes meanwhile waits behind it
     count = len(first) + len(more)
-    while wire.is_holding:
+    while wire.has_buffered:
         events = wire.receive(b"")
         assert len(events) <= len(first)
         count += len(events)
@@ -240,7 +240,7 @@ def test_a_burst_is_given_in_helpings() -> None:
 def test_a_burst_of_pings_is_given_in_helpings() -> None:
     wire = WebSocketWire(MAX)
     assert len(wire.receive(frame(PING) * 1000)) < 1000
-    assert wire.is_holding
+    assert wire.has_buffered
 
 
 # permessage-deflate
@@ -250,8 +250,8 @@ def compressed(message: bytes, opcode: int = BINARY, *, fin: bool = True) -> byt
     return frame(opcode, deflated(message), rsv=RSV1, fin=fin)
 
 
-def with_deflate(make: type[WebSocketWire], max_octets: int = MAX) -> WebSocketWire:
-    return make(max_octets, Deflate(), 0)
+def with_deflate(make: type[WebSocketWire], max_bytes: int = MAX) -> WebSocketWire:
+    return make(max_bytes, Deflate(), 0)
 
 
 HELLO = deflated(b"Hello")
@@ -385,7 +385,7 @@ def test_small_frames_that_grow_are_given_one_helping_at_a_time(
     wire = with_deflate(make, 1 << 20)
     events = wire.receive(data)
     helpings = [len(events)]
-    while wire.is_holding:
+    while wire.has_buffered:
         events = wire.receive(b"")
         helpings.append(len(events))
     assert sum(helpings) == 8

@@ -13,17 +13,17 @@ from asgi_poller.protocols.websocket.frames import (
     Event,
     Ping,
     encode_close,
-    max_compressed_octets,
+    max_compressed_bytes,
 )
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
-from asgi_poller.protocols.websocket.wsproto_full import CarefulWebSocketWire
-from asgi_poller.protocols.websocket.wsproto_impl import WsprotoLane
+from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
+from asgi_poller.protocols.websocket.wsproto_impl import WsprotoImpl
 from tests.frames import BINARY, PING, TEXT, close, frame, inflated, server_frames
 
 
 def test_the_end_of_input_is_told() -> None:
-    lane = WsprotoLane(100, None)
+    lane = WsprotoImpl(100, None)
     events: list[Event] = []
     assert lane.receive(frame(TEXT, b"a"), events)
     assert not lane.receive(close(1000), events)
@@ -38,7 +38,7 @@ def test_faults_are_not_taken_for_the_peers_close() -> None:
         (frame(TEXT, b"\xff\xff", rsv=4), 1007, "compressed"),
     ):
         events: list[Event] = []
-        assert not WsprotoLane(100, Deflate()).receive(data, events)
+        assert not WsprotoImpl(100, Deflate()).receive(data, events)
         (fault,) = events
         assert isinstance(fault, WebSocketFault)
         assert fault.code == code
@@ -47,11 +47,11 @@ def test_faults_are_not_taken_for_the_peers_close() -> None:
 
 @pytest.mark.parametrize("octets", [0, 1, 7, 8, 1000])
 def test_room_for_what_grows_by_being_compressed(octets: int) -> None:
-    assert max_compressed_octets(octets) >= octets * 9 / 8 + 5
+    assert max_compressed_bytes(octets) >= octets * 9 / 8 + 5
 
 
 def test_sending_is_the_same_in_both_lanes() -> None:
-    fast, careful = WebSocketWire(1000), CarefulWebSocketWire(1000)
+    fast, careful = WebSocketWire(1000), WsprotoWebSocketWire(1000)
     for length in (0, 1, 125, 126, 65535, 65536):
         assert fast.text("x" * length) == careful.text("x" * length)
         assert fast.binary(b"x" * length) == careful.binary(b"x" * length)
@@ -66,26 +66,26 @@ def test_sending_is_the_same_in_both_lanes() -> None:
 def test_closing_is_the_same_in_both_lanes(code: int | None, reason: str) -> None:
     expected = encode_close(code, reason)
     assert WebSocketWire(1000).close(code, reason) == expected
-    assert CarefulWebSocketWire(1000).close(code, reason) == expected
-    answering = CarefulWebSocketWire(1000)
+    assert WsprotoWebSocketWire(1000).close(code, reason) == expected
+    answering = WsprotoWebSocketWire(1000)
     answering.receive(close(1000))
     assert answering.close(code, reason) == expected
 
 
 def test_a_second_close_is_not_sent() -> None:
-    wire = CarefulWebSocketWire(1000)
+    wire = WsprotoWebSocketWire(1000)
     assert wire.close(1000)
     assert wire.close(1000) == b""
 
 
 def test_the_peer_is_heard_after_our_close() -> None:
-    wire = CarefulWebSocketWire(1000)
+    wire = WsprotoWebSocketWire(1000)
     wire.close(1000)
     events = wire.receive(frame(TEXT, b"late") + frame(PING) + close(1000))
     assert events == ["late", Ping(b""), Close(1000, "")]
 
 
-@pytest.mark.parametrize("make", [WebSocketWire, CarefulWebSocketWire])
+@pytest.mark.parametrize("make", [WebSocketWire, WsprotoWebSocketWire])
 def test_the_threshold_counts_octets(make: type[WebSocketWire]) -> None:
     wire = make(1000, Deflate(), 10)
     (plain,) = server_frames(wire.text("é" * 4))
