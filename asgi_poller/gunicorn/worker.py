@@ -38,8 +38,7 @@ from asgi_poller.importer import load_application
 from asgi_poller.listeners.listeners import Listener, listener_on
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.master_poller import PollerSettings
-from asgi_poller.serve.garbage import settle_garbage
-from asgi_poller.serve.runner import run_loop
+from asgi_poller.serve.runner import run_loop, settle_garbage
 from asgi_poller.serve.serving import Serving
 from asgi_poller.system.fork_guard import ForkGuard
 

@@ -27,8 +27,7 @@ from asgi_poller.listeners.listeners import (
 )
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.serve.garbage import settle_garbage
-from asgi_poller.serve.runner import run_loop, with_exits_as_failures
+from asgi_poller.serve.runner import run_loop, settle_garbage, with_exits_as_failures
 from asgi_poller.serve.serving import Serving, tls_settings
 from asgi_poller.system.drop_privileges import become, own_socket_files, prepare_user
 from asgi_poller.system.fork_guard import ForkGuard, end_daemons

@@ -35,10 +35,9 @@ from asgi_poller.ipc.stack_dump import write_stacks_to
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.loops.loop_server import LoopServer
-from asgi_poller.serve.garbage import settle_garbage
 from asgi_poller.serve.limits_wiring import SharedCounter
 from asgi_poller.serve.loop_group import LoopGroup
-from asgi_poller.serve.runner import run_loop
+from asgi_poller.serve.runner import run_loop, settle_garbage
 from asgi_poller.serve.serving import tls_settings
 from asgi_poller.serve.tls_reload import keep_fresh
 from asgi_poller.system.fork_guard import ForkGuard

@@ -14,8 +14,8 @@ import pytest
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from asgi_poller.supervisor.reloader import SourceFilter, watched_directories
 from asgi_poller.supervisor.source_poll import changes
-from asgi_poller.supervisor.source_watch import SourceFilter, watched_directories
 from tests.supervisor.clients import crowd
 from tests.supervisor.command import ROOT, Command, get, is_alive, wait_until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asgi_poller.supervisor.backoff import Backoff
+from asgi_poller.supervisor.worker_pool import Backoff
 
 
 def test_the_first_replacement_comes_at_once_and_later_ones_later() -> None:
