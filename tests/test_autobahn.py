@@ -25,7 +25,7 @@ import sys
 import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.serving import serving
+from tests.support.server import serving
 
 pytestmark = pytest.mark.long
 

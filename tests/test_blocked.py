@@ -25,11 +25,12 @@ if sys.platform == "win32":
     pytest.skip("needs FIFOs and workers", allow_module_level=True)
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.attacks.proxies import free_port
-from tests.frames import PING, frame
 from tests.gunicorn.command import gunicorn
-from tests.serving import handshake
-from tests.supervisor.command import DEADLINE_S, is_alive, running, wait_until
+from tests.support.command import running
+from tests.support.frames import PING, frame
+from tests.support.processes import free_port, is_alive
+from tests.support.server import handshake
+from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.test_blocked:app"
 CHANNELS, CLIENTS = 40, 8

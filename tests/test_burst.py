@@ -17,13 +17,13 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.serving import handshake
-from tests.supervisor.command import running
+from tests.support.command import running
+from tests.support.server import handshake
+from tests.support.waiting import DEADLINE_S
 
 CONNECTIONS = 2000
 BACKLOG = 128
 BLOCKED_S = 0.2
-DEADLINE_S = 60.0
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,8 +20,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
-from tests.fakes import run
-from tests.serving import LOOPS, Site, serving
+from tests.support.fake_connection import run
+from tests.support.server import LOOPS, Site, serving
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

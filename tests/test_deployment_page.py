@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ from websockets.sync.client import connect
 
 from asgi_poller import Config, Server
 from asgi_poller.settings.table import BY_SPELLING
+from tests.support.processes import free_port
+from tests.support.waiting import DEADLINE_S
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
-DEADLINE_S = 20.0
 CLIENT = "127.0.0.2"  # not an address that proxies are trusted at
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the page is about Linux")
@@ -70,12 +70,6 @@ def running(command: list[str]) -> Iterator[None]:
         process.terminate()
         _, errors = process.communicate(timeout=DEADLINE_S)
         sys.stderr.write(errors.decode(errors="replace"))
-
-
-def free_port() -> int:
-    """For a program that cannot be told to pick one itself; another may take it before."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def ask_through(port: int, scheme: str) -> None:

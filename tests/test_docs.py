@@ -15,12 +15,11 @@ from websockets.sync.client import connect
 
 from asgi_poller import Config, Server
 from asgi_poller.settings.table import BY_SPELLING
+from tests.support.processes import ROOT
+from tests.support.waiting import DEADLINE_S
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-DEADLINE_S = 20.0
-
 # Options of our command that are in no table, and those of other programs on these pages.
 OURS = {"config", "help", "version"}
 FOREIGN = {

@@ -22,8 +22,9 @@ import pytest
 from asgi_poller import Config, Server
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.errors import ConfigError, ListenError, StartupError
-from tests.serving import DEADLINE_S
-from tests.supervisor.command import ROOT, Command, get
+from tests.support.command import Command, get
+from tests.support.processes import ROOT
+from tests.support.waiting import DEADLINE_S
 
 # A program that serves in one of several ways; `sock` is the caller's.
 PROGRAM = """

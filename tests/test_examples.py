@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,10 +18,10 @@ from websockets.typing import Subprotocol
 from asgi_poller import Config, Server
 from asgi_poller.settings.table import OPTIONS
 from examples import chat
+from tests.support.processes import ROOT
+from tests.support.waiting import DEADLINE_S
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
-DEADLINE_S = 20.0
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asgi_poller import Config, Server
-from tests.browser import Page, browser, executable
+from tests.support.browser import Page, browser, executable
 
 pytestmark = [
     pytest.mark.tools,

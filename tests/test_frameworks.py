@@ -22,8 +22,9 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.fakes import errors_in, run
-from tests.serving import LOOPS, Site, serving, wait_for
+from tests.support.fake_connection import errors_in, run
+from tests.support.server import LOOPS, Site, serving
+from tests.support.waiting import wait_until
 
 
 class Seen:
@@ -163,7 +164,7 @@ def test_fastapi_over_http(fastapi: Site, seen: Seen, caplog: pytest.LogCaptureF
         assert errors_in(caplog) == []
         broken = client.get("/broken")
         assert (broken.status_code, broken.text) == (500, "Internal Server Error")
-        wait_for(lambda: errors_in(caplog) == ["Exception in ASGI application"])
+        wait_until(lambda: errors_in(caplog) == ["Exception in ASGI application"])
         assert client.get("/items/6").status_code == 200
 
 
@@ -222,7 +223,7 @@ def test_an_endpoint_that_fails_closes_with_1011(
 ) -> None:
     with fastapi.websocket(path="/fails") as client:
         assert client.frame().close_code == 1011
-    wait_for(lambda: errors_in(caplog) == ["Exception in ASGI application"])
+    wait_until(lambda: errors_in(caplog) == ["Exception in ASGI application"])
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -10,8 +10,8 @@ import pytest
 
 from asgi_poller import logs
 from asgi_poller.config import Config
-from tests.frames import close as close_frame
-from tests.serving import get, handshake, serving
+from tests.support.frames import close as close_frame
+from tests.support.server import get, handshake, serving
 from tests.test_logs import ANSI
 from tests.test_logs import _logging_as_it_was as _logging_as_it_was  # a fixture for each test
 

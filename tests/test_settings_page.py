@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from asgi_poller.settings.table import OPTIONS
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "settings.md"
 SCRIPT = ROOT / "docs" / "generate_settings.py"
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.frames import close as close_frame
-from tests.frames import text
-from tests.serving import Raw, get, handshake
-from tests.supervisor.command import Command, running
+from tests.support.command import Command, running
+from tests.support.frames import close as close_frame
+from tests.support.frames import text
+from tests.support.server import Raw, get, handshake
 
 APP = "tests.test_shutdown:app"
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.support.processes import ROOT
+
 FOLDERS = ("asgi_poller", "benchmarks", "docs", "examples", "tests")
 FILES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")

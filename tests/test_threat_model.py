@@ -6,7 +6,8 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.support.processes import ROOT
+
 PAGE = ROOT / "docs" / "threat-model.md"
 # In a row, what follows **open** is still to be written.
 NAMED = re.compile(r"`(?:(tests/[\w/]+\.py)(?:::(\w+))?|(test_\w+))`")

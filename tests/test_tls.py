@@ -23,7 +23,12 @@ from asgi_poller.tls import (
     build_context,
     is_plaintext,
 )
-from tests.tls_handshake import Files, Handshake, client_context, write_pair
+from tests.support.tls import (
+    Files,
+    Handshake,
+    client_context,
+    write_pair,
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.proxies import free_port
-from tests.supervisor.command import DEADLINE_S, Command
+from tests.support.command import Command
+from tests.support.processes import free_port
+from tests.support.waiting import DEADLINE_S
 from tests.test_docs import TUTORIAL
 
 pytestmark = pytest.mark.skipif(

@@ -10,7 +10,12 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.http import HttpContext, HttpExchange
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.protocols.http1.parser import END, HeadLimits, RequestHead, RequestParser
-from tests.fakes import Wire, run, start, turns
+from tests.support.fake_connection import (
+    Wire,
+    run,
+    start,
+    turns,
+)
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"

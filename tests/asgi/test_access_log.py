@@ -12,9 +12,9 @@ from asgi_poller.asgi.access_log import AccessLog
 from tests.asgi.exchanges import GET, POST, Request, body, head
 from tests.asgi.test_websocket_opening import says
 from tests.asgi.websocket_peer import Peer, closing, text
-from tests.fakes import run, start, turns
-from tests.frames import close as close_frame
-from tests.frames import text as text_frame
+from tests.support.fake_connection import run, start, turns
+from tests.support.frames import close as close_frame
+from tests.support.frames import text as text_frame
 
 CLIENT = "192.0.2.1:4321"
 

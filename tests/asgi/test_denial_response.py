@@ -12,7 +12,13 @@ from asgi_poller.asgi.websocket_context import State
 from asgi_poller.errors import ApplicationFault
 from tests.asgi.test_websocket_opening import says
 from tests.asgi.websocket_peer import ACCEPT, Peer, closing, disconnect, text
-from tests.fakes import errors_in, raised_by, run, start, turns
+from tests.support.fake_connection import (
+    errors_in,
+    raised_by,
+    run,
+    start,
+    turns,
+)
 
 
 def head(status: Any = 401, headers: Any = ()) -> Message:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asgi_poller.asgi.flow_control import FlowControl
-from tests.fakes import run, turns
+from tests.support.fake_connection import run, turns
 
 
 def test_who_comes_while_it_is_open_does_not_wait() -> None:

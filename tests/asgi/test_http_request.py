@@ -13,7 +13,13 @@ from asgi_poller.asgi.http import State
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.errors import ClientDisconnected, HttpFault
 from tests.asgi.exchanges import GET, POST, Request, answer_of, body, head, says
-from tests.fakes import Wire, errors_in, run, start, turns
+from tests.support.fake_connection import (
+    Wire,
+    errors_in,
+    run,
+    start,
+    turns,
+)
 
 CONTINUE = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
 

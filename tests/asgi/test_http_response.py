@@ -9,7 +9,7 @@ import pytest
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.errors import ApplicationFault
 from tests.asgi.exchanges import GET, HEAD, OK, OLD, Request, answer_of, body, head, says
-from tests.fakes import errors_in, raised_by, run
+from tests.support.fake_connection import errors_in, raised_by, run
 
 # Responses
 

@@ -9,7 +9,7 @@ import pytest
 from asgi_poller.asgi.lifespan import Lifespan
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.errors import StartupError
-from tests.fakes import errors_in, run, turns
+from tests.support.fake_connection import errors_in, run, turns
 
 COMPLETE: Message = {"type": "lifespan.startup.complete"}
 FAILED: Message = {"type": "lifespan.startup.failed", "message": "no database"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.supervisor.command import Command, get
+from tests.support.command import Command, get
 
 APP = "tests.attacks.echo:app"
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from asgi_poller.asgi.tls_extension import distinguished_name, tls_extension
 from asgi_poller.tls import ServerContext, TlsSettings, build_context
-from tests.tls_handshake import Handshake, client_context, write_pair
+from tests.support.tls import Handshake, client_context, write_pair
 
 AUTHORITY = trustme.CA()
 

@@ -14,11 +14,19 @@ from tests.asgi.websocket_peer import (
     closing,
     text,
 )
-from tests.fakes import raised_by, run, turns
-from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, ServerFrame, frame
-from tests.frames import binary as binary_frame
-from tests.frames import close as close_frame
-from tests.frames import text as text_frame
+from tests.support.fake_connection import raised_by, run, turns
+from tests.support.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    ServerFrame,
+    frame,
+)
+from tests.support.frames import binary as binary_frame
+from tests.support.frames import close as close_frame
+from tests.support.frames import text as text_frame
 
 CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "careful"])
 

@@ -19,11 +19,22 @@ from tests.asgi.websocket_peer import (
     disconnect,
     text,
 )
-from tests.fakes import errors_in, raised_by, run, start, turns
-from tests.frames import CLOSE, PING, TEXT, frame
-from tests.frames import binary as binary_frame
-from tests.frames import close as close_frame
-from tests.frames import text as text_frame
+from tests.support.fake_connection import (
+    errors_in,
+    raised_by,
+    run,
+    start,
+    turns,
+)
+from tests.support.frames import (
+    CLOSE,
+    PING,
+    TEXT,
+    frame,
+)
+from tests.support.frames import binary as binary_frame
+from tests.support.frames import close as close_frame
+from tests.support.frames import text as text_frame
 
 CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "careful"])
 

@@ -9,11 +9,19 @@ import pytest
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket import WebSocketSession
 from tests.asgi.websocket_peer import MAX_BYTES, MAX_QUEUE, Peer, closing, disconnect, text
-from tests.fakes import run, turns
-from tests.frames import BINARY, CLOSE, PING, PONG, ServerFrame, deflated, frame
-from tests.frames import binary as binary_frame
-from tests.frames import close as close_frame
-from tests.frames import text as text_frame
+from tests.support.fake_connection import run, turns
+from tests.support.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    ServerFrame,
+    deflated,
+    frame,
+)
+from tests.support.frames import binary as binary_frame
+from tests.support.frames import close as close_frame
+from tests.support.frames import text as text_frame
 
 DEFLATE = (b"sec-websocket-extensions", b"permessage-deflate")
 

@@ -11,9 +11,15 @@ from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.asgi.websocket_context import State
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
 from tests.asgi.websocket_peer import ACCEPT, Peer, binary, closing, disconnect, text
-from tests.fakes import errors_in, raised_by, run, start, turns
-from tests.frames import TEXT, ServerFrame, server_frames
-from tests.frames import text as text_frame
+from tests.support.fake_connection import (
+    errors_in,
+    raised_by,
+    run,
+    start,
+    turns,
+)
+from tests.support.frames import TEXT, ServerFrame, server_frames
+from tests.support.frames import text as text_frame
 
 OFFER = (b"sec-websocket-protocol", b"chat, superchat")
 

@@ -13,8 +13,8 @@ from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.websocket.handshake import check_handshake
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
-from tests.fakes import Clock, WebSocketPort
-from tests.frames import ServerFrame, server_frames
+from tests.support.fake_connection import Clock, WebSocketPort
+from tests.support.frames import ServerFrame, server_frames
 
 ACCEPT: Message = {"type": "websocket.accept"}
 MAX_BYTES = 100_000

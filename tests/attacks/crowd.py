@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 
-from tests.attacks.site import DEADLINE_S, handshake, read_exactly, read_head
-from tests.frames import BINARY, frame, text
+from tests.attacks.site import handshake, read_exactly, read_head
+from tests.support.frames import BINARY, frame, text
+from tests.support.waiting import DEADLINE_S
 
 PEERS = int(os.environ.get("ATTACK_PEERS", "200"))
 HONEST = 20

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.site import DEADLINE_S, send_all
+from tests.attacks.site import send_all
+from tests.support.processes import free_port
+from tests.support.waiting import DEADLINE_S
 
 
 class Front:
@@ -72,14 +74,6 @@ def nginx(directory: Path, upstream_port: int) -> Iterator[Front]:
     os.chmod(directory, 0o777)  # its worker is another user where we are root
     with _running("nginx", ["-p", str(directory), "-c", str(path)], port):
         yield Front(port)
-
-
-def free_port() -> int:
-    """A port for a program that cannot be told to take a free one itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

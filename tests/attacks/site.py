@@ -7,16 +7,15 @@ import contextlib
 import dataclasses
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.serve.server import Server
-from tests.frames import text
+from tests.support.frames import text
+from tests.support.waiting import DEADLINE_S
 
-DEADLINE_S = 30.0
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, 1.3
 GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 LAST_GET = b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
@@ -239,12 +238,3 @@ def close_code(client: socket.socket) -> int:
         opcode, payload = read_frame(client)
         if opcode == 8:
             return int.from_bytes(payload[:2], "big")
-
-
-def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Wait for what the server brings about on its own threads."""
-    deadline = time.monotonic() + deadline_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
-        pause.wait(0.01)

@@ -14,14 +14,13 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.serve.server import Server
 from tests.attacks.site import (
-    DEADLINE_S,
     Record,
     Site,
     read_exactly,
     read_to_end,
-    wait_until,
 )
-from tests.frames import text
+from tests.support.frames import text
+from tests.support.waiting import DEADLINE_S, wait_until
 
 AROUND = contextvars.ContextVar("around", default="unset")
 LIFESPAN = contextvars.ContextVar("lifespan", default="unset")

@@ -16,7 +16,6 @@ import pytest
 from asgi_poller.pollers import accept4
 from asgi_poller.pollers.master_poller import PollerSettings
 from tests.attacks.site import (
-    DEADLINE_S,
     GET,
     LAST_GET,
     handshake,
@@ -25,10 +24,10 @@ from tests.attacks.site import (
     read_head,
     read_to_end,
     serving,
-    wait_until,
 )
-from tests.frames import text
-from tests.supervisor.command import Command
+from tests.support.command import Command
+from tests.support.frames import text
+from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.attacks.echo:app"
 OPTIONS = ("--port", "0", "--lifespan", "off")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.site import (
-    DEADLINE_S,
     Site,
     close_code,
     handshake,
@@ -18,9 +17,8 @@ from tests.attacks.site import (
     read_to_end,
     send_all,
     serving,
-    wait_until,
 )
-from tests.frames import (
+from tests.support.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -32,6 +30,7 @@ from tests.frames import (
     header,
     text,
 )
+from tests.support.waiting import DEADLINE_S, wait_until
 
 MIB = 1024 * 1024
 DEFLATE = b"sec-websocket-extensions: permessage-deflate\r\n"

@@ -21,7 +21,6 @@ from asgi_poller.loops import http_protocol
 from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.serve.server import Server
 from tests.attacks.site import (
-    DEADLINE_S,
     GET,
     LAST_GET,
     Record,
@@ -31,9 +30,9 @@ from tests.attacks.site import (
     read_to_end,
     send_all,
     serving,
-    wait_until,
 )
-from tests.frames import text
+from tests.support.frames import text
+from tests.support.waiting import DEADLINE_S, wait_until
 
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 POST = b"POST /%b HTTP/1.1\r\nhost: test\r\n"

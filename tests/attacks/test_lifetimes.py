@@ -7,8 +7,9 @@ import socket
 import threading
 import time
 
-from tests.attacks.site import DEADLINE_S, close_code, read_frame, serving, wait_until
-from tests.frames import PING, frame, text
+from tests.attacks.site import close_code, read_frame, serving
+from tests.support.frames import PING, frame, text
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 def test_a_busy_channel_ends_with_its_lifetime() -> None:

@@ -14,8 +14,8 @@ from tests.attacks.site import (
     handshake,
     read_head,
     serving,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["core", "poller"])
 STRANGER, OTHER = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 is a trusted proxy by default

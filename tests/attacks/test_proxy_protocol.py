@@ -9,8 +9,14 @@ import pytest
 import trustme
 
 from tests.attacks.proxies import haproxy
-from tests.attacks.site import LAST_GET, read_to_end, send_all, serving, wait_until
-from tests.tls_handshake import client_context, write_pair
+from tests.attacks.site import (
+    LAST_GET,
+    read_to_end,
+    send_all,
+    serving,
+)
+from tests.support.tls import client_context, write_pair
+from tests.support.waiting import wait_until
 
 DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["core", "poller"])
 PROXY, STRANGER = "127.0.0.1", "127.0.0.2"

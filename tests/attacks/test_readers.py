@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.site import (
-    DEADLINE_S,
     Site,
     close_code,
     handshake,
     read_frame,
     read_head,
     serving,
-    wait_until,
 )
-from tests.frames import BINARY, PING, frame
+from tests.support.frames import BINARY, PING, frame
+from tests.support.waiting import DEADLINE_S, wait_until
 
 MIB = 1024 * 1024
 

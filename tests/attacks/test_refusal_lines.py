@@ -13,9 +13,10 @@ import pytest
 import trustme
 
 from asgi_poller.asgi.refusal_log import FIRST_COUNT, RefusalLog
-from tests.attacks.site import DEADLINE_S, handshake, read_to_end, send_all
-from tests.supervisor.command import Command, running
-from tests.tls_handshake import write_pair
+from tests.attacks.site import handshake, read_to_end, send_all
+from tests.support.command import Command, running
+from tests.support.tls import write_pair
+from tests.support.waiting import DEADLINE_S
 
 NO_HOST = b"GET / HTTP/1.1\r\n\r\n"
 REFUSED = {

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.site import DEADLINE_S, read_to_end, serving, wait_until
+from tests.attacks.site import read_to_end, serving
+from tests.support.waiting import DEADLINE_S, wait_until
 
 DIRECT = pytest.mark.parametrize("direct", [False, True], ids=["core", "poller"])
 

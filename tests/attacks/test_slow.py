@@ -27,10 +27,11 @@ from tests.attacks.crowd import (
     crowds_apart,
     honest_echoes,
 )
-from tests.attacks.site import handshake, read_head, read_to_end, wait_until
-from tests.frames import frame
-from tests.supervisor.command import Command
-from tests.tls_handshake import write_pair
+from tests.attacks.site import handshake, read_head, read_to_end
+from tests.support.command import Command
+from tests.support.frames import frame
+from tests.support.tls import write_pair
+from tests.support.waiting import wait_until
 
 DIRECT = pytest.mark.parametrize("direct", [False, True], ids=["core", "poller"])
 Address = tuple[str, int]

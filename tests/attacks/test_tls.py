@@ -18,7 +18,6 @@ from cryptography import x509
 
 from asgi_poller.tls import PLAINTEXT_REFUSAL
 from tests.attacks.site import (
-    DEADLINE_S,
     GET,
     LAST_GET,
     Site,
@@ -28,11 +27,11 @@ from tests.attacks.site import (
     read_to_end,
     send_all,
     serving,
-    wait_until,
 )
-from tests.frames import text
-from tests.supervisor.command import Command
-from tests.tls_handshake import Files, client_context, write_pair
+from tests.support.command import Command
+from tests.support.frames import text
+from tests.support.tls import Files, client_context, write_pair
+from tests.support.waiting import DEADLINE_S, wait_until
 
 DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["core", "poller"])
 

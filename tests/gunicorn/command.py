@@ -10,15 +10,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import ROOT
+from tests.support.waiting import DEADLINE_S
+
 WORKER = "asgi_poller.gunicorn.PollerWorker"
-DEADLINE_S = 30.0
 
 
 class Gunicorn:

@@ -17,7 +17,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.gunicorn.command import DEADLINE_S, Gunicorn, gunicorn
+from tests.gunicorn.command import Gunicorn, gunicorn
+from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn is not for Windows")
 

@@ -12,7 +12,8 @@ import pytest
 
 from asgi_poller.handoff.thread_lane import LATE_S, REMEMBER_TIMES, ThreadLane, close_connection
 from asgi_poller.loops.accepted_socket import Accepted
-from tests.pollers.fakes import DEADLINE_S, LoopCore, cores, wait_until
+from tests.pollers.fakes import LoopCore, cores
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 def fake_connections(start: int, count: int) -> list[Accepted]:

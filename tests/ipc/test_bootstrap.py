@@ -20,7 +20,7 @@ from asgi_poller.ipc.bootstrap import (
     receive_bootstrap,
     send_bootstrap,
 )
-from tests.supervisor.command import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 def spec(config: Config | None) -> WorkerSpec:

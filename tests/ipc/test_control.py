@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asgi_poller.ipc.control import Control, Lines, Message, encoded
-from tests.supervisor.command import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 def test_messages_are_read_however_they_are_cut() -> None:

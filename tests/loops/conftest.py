@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving import LOOPS
+from tests.support.server import LOOPS
 
 
 @pytest.fixture(params=LOOPS)

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from asgi_poller.loops.default_headers import DefaultHeaders
-from tests.fakes import Clock
+from tests.support.fake_connection import Clock
 
 
 def fields(*headers: tuple[bytes, bytes], server: bytes | None = b"us", date: bool = True) -> bytes:

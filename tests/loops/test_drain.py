@@ -21,8 +21,8 @@ from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.serve.serving import tls_settings
 from asgi_poller.tls import TlsContext
+from tests.support.waiting import DEADLINE_S
 
-DEADLINE_S = 20.0
 FAMILY = socket.AF_INET
 REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 

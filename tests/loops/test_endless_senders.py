@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.serving import get, handshake, serving
+from tests.support.server import get, handshake, serving
 
 ENOUGH = 10_000_000  # sends, seconds of them, which none that gives the loop its turn comes to
 

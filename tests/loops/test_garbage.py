@@ -14,8 +14,15 @@ from asgi_poller.loops.http_protocol import HttpProtocol
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
-from tests.frames import close, frame, text
-from tests.serving import Raw, Site, get, post, serving, wait_for
+from tests.support.frames import close, frame, text
+from tests.support.server import (
+    Raw,
+    Site,
+    get,
+    post,
+    serving,
+)
+from tests.support.waiting import wait_until
 
 PARTS = (
     WebSocketSession,
@@ -149,7 +156,7 @@ def test_what_ends_is_gone(
         others = _living()  # what other tests have kept
         for _ in range(3):
             visit(site)
-        wait_for(lambda: _living() <= others)
+        wait_until(lambda: _living() <= others)
 
 
 def _living() -> set[int]:

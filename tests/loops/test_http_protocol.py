@@ -9,7 +9,14 @@ import pytest
 
 from tests.loops.apps import Site as Application
 from tests.protocols.http1.smuggling import BROKEN, CHUNKED, UNSUPPORTED
-from tests.serving import DEADLINE_S, LOOPS, Site, get, post, serving, settled, wait_for
+from tests.support.server import (
+    LOOPS,
+    Site,
+    get,
+    post,
+    serving,
+)
+from tests.support.waiting import DEADLINE_S, settled, wait_until
 
 NEXT = get("/next", "Connection: close")
 
@@ -322,7 +329,7 @@ def test_a_peer_that_may_not_send_is_not_waited_for(loop: str, app: Application)
             full.send(get("/wait", f"Content-Length: {octets}", method="POST"))
             sent = full.send_until_stuck(bytes(1 << 20), octets)
             asks.send(get("/wait", "Content-Length: 5", "Expect: 100-continue", method="POST"))
-            settled(lambda: len(app.started), turns=2)
+            settled(lambda: len(app.started), quiet_s=0.02)
             stopped.send(post(b"hello", "/wait")[:-2])
             assert stopped.response().status == 408
             assert full.is_silent(0.0)
@@ -351,7 +358,7 @@ def test_an_application_learns_that_its_peer_has_gone(
 ) -> None:
     client = site.connect()
     client.send(data)
-    wait_for(lambda: bool(app.messages))
+    wait_until(lambda: bool(app.messages))
     getattr(client, how)()
     assert app.finished.wait(10)
     assert app.messages[-1] == {"type": "http.disconnect"}
@@ -394,7 +401,7 @@ def test_requests_one_by_one_that_nobody_reads_the_answers_of(site: Site, app: A
     with site.connect() as client:
         for _ in range(60):
             client.send(get("/large/1000000"))
-            settled(lambda: len(app.started), turns=2)
+            settled(lambda: len(app.started), quiet_s=0.02)
         assert len(app.started) < 20
         for _ in range(60):
             assert len(client.response().body) == 1_000_000

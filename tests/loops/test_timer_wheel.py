@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from asgi_poller.loops.timer_wheel import NEVER, TICK_S, TimerWheel
-from tests.loops.fake_loop import FakeLoop
+from tests.support.fake_loop import FakeLoop
 
 
 class Deadline:

@@ -15,11 +15,18 @@ from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
-from tests.fakes import default_headers, errors_in
-from tests.frames import CLOSE, PING, PONG, ServerFrame, frame, server_frames
-from tests.frames import close as close_frame
-from tests.frames import text as text_frame
-from tests.loops.fake_loop import FakeLoop
+from tests.support.fake_connection import default_headers, errors_in
+from tests.support.fake_loop import FakeLoop
+from tests.support.frames import (
+    CLOSE,
+    PING,
+    PONG,
+    ServerFrame,
+    frame,
+    server_frames,
+)
+from tests.support.frames import close as close_frame
+from tests.support.frames import text as text_frame
 
 
 class Transport:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
-from tests.frames import (
+from tests.loops.apps import Site as Application
+from tests.support.frames import (
     BINARY,
     CLOSE,
     PING,
@@ -26,8 +27,14 @@ from tests.frames import (
     inflated,
     text,
 )
-from tests.loops.apps import Site as Application
-from tests.serving import Raw, Site, get, handshake, serving, settled, wait_for
+from tests.support.server import (
+    Raw,
+    Site,
+    get,
+    handshake,
+    serving,
+)
+from tests.support.waiting import settled, wait_until
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -93,7 +100,7 @@ def test_a_handshake_behind_other_requests(site: Site, app: Application) -> None
         assert client.frame().payload == b"ws"
     with site.connect() as client:
         client.send(get("/wait/a") + handshake())
-        wait_for(lambda: "/wait/a" in app.started)
+        wait_until(lambda: "/wait/a" in app.started)
         client.send(text("while") + text("waiting"))
         app.go_on.set()
         assert client.response().body == b"a"
@@ -278,11 +285,11 @@ def test_send_waits_for_a_peer_that_does_not_read(loop: str, deaf: Deaf) -> None
         settled(lambda: deaf.sent)
         before = deaf.sent
         client.exactly(1_000_000)
-        wait_for(lambda: deaf.sent > before)
+        wait_until(lambda: deaf.sent > before)
         client.reset()
-        wait_for(lambda: bool(deaf.errors))
+        wait_until(lambda: bool(deaf.errors))
         assert isinstance(deaf.errors[0], OSError)
-        wait_for(lambda: bool(deaf.received))
+        wait_until(lambda: bool(deaf.received))
         assert deaf.received[0]["code"] == 1006
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import selectors
 import socket
@@ -15,17 +14,7 @@ from contextlib import contextmanager
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.pollers.pool import PollerPool
-
-DEADLINE_S = 30.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition that other threads or processes bring about; fails with `what`."""
-    deadline = time.monotonic() + DEADLINE_S
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        pause.wait(0.002)
+from tests.support.waiting import DEADLINE_S
 
 
 class PromptLane:
@@ -182,9 +171,3 @@ def clients(listener: Listener, count: int) -> Iterator[list[socket.socket]]:
     finally:
         for client in made:
             client.close()
-
-
-def open_descriptors() -> int:
-    """How many descriptors this process has open, but for those of objects that nobody has."""
-    gc.collect()
-    return len(os.listdir("/dev/fd"))

@@ -11,7 +11,13 @@ from asgi_poller import platform
 from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.pollers.epoll_waiter import EpollWaiter, SelectorWaiter, Waiter, make_waiter
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import clients, cores, make_listener, serving, wait_until
+from tests.pollers.fakes import (
+    clients,
+    cores,
+    make_listener,
+    serving,
+)
+from tests.support.waiting import wait_until
 
 KINDS: list[Callable[[], Waiter]] = [SelectorWaiter]
 if platform.EPOLL_EXCLUSIVE:

@@ -22,7 +22,8 @@ from asgi_poller.pollers.fd_exhaustion import (
     Patience,
     Refuser,
 )
-from tests.pollers.fakes import connect, make_listener, wait_until
+from tests.pollers.fakes import connect, make_listener
+from tests.support.waiting import wait_until
 
 pytest.importorskip("resource")
 

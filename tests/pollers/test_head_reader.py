@@ -7,7 +7,6 @@ import dataclasses
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -25,7 +24,13 @@ from asgi_poller.pollers.head_reader import HeadReaderSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
-from tests.pollers.fakes import DEADLINE_S, PromptLane, connect, make_listener, serving
+from tests.pollers.fakes import (
+    PromptLane,
+    connect,
+    make_listener,
+    serving,
+)
+from tests.support.waiting import DEADLINE_S, wait_until
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n"
@@ -87,14 +92,6 @@ def house(
     )
     with serving(poller_pool, listener), contextlib.closing(shelf):
         yield House(listener, shelf, poller_pool, ended)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.005)
 
 
 def read_to_end(client: socket.socket) -> bytes:

@@ -7,8 +7,14 @@ import time
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import DEADLINE_S, clients, cores, make_listener, serving, wait_until
+from tests.pollers.fakes import (
+    clients,
+    cores,
+    make_listener,
+    serving,
+)
 from tests.pollers.test_pool import FullLane, adopted
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 def test_what_a_blocked_core_has_not_adopted_goes_to_one_that_answers() -> None:

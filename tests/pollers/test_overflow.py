@@ -10,7 +10,7 @@ import pytest
 from asgi_poller import platform
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.overflow import OverflowQueue, SocketSpill
-from tests.pollers.fakes import open_descriptors
+from tests.support.processes import open_descriptors
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
 

@@ -19,17 +19,16 @@ from asgi_poller.pollers.accept4 import AcceptCall, accept_call
 from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import (
-    DEADLINE_S,
     LoopCore,
     PromptLane,
     clients,
     connect,
     cores,
     make_listener,
-    open_descriptors,
     serving,
-    wait_until,
 )
+from tests.support.processes import open_descriptors
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 class FullLane(PromptLane):

@@ -18,15 +18,14 @@ from asgi_poller.pollers.connection_limits import ConnectionLimits, LimitSetting
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.pollers.rate_limit import LINGER_LIMIT_COUNT, RateLimiter, refusal_response
 from tests.pollers.fakes import (
-    DEADLINE_S,
     clients,
     connect,
     cores,
     make_listener,
-    open_descriptors,
     serving,
-    wait_until,
 )
+from tests.support.processes import open_descriptors
+from tests.support.waiting import DEADLINE_S, wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 INET = int(socket.AF_INET)

@@ -18,14 +18,13 @@ from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import (
-    DEADLINE_S,
     LoopCore,
     PromptLane,
     cores,
     make_listener,
-    open_descriptors,
-    wait_until,
 )
+from tests.support.processes import open_descriptors
+from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.free_threaded
 

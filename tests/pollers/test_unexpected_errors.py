@@ -28,13 +28,8 @@ from asgi_poller.pollers.head_reader import HeadReader, HeadReaderSettings
 from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
-from tests.pollers.fakes import (
-    DEADLINE_S,
-    LoopCore,
-    connect,
-    make_listener,
-    wait_until,
-)
+from tests.pollers.fakes import LoopCore, connect, make_listener
+from tests.support.waiting import DEADLINE_S, wait_until
 
 COUNT, BAD = 9, 4
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"

@@ -23,14 +23,9 @@ from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.pollers.lane_monitor import LaneMonitor
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import (
-    DEADLINE_S,
-    clients,
-    connect,
-    make_listener,
-    open_descriptors,
-    wait_until,
-)
+from tests.pollers.fakes import clients, connect, make_listener
+from tests.support.processes import open_descriptors
+from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
 

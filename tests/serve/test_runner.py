@@ -14,8 +14,14 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.errors import StartupError
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.serve.runner import run_loop
-from tests.fakes import errors_in
-from tests.serving import LOOPS, get, handshake, serving, wait_for
+from tests.support.fake_connection import errors_in
+from tests.support.server import (
+    LOOPS,
+    get,
+    handshake,
+    serving,
+)
+from tests.support.waiting import wait_until
 
 LOOP = pytest.mark.parametrize("loop", LOOPS)
 
@@ -146,7 +152,7 @@ def test_an_application_that_exits_ends_its_request_alone(
             other.send(get())
             assert other.response().body == b"still here"
             other.close()
-        wait_for(lambda: len(errors_in(caplog)) == 8)
+        wait_until(lambda: len(errors_in(caplog)) == 8)
     assert "ends what the application was called for" in caplog.text
 
 

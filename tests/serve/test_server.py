@@ -18,7 +18,14 @@ from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.errors import ListenError, OperatorFault, StartupError
 from asgi_poller.serve.server import Server
-from tests.serving import DEADLINE_S, Site, get, handshake, post, serving
+from tests.support.server import (
+    Site,
+    get,
+    handshake,
+    post,
+    serving,
+)
+from tests.support.waiting import DEADLINE_S
 
 
 async def describe(scope: Scope, receive: Receive, send: Send) -> None:

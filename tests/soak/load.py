@@ -16,9 +16,17 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.attacks.site import handshake, read_exactly, read_frame, read_head
-from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, frame, text
+from tests.support.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    frame,
+    text,
+)
+from tests.support.waiting import DEADLINE_S
 
-DEADLINE_S = 30.0
 Address = tuple[str, int]
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.site import read_to_end, wait_until
-from tests.soak.load import DEADLINE_S, Address, Load
-from tests.supervisor.command import Command
+from tests.attacks.site import read_to_end
+from tests.soak.load import Address, Load
+from tests.support.command import Command
+from tests.support.waiting import DEADLINE_S, wait_until
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "1"))
 OPTIONS = (

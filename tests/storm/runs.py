@@ -12,14 +12,14 @@ from typing import Any
 from asgi_poller.storm.fleet import Fleet
 from asgi_poller.storm.plan import Plan, loopback_sources, parse_url
 from asgi_poller.storm.summary import document
-from tests.storm.servers import LIMIT_S
+from tests.support.waiting import DEADLINE_S
 
 
 def plan_for(port: int, *, tls: bool = False, **fields: Any) -> Plan:
     """A short plan against a local port."""
     target = parse_url(f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/x?y=1")
     sources = loopback_sources(target["family"], target["address"])
-    fields = {"connections": 20, "burst": 7, "interval_s": 0.001, "timeout_s": LIMIT_S} | fields
+    fields = {"connections": 20, "burst": 7, "interval_s": 0.001, "timeout_s": DEADLINE_S} | fields
     return Plan(**target, sources=sources, **fields)
 
 
@@ -57,5 +57,5 @@ def command(*words: str, **more: Any) -> subprocess.Popen[str]:
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any] | None, str]:
     """Exit code, the JSON document if stdout has one, and stderr."""
-    out, err = process.communicate(timeout=LIMIT_S)
+    out, err = process.communicate(timeout=DEADLINE_S)
     return process.returncode, json.loads(out) if out.strip() else None, err

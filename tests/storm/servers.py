@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import socket
 import ssl
 import struct
@@ -12,10 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-# What a stuck test waits for before it fails; no test that passes waits that long.
-LIMIT_S = 20.0
+from tests.support.waiting import DEADLINE_S
 
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 Behaviour = Callable[[socket.socket], None]
 
 
@@ -123,12 +121,12 @@ def frame(first: int, payload: bytes) -> bytes:
 def serving(behave: Behaviour, *, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """A server on a port of its own (yielded); each connection goes to `behave` on a thread."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-    listener.settimeout(LIMIT_S)
+    listener.settimeout(DEADLINE_S)
 
     def converse(sock: socket.socket) -> None:
         with sock:
             try:
-                sock.settimeout(LIMIT_S)
+                sock.settimeout(DEADLINE_S)
                 if tls is not None:
                     sock = tls.wrap_socket(sock, server_side=True)
                 behave(sock)
@@ -150,14 +148,7 @@ def serving(behave: Behaviour, *, tls: ssl.SSLContext | None = None) -> Iterator
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(LIMIT_S)
-
-
-def closed_port() -> int:
-    """A port that nothing listens on: it was just ours."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
+        thread.join(DEADLINE_S)
 
 
 def echoing(sock: socket.socket) -> None:
@@ -169,8 +160,3 @@ def echoing(sock: socket.socket) -> None:
         sock.sendall(frame(first, payload))
         if first & 15 == 8:
             return
-
-
-def open_descriptors() -> int:
-    """How many descriptors this process has."""
-    return len(os.listdir("/proc/self/fd"))

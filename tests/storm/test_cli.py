@@ -22,6 +22,7 @@ from asgi_poller.storm.stats import CAUSES
 from asgi_poller.storm.summary import SCHEMA, TIMELINE_COLUMNS
 from tests.storm import servers
 from tests.storm.runs import check_balance, command, finished
+from tests.support.waiting import DEADLINE_S
 
 
 def url(port: int, path: str = "/x") -> str:
@@ -236,7 +237,7 @@ def test_message_from_a_file(tmp_path: Path) -> None:
 
 
 def test_help_shows_each_example_as_a_command() -> None:
-    out, _ = command("--help").communicate(timeout=servers.LIMIT_S)
+    out, _ = command("--help").communicate(timeout=DEADLINE_S)
     lines = [line.strip() for line in out.splitlines()]
     examples = [line for line in lines if line.startswith("asgi-poller-storm ")]
     assert len(examples) == 2

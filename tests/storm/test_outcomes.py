@@ -14,6 +14,7 @@ from asgi_poller.storm.fleet import Fleet
 from asgi_poller.storm.plan import StormError
 from tests.storm import servers
 from tests.storm.runs import causes, plan_for, run
+from tests.support.processes import free_port, open_descriptors
 
 WRONG_ACCEPT = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -47,7 +48,7 @@ def test_a_close_handshake_is_waited_for() -> None:
 
 def test_refused() -> None:
     """Nothing listens."""
-    assert causes(run(servers.closed_port())) == {"refused": 20}
+    assert causes(run(free_port())) == {"refused": 20}
 
 
 def test_reset() -> None:
@@ -255,9 +256,9 @@ def test_no_descriptor_stays_open() -> None:
     """A run leaves nothing behind in the process that called it."""
     with servers.serving(servers.opening(servers.silent)) as port:
         run(port)
-        before = servers.open_descriptors()
+        before = open_descriptors()
         run(port, mode="hold", duration_s=0.1, warmup_s=0.0)
-        assert servers.open_descriptors() <= before
+        assert open_descriptors() <= before
 
 
 ECHO: dict[str, Any] = {"payload": b"hello", "warmup_s": 0.1, "duration_s": 0.2}

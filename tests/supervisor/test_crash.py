@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.clients import crowd
-from tests.supervisor.command import (
+from tests.support.command import (
     Command,
     get,
-    is_alive,
     pid_at,
     running,
-    wait_until,
 )
+from tests.support.crowd import crowd
+from tests.support.processes import is_alive
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.long

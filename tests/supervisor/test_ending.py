@@ -13,7 +13,8 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.gunicorn.command import gunicorn
-from tests.supervisor.command import DEADLINE_S, Command, get, started, wait_until
+from tests.support.command import Command, get, started
+from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.supervisor.ending:app"
 RAISING = ["/exit/0", "/exit/1", "/exit/3", "/interrupt", "/call"]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.command import Command, get, wait_until
+from tests.support.command import Command, get
+from tests.support.waiting import wait_until
 
 # While the file $DENIED exists, the calls that one module makes fail for want of descriptors.
 DENYING = """

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.attacks.proxies import free_port
 from tests.gunicorn.command import gunicorn
-from tests.supervisor.command import DEADLINE_S, Command, get, is_alive, started, wait_until
+from tests.support.command import Command, get, started
+from tests.support.processes import free_port, is_alive
+from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.supervisor.forking:app"
 FORMS = {

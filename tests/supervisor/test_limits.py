@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.supervisor.clients import crowd
-from tests.supervisor.command import DEADLINE_S, Command, is_alive, running, wait_until
+from tests.support.command import Command, running
+from tests.support.crowd import crowd
+from tests.support.processes import is_alive
+from tests.support.waiting import DEADLINE_S, wait_until
 
 REFUSED = "HTTP/1.1 503 Service Unavailable"
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.command import ROOT, running, wait_until
+from tests.support.command import running
+from tests.support.processes import ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the names are in /proc")
 

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.clients import crowd
-from tests.supervisor.command import ROOT, Command, get, is_alive, pid_at, running, wait_until
+from tests.support.command import (
+    Command,
+    get,
+    pid_at,
+    running,
+)
+from tests.support.crowd import crowd
+from tests.support.processes import ROOT, is_alive
+from tests.support.waiting import wait_until
 
 
 def imported_in(address: tuple[str, int]) -> int:

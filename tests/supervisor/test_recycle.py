@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.supervisor.clients import crowd
-from tests.supervisor.command import get, is_alive, pid_at, running, wait_until
+from tests.support.command import get, pid_at, running
+from tests.support.crowd import crowd
+from tests.support.processes import is_alive
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.long

@@ -16,8 +16,10 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.supervisor.reloader import SourceFilter, watched_directories
 from asgi_poller.supervisor.source_poll import changes
-from tests.supervisor.clients import crowd
-from tests.supervisor.command import ROOT, Command, get, is_alive, wait_until
+from tests.support.command import Command, get
+from tests.support.crowd import crowd
+from tests.support.processes import ROOT, is_alive
+from tests.support.waiting import wait_until
 
 _SOURCE = """
 {broken}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.clients import SteadyVisitors, crowd
-from tests.supervisor.command import get, is_alive, pid_at, running, wait_until
+from tests.support.command import get, pid_at, running
+from tests.support.crowd import SteadyVisitors, crowd
+from tests.support.processes import is_alive
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.long

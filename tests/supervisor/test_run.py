@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests.supervisor.command import DEADLINE_S, ROOT
+from tests.support.processes import ROOT
+from tests.support.waiting import DEADLINE_S
 
 
 def outcome(call: str) -> tuple[int, str]:

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.command import (
+from tests.support.command import (
     APP,
-    DEADLINE_S,
     Command,
-    is_alive,
     pid_at,
     running,
-    wait_until,
 )
+from tests.support.processes import is_alive
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 class Manager:

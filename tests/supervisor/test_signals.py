@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.clients import crowd
-from tests.supervisor.command import DEADLINE_S, get, is_alive, pid_at, running, wait_until
+from tests.support.command import get, pid_at, running
+from tests.support.crowd import crowd
+from tests.support.processes import is_alive
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from asgi_poller.supervisor.spawn import described_exit
-from tests.supervisor.command import ROOT
+from tests.support.processes import ROOT
 
 _WINDOWS = """
 import asyncio, multiprocessing.spawn, os, select, signal, socket, subprocess

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from tests.supervisor.clients import Crowd, crowd
-from tests.supervisor.command import Command, running, wait_until
+from tests.support.command import Command, running
+from tests.support.crowd import Crowd, crowd
+from tests.support.waiting import wait_until
 
 POLLERS = 2
 UNEVEN = POLLERS + 1  # what the promise allows between the fullest and the emptiest

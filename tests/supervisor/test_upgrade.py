@@ -16,8 +16,10 @@ import pytest
 
 from asgi_poller.errors import ListenError
 from asgi_poller.supervisor.upgrade import Predecessor
-from tests.supervisor.clients import SteadyVisitors, crowd
-from tests.supervisor.command import Command, is_alive, pid_at, running, wait_until
+from tests.support.command import Command, pid_at, running
+from tests.support.crowd import SteadyVisitors, crowd
+from tests.support.processes import is_alive
+from tests.support.waiting import wait_until
 
 _NEW = r"Started a new supervisor \[(\d+)\]"
 

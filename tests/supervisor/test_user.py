@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.command import APP, ROOT, Command, get
+from tests.support.command import APP, Command, get
+from tests.support.processes import ROOT
 
 NOBODY = pwd.getpwnam("nobody")
 USER = ("--user", "nobody", "--group", str(NOBODY.pw_gid))

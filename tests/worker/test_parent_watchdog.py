@@ -6,7 +6,7 @@ import socket
 import threading
 
 from asgi_poller.worker.parent_watchdog import ParentWatchdog
-from tests.supervisor.command import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 def test_an_orphan_is_ended_although_its_loop_is_blocked() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from asgi_poller.errors import HttpFault
 from asgi_poller.protocols.http1.parser import END, HeadLimits, RequestHead, RequestParser
-from tests.cuts import cut_at, cuts, places
 from tests.protocols.http1.smuggling import BROKEN, CHUNKED, GET, POST, UNSUPPORTED
+from tests.support.cuts import cut_at, cuts, places
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -16,7 +16,7 @@ from asgi_poller.protocols.websocket.frames import (
     encode_frame,
     is_sendable_close_code,
 )
-from tests.frames import ServerFrame, server_frames
+from tests.support.frames import ServerFrame, server_frames
 
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65535, 65536, 100_000])

@@ -14,8 +14,9 @@ from asgi_poller.protocols.websocket.frames import Close, Ping, Pong
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
-from tests.cuts import cut_at, places
-from tests.frames import (
+from tests.protocols.websocket.test_protocol import RSV1, WIRES, fault, plain, received
+from tests.support.cuts import cut_at, places
+from tests.support.frames import (
     BINARY,
     CONTINUATION,
     PING,
@@ -27,7 +28,6 @@ from tests.frames import (
     frame,
     text,
 )
-from tests.protocols.websocket.test_protocol import RSV1, WIRES, fault, plain, received
 
 payloads = st.binary(max_size=140) | st.text(max_size=40).map(str.encode)
 good_frames = st.builds(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asgi_poller.errors import WebSocketFault
 from asgi_poller.protocols.websocket import permessage_deflate as permessage_deflate_module
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate, Inflation, negotiate
-from tests.frames import deflated, inflated
+from tests.support.frames import deflated, inflated
 
 NAME = "permessage-deflate"
 STATELESS = "; server_no_context_takeover; client_no_context_takeover"

@@ -12,8 +12,8 @@ from asgi_poller.protocols.websocket.frames import Close, Event, Ping, Pong
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
-from tests.cuts import cuts
-from tests.frames import (
+from tests.support.cuts import cuts
+from tests.support.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,

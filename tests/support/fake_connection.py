@@ -18,9 +18,9 @@ from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder, phrase
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
+from tests.support.waiting import DEADLINE_S
 
 T = TypeVar("T")
-DEADLINE_S = 20.0
 
 
 class Ended(Protocol):

@@ -11,33 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-DEADLINE_S = 40.0
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import ROOT, is_alive
+from tests.support.waiting import DEADLINE_S, wait_until
+
 APP = "tests.supervisor.app:app"
 
 _RUNNING = re.compile(r"running on (?:\x1b\[1m)?(?:https?://([^:/]+):(\d+)|unix:(\S+))")
 _STARTED = re.compile(r"Started worker \d+ \[(?:\x1b\[36m)?(\d+)")
-
-
-def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Wait for what other processes bring about; fails with `what`."""
-    deadline = time.monotonic() + deadline_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
-        pause.wait(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 class Command:

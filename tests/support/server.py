@@ -7,15 +7,14 @@ import contextlib
 import os
 import select
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 from asgi_poller.config import Config
 from asgi_poller.serve.server import Server
-from tests.frames import ServerFrame
+from tests.support.frames import ServerFrame
+from tests.support.waiting import DEADLINE_S
 
-DEADLINE_S = 20.0
 LOOPS = ("asyncio", "uvloop")
 
 
@@ -189,21 +188,3 @@ def handshake(*headers: str, path: str = "/") -> bytes:
         f"Sec-WebSocket-Key: {key}",
         *headers,
     )
-
-
-def wait_for(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    """Wait until another thread has made `condition` true."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.002)  # the server's thread sets it, and tells nobody
-
-
-def settled(count: Callable[[], int], turns: int = 15) -> None:
-    """Wait until another thread does nothing more to `count`."""
-    before, quiet = count(), 0
-    while quiet < turns:
-        time.sleep(0.01)
-        now = count()
-        quiet = quiet + 1 if now == before else 0
-        before = now

@@ -19,8 +19,9 @@ from typing import IO, Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.waiting import DEADLINE_S
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-DEADLINE_S = 30.0
 
 
 def executable() -> str | None:

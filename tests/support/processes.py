@@ -1,0 +1,33 @@
+"""What tests ask of this machine: processes, descriptors, free ports."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open, but for those of objects that nobody has."""
+    gc.collect()
+    return len(os.listdir("/dev/fd"))
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on: for a program that cannot choose one itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

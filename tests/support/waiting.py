@@ -1,0 +1,29 @@
+"""Waiting for what other threads and processes bring about: one deadline, one way to wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+# What a stuck test waits for before it fails; no test that passes comes near it.
+DEADLINE_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool], what: str = "the condition holds") -> None:
+    """Wait until `condition()` is true; fails with `what` after the deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
+        pause.wait(0.005)
+
+
+def settled(count: Callable[[], int], quiet_s: float = 0.15) -> None:
+    """Wait until nobody has changed `count()` for so long."""
+    pause = threading.Event()
+    before, quiet_since = count(), time.monotonic()
+    while time.monotonic() - quiet_since < quiet_s:
+        pause.wait(0.01)
+        if (now := count()) != before:
+            before, quiet_since = now, time.monotonic()
