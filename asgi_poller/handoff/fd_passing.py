@@ -69,7 +69,7 @@ def send_connections(
     channel: socket.socket, number: int, first: int, batch: list[Accepted]
 ) -> None:
     """Send `batch` as one message, or raise the OSError that sendmsg(2) gave."""
-    entries = [accepted[1:] for accepted in batch]  # all but the descriptor
+    entries = [accepted[1:5] for accepted in batch]  # neither the descriptor nor the parser
     octets = marshal.dumps((number, first, entries))
     if not batch:
         channel.send(octets)

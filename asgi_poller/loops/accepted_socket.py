@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from asgi_poller.protocols.http1.parser import RequestParser
+
 
 class ListenerInfo(NamedTuple):
     """What a core must know about the listener that a connection came from. Immutable, shared by
@@ -25,9 +27,10 @@ class Accepted(NamedTuple):
     on or close it.
 
     `listener` is an index into the ListenerInfo tuple that every core was started with. `peer` is
-    the address that accept() returned, None where it is not known. `data` are octets that a poller
+    the address that accept() returned, None where it is not known. `data` are bytes that a poller
     has already read. `ticket` is what limits know the connection by, -1 where none counts it; who
-    closes the descriptor, or has served it, ends the ticket.
+    closes the descriptor, or has served it, ends the ticket. `parser` has read `data` and holds the
+    request's head, where a poller of the same process did so: it does not cross to another one.
     """
 
     fd: int
@@ -35,3 +38,4 @@ class Accepted(NamedTuple):
     peer: Any = None
     data: bytes = b""
     ticket: int = -1
+    parser: RequestParser | None = None

@@ -59,12 +59,14 @@ class HttpProtocol(asyncio.Protocol):
         "timer_tick",
     )
 
-    def __init__(self, core: ServerState, peer: Peer, early: bytes = b"") -> None:
+    def __init__(self, core: ServerState, peer: Peer, early: bytes, parser: RequestParser | None):
         self._core = core
         self._peer = peer
-        self._early = early  # what a poller has already read
+        self._early = early  # what a poller has already read, and parsed if it gives its parser
         self._transport: asyncio.Transport | None = None
-        self._parser: RequestParser | None = RequestParser(core.connection_settings.head_limits)
+        self._parser: RequestParser | None = parser or RequestParser(
+            core.connection_settings.head_limits
+        )
         self._responses: HttpResponses | None = None
         self._exchange: HttpExchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
@@ -89,8 +91,13 @@ class HttpProtocol(asyncio.Protocol):
         core.connection_made(self)
         if self._peer.scheme == "https":
             core.note_tls(self._peer, transport)
-        if self._early:
-            early, self._early = self._early, b""
+        early, self._early = self._early, b""
+        parser = self._parser
+        if parser is not None and parser.events:  # a poller has parsed what is there
+            self._take(parser.events)
+            if self._is_body_open:
+                self._await_body()
+        elif early:
             self.data_received(early)
 
     def data_received(self, data: bytes) -> None:

@@ -155,7 +155,7 @@ class LoopServer:
             self._not_connected(sock, connection)
 
     def _connection(self, accepted: Accepted, peer: Peer) -> HttpProtocol:
-        connection = HttpProtocol(self.state, peer, accepted.data)
+        connection = HttpProtocol(self.state, peer, accepted.data, accepted.parser)
         self.state.hold_ticket(connection, accepted.ticket)
         return connection
 

@@ -4,8 +4,9 @@ Each poller has a head reader of its own, for connections whose head is not comp
 clients. They hang on the poller's own waiter and have two deadlines: `--timeout-first-octet` from
 accept on, then `--timeout-request-header`, PROXY header included. What happens to a client:
 
-    its head is complete    handed over, with every octet that was read: the core parses it again,
-                            so that there is one parser's view of the stream and not two
+    its head is complete    handed over, with every byte that was read. A loop of this process gets
+                            the parser, too, and goes on with what it holds; one of another process
+                            parses the same bytes again
     broken, or too large    answered (400, 414, 431, 501, 505) and closed
     not for us              answered: 400 for its Host, 403 for its Origin, 413 for its body, 503
                             for a WebSocket over the limit, 429 for a client that a proxy names
@@ -60,7 +61,8 @@ class HeadReaderSettings:
 
     `proxies` send PROXY headers (None: that is off). `first_octet_s` and `timeout_s` are in
     seconds: for the first octet, and from it on for the head. `ws_enabled`: upgrades to WebSocket
-    are counted as channels.
+    are counted as channels. `hands_parser`: the loops are in this process, and go on with the
+    parser.
     """
 
     limits: HeadLimits
@@ -70,10 +72,11 @@ class HeadReaderSettings:
     ws_enabled: bool = True
     proxies: TrustedHosts | None = None
     connection_limits: ConnectionLimits | None = None
+    hands_parser: bool = False
 
 
 class _Client:
-    __slots__ = ("accepted", "data", "deadline", "has_preamble", "parser")
+    __slots__ = ("accepted", "data", "deadline", "has_preamble", "is_parsed", "parser")
 
     def __init__(self, accepted: Accepted, parser: RequestParser, deadline: float) -> None:
         self.accepted = accepted
@@ -81,6 +84,7 @@ class _Client:
         self.data = b""
         self.deadline = deadline
         self.has_preamble = False  # a PROXY header is still to come
+        self.is_parsed = False  # the parser has read all of it, and the head is there
 
 
 @dataclass(slots=True)
@@ -239,6 +243,8 @@ class HeadReader:
             return None
         if self._remove(fd):
             self._waiter.forget(fd)
+        if client.is_parsed and self._rules.hands_parser:
+            return client.accepted._replace(data=client.data, parser=client.parser)
         client.parser.close()
         return client.accepted._replace(data=client.data)
 
@@ -280,7 +286,9 @@ class HeadReader:
                 if self._rules.proxies is not None and _is_header(client.data):
                     raise ProxyProtocolFault("from a peer that is no proxy of ours") from fault
                 raise _refusal(fault) from fault
-            events = parser.events  # what is broken comes later: the core says so in its turn
+            events = parser.events  # what is broken comes later: the loop parses it in its turn
+        else:
+            client.is_parsed = bool(events)
         if not events:
             return len(client.data) >= _GUEST_LIMIT_BYTES
         head = events[0]

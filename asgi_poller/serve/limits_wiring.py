@@ -86,6 +86,7 @@ class LimitsWiring:
                 ws_enabled=settings.ws_enabled,
                 proxies=trusted if config.proxy_protocol else None,
                 connection_limits=self.connection_limits,
+                hands_parser=not workers,
             )
 
     @property

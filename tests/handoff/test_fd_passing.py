@@ -91,7 +91,9 @@ class TestChannel:
         delivery = DescriptorReader(ends[1]).receive()
         assert delivery is not None
         assert (delivery.number, delivery.first) == (7, 100)
-        assert delivery.entries == [tuple(accepted[1:]) for accepted in batch]
+        assert delivery.entries == [tuple(accepted[1:5]) for accepted in batch], (
+            "all but the parser"
+        )
         for fd, accepted in zip(delivery.fds, batch, strict=True):
             assert fd != accepted.fd
             assert os.fstat(fd).st_ino == os.fstat(accepted.fd).st_ino

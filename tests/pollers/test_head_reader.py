@@ -17,19 +17,18 @@ from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.handoff.thread_lane import close_connection
 from asgi_poller.listeners.listeners import Listener
+from asgi_poller.loops import http_protocol
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.loops.request_filter import RequestFilter
 from asgi_poller.pollers.connection_limits import ConnectionLimits, LimitSettings
 from asgi_poller.pollers.head_reader import HeadReaderSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
-from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
-from tests.pollers.fakes import (
-    PromptLane,
-    connect,
-    make_listener,
-    serving,
-)
+from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
+from tests.attacks.echo import app as echo
+from tests.pollers.fakes import PromptLane, connect, make_listener, serving
+from tests.support import server as product
+from tests.support.frames import text
 from tests.support.waiting import DEADLINE_S, wait_until
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -227,6 +226,37 @@ def test_what_was_held_back_goes_through_the_reception_too() -> None:
             assert at.poller_pool.receive([held_back]) == []
             ours.sendall(GET)
             assert at.shelf.wait_for(2)[1].data == GET
+
+
+def _no_parser(*_: object) -> RequestParser:
+    raise AssertionError("the poller has parsed this head")
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_within_one_process_a_head_is_parsed_once(
+    monkeypatch: pytest.MonkeyPatch, proxied: bool
+) -> None:
+    """The loop makes no parser: not for what came with the head, nor for what comes later."""
+    monkeypatch.setattr(http_protocol, "RequestParser", _no_parser)
+    header = V1 if proxied else b""
+    with product.serving(echo, direct_handshake=True, proxy_protocol=proxied) as site:
+        with site.connect() as client:
+            client.send(header + product.handshake() + text("with the head"))
+            assert client.response(has_body=False).status == 101
+            assert client.frame().payload == b"with the head"
+        with site.connect() as client:
+            client.send(header + product.get() + product.get()[:20])
+            assert client.response().status == 200
+            client.send(product.get()[20:])
+            assert client.response().status == 200
+        with site.connect() as client:
+            client.send(header + product.post(b"a body in two pieces")[:-5])
+            client.send(b"ieces" + b"BROKEN\r\n\r\n")
+            assert client.response().status == 200
+            assert client.response().status == 400, "in its turn"
+        with site.connect() as client:  # an upgrade that nobody offers is not asked for
+            client.send(header + product.get("/", "Upgrade: chess", "Connection: upgrade"))
+            assert client.response().status == 200
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs unix sockets")
