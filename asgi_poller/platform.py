@@ -58,7 +58,7 @@ def require_fd_passing(option: str) -> None:
     if not HAS_FD_PASSING:
         raise OperatorFault(
             f"{option}: this system ({sys.platform}) cannot pass sockets to worker processes;"
-            " use --workers 1"
+            " leave the option out"
         )
 
 
@@ -145,6 +145,21 @@ def _name_task(task: int, name: str) -> None:
             file.write(name.encode("ascii", "replace")[:_TASK_NAME_BYTES])
     except OSError:
         pass  # a sandbox without /proc: only a name
+
+
+def process_is_alive(pid: int) -> bool:
+    """Whether there is a process of this number, whoever's it is."""
+    if WINDOWS:
+        return False  # os.kill() would end it there, whatever the signal
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:
+        return False  # larger than any process's number
+    except OSError:
+        return True  # somebody else's
+    return pid > 0
 
 
 def somaxconn() -> int | None:

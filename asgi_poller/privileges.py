@@ -1,9 +1,9 @@
-"""Running as somebody else once the addresses are bound: `--user` and `--group`.
+"""Users and groups: `--user` and `--group`, and the owners of unix sockets.
 
 Ports below 1024 take root, the application does not. `resolve` belongs before binding, so that a
-misspelt name is found while nothing has happened yet; `drop` after binding and after everything
-else that takes privilege (poller threads with a better nice value among it), before any application
-code. There is no way back, and `drop` makes sure of that: it tries one.
+misspelt name is found while nothing has happened yet; `become` after binding and after everything
+else that takes privilege, before any application code. There is no way back, and `drop` makes sure
+of that: it tries one.
 
 The C library changes all threads of the process (nptl(7)), so it does not matter which one calls.
 """
@@ -11,15 +11,22 @@ The C library changes all threads of the process (nptl(7)), so it does not matte
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from asgi_poller import platform
+from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+
+_log = logging.getLogger("asgi_poller.error")
 
 USER, GROUP = "--user", "--group"
 _HIGHEST_ID = 0xFFFFFFFE  # the one above means "leave it" to chown(2) and setresuid(2)
+_LEAVE = -1  # for chown(2): this part of the owner stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +45,52 @@ def resolve(user: str | None, group: str | None) -> Identity | None:
 
     Raises ConfigError for a name that does not exist, and where there are no such accounts.
     """
-    if user is None and group is None:
-        return None
-    if sys.platform == "win32":
-        raise ConfigError(USER if user is not None else GROUP, "there is no such thing on Windows")
-    import pwd
-
-    gid = None if group is None else _group_id(group)
+    gid = None if group is None else _group_id(GROUP, group)
     if user is None:
-        assert gid is not None  # one of the two was given
-        return Identity(None, gid, None)
+        return None if gid is None else Identity(None, gid, None)
+    uid, own_gid, name = _account(USER, user)
+    gid = own_gid if gid is None else gid
+    if gid is None:
+        problem = f"uid {user} has no entry in the password database: give --group too"
+        raise ConfigError(USER, problem)
+    return Identity(uid, gid, name)
+
+
+def owner_ids(option: str, owner: str) -> tuple[int, int]:
+    """USER, USER:GROUP or :GROUP, as names or numbers, for `own_socket_file`. Raises ConfigError
+    that names `option`.
+    """
+    user, _, group = owner.partition(":")
+    uid = _account(option, user)[0] if user else _LEAVE
+    return uid, _group_id(option, group) if group else _LEAVE
+
+
+def _account(option: str, user: str) -> tuple[int, int | None, str | None]:
+    """(uid, gid, name) of a user; the last two are None for a number without an account."""
     try:
-        entry = pwd.getpwuid(_number(USER, user)) if _is_number(user) else pwd.getpwnam(user)
+        import pwd
+    except ImportError:
+        raise ConfigError(option, "this system has no users and groups of that kind") from None
+    try:
+        entry = pwd.getpwuid(_number(option, user)) if _is_number(user) else pwd.getpwnam(user)
     except KeyError as error:
-        if not _is_number(user):
-            raise ConfigError(USER, f"there is no user {user!r}") from error
-        if gid is None:
-            problem = f"uid {user} has no entry in the password database: give --group too"
-            raise ConfigError(USER, problem) from error
-        return Identity(int(user), gid, None)
-    return Identity(entry.pw_uid, entry.pw_gid if gid is None else gid, entry.pw_name)
+        if _is_number(user):
+            return int(user), None, None
+        raise ConfigError(option, f"there is no user {user!r}") from error
+    return entry.pw_uid, entry.pw_gid, entry.pw_name
 
 
-def _group_id(group: str) -> int:
-    import grp
-
+def _group_id(option: str, group: str) -> int:
+    try:
+        import grp
+    except ImportError:
+        raise ConfigError(option, "this system has no users and groups of that kind") from None
     if _is_number(group):
-        return _number(GROUP, group)
+        return _number(option, group)
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
-        raise ConfigError(GROUP, f"there is no group {group!r}") from error
+        raise ConfigError(option, f"there is no group {group!r}") from error
 
 
 def _is_number(text: str) -> bool:
@@ -80,6 +102,55 @@ def _number(option: str, text: str) -> int:
     if number > _HIGHEST_ID:
         raise ConfigError(option, f"{text} is no number of a user or group")
     return number
+
+
+def become(
+    config: Config,
+    identity: Identity | None,
+    *,
+    socket_paths: Iterable[str] = (),
+    reads_keys_again: bool = False,
+) -> None:
+    """Everything that --user and --group take, once the addresses are bound: the unix sockets at
+    `socket_paths`, which we have made, change their owner, and this process becomes `identity`.
+
+    `reads_keys_again`: later workers, started as that user, must be able to read certificate and
+    key. Raises ConfigError.
+    """
+    if identity is None:
+        return
+    if config.uds_owner is None:
+        for path in socket_paths:
+            _own(path, identity)
+    if config.poller_nice < 0:
+        # poller threads start later, and take their nice value then
+        platform.permit_nice(config.poller_nice)
+    drop(identity)
+    problem = library_problem()
+    if problem is not None:
+        _log.warning("%s", problem)
+    if reads_keys_again:
+        _check_keys(config)
+
+
+def _own(path: str, identity: Identity) -> None:
+    try:
+        own_socket_file(path, _LEAVE if identity.uid is None else identity.uid, identity.gid)
+    except OSError as error:
+        problem = f"cannot set the owner of {path!r}: {error.strerror}"
+        raise ConfigError("--uds", problem) from error
+
+
+def _check_keys(config: Config) -> None:
+    for option, path in (
+        ("--ssl-keyfile", config.ssl_keyfile),
+        ("--ssl-certfile", config.ssl_certfile),
+        ("--ssl-ca-certs", config.ssl_ca_certs),
+    ):
+        if path is not None and not os.access(path, os.R_OK):
+            raise ConfigError(
+                option, f"uid {os.geteuid()} must be able to read {path}, for later workers"
+            )
 
 
 def drop(identity: Identity | None) -> None:

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from asgi_poller.handoff.relay import Relay, RelayQueue
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, REMEMBER_TIMES, late_after_s
 from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.platform import process_is_alive
 from asgi_poller.pollers.accept4 import AcceptCall, accept_call
 
 #: Seconds that a worker with more connections than another holds back.
@@ -91,7 +92,7 @@ class Board:
     def join(self) -> int | None:
         """A slot for a worker that is about to be forked; None if all are taken."""
         for slot, pid in enumerate(self._pids):
-            if pid == _FREE or (pid > 0 and not _is_alive(pid)):
+            if pid == _FREE or (pid > 0 and not process_is_alive(pid)):
                 self._loads[slot] = _NOT_SERVING
                 self._pids[slot] = _TAKEN
                 self._used[0] = max(self._used[0], slot + 1)
@@ -322,13 +323,3 @@ class _Seat:
             if any(lane.silent_s() < pause_s for lane in self.lanes):
                 return True
         return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # it runs as somebody else
-    return True

@@ -159,8 +159,18 @@ def backlog_warning(backlog: int | None) -> str | None:
     )
 
 
-def say_where(listeners: Iterable[Listener]) -> None:
-    """The start's last lines: what to open in a browser, bold on a terminal."""
+def socket_files(listeners: Iterable[Listener]) -> list[str]:
+    """The paths of the unix sockets that this process has made."""
+    return [listener.file.path for listener in listeners if listener.file is not None]
+
+
+def announce(listeners: Iterable[Listener], backlog: int | None) -> None:
+    """The start's last lines: what to open in a browser, bold on a terminal; before them a warning
+    if the kernel caps `backlog`.
+    """
+    warning = backlog_warning(backlog)
+    if warning is not None:
+        _log.warning(warning)
     for listener in listeners:
         _say(listener.url)
 

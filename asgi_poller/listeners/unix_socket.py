@@ -8,8 +8,8 @@ import stat
 from dataclasses import dataclass
 
 from asgi_poller import platform
-from asgi_poller.errors import ListenError
-from asgi_poller.privileges import own_socket_file
+from asgi_poller.errors import ConfigError, ListenError
+from asgi_poller.privileges import own_socket_file, owner_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +102,10 @@ def _is_live(path: str, option: str) -> bool:
 
 
 def _owner_ids(owner: str | None) -> tuple[int, int] | None:
-    """USER, USER:GROUP or :GROUP, as names or numbers; -1 leaves a part alone (chown(2))."""
-    if owner is None:
-        return None
     try:
-        import grp
-        import pwd
-    except ImportError:
-        raise ListenError("--uds-owner: this system has no owners of that kind") from None
-    user, _, group = owner.partition(":")
-    try:
-        uid = -1 if not user else int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-        gid = -1 if not group else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise ListenError(f"--uds-owner: no such user or group: {owner}") from None
-    return uid, gid
+        return None if owner is None else owner_ids("--uds-owner", owner)
+    except ConfigError as error:
+        raise ListenError(str(error)) from error
 
 
 def _reason(error: OSError) -> str:

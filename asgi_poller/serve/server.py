@@ -19,17 +19,17 @@ from asgi_poller.embedding import application_of
 from asgi_poller.errors import StartupError
 from asgi_poller.listeners.listeners import (
     Listener,
-    backlog_warning,
+    announce,
     close_listeners,
     listeners_on,
     open_listeners,
-    say_where,
+    socket_files,
 )
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.privileges import become, resolve
 from asgi_poller.serve.runner import run_loop, settle_garbage, with_exits_as_failures
 from asgi_poller.serve.serving import Serving, tls_settings
-from asgi_poller.system.drop_privileges import become, own_socket_files, prepare_user
 from asgi_poller.system.fork_guard import ForkGuard, end_daemons
 from asgi_poller.system.service_notifier import ServiceNotifier
 from asgi_poller.tls import TlsContext
@@ -169,9 +169,8 @@ class Server:
 
     async def _serve(self, sockets: Iterable[socket.socket] | None) -> None:
         self._loop = asyncio.get_running_loop()
-        log_with_pid("Started server process [%d]", os.getpid())
         config = self.config
-        identity = prepare_user(config)
+        identity = resolve(config.user, config.group)
         self.listeners = listeners_on(config, sockets) if sockets else open_listeners(config)
         guard = ForkGuard(self._handled, [listener.info.address for listener in self.listeners])
         guard.begin()
@@ -180,9 +179,9 @@ class Server:
             tls = None
             if any(listener.info.tls for listener in self.listeners):
                 tls = TlsContext(tls_settings(config))  # while we may still read the key
-            own_socket_files(config, identity, self.listeners)
-            become(config, identity)
+            become(config, identity, socket_paths=socket_files(self.listeners))
             application = application_of(config)
+            log_with_pid("Started server process [%d]", os.getpid())
             if not self._owns_loop:
                 application = with_exits_as_failures(application)
             serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
@@ -190,7 +189,7 @@ class Server:
             if not await self._come_up(serving, application):
                 return
             self._reload = None if tls is None else serving.reload_certificates
-            self._say_where(is_ours=not sockets)
+            announce([] if sockets else self.listeners, config.backlog)
             if self._owns_process:
                 settle_garbage()
             if self._service_notifier is not None:
@@ -232,13 +231,6 @@ class Server:
         except asyncio.CancelledError:
             return False
         return True
-
-    def _say_where(self, *, is_ours: bool) -> None:
-        warning = backlog_warning(self.config.backlog)
-        if warning is not None:
-            _log.warning(warning)
-        if is_ours:
-            say_where(self.listeners)
 
     def _limit_reached(self) -> None:
         if not self._is_exit_asked:

@@ -4,7 +4,6 @@ change.
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from asgi_poller import platform
@@ -13,16 +12,15 @@ from asgi_poller.errors import StartupError
 from asgi_poller.handoff.process_lane import Budget, ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.ipc.bootstrap import Origin, WorkerSpec
-from asgi_poller.listeners.listeners import Listener, backlog_warning, say_where
+from asgi_poller.listeners.listeners import Listener, announce, close_listeners, socket_files
 from asgi_poller.loops.accepted_socket import ListenerInfo
 from asgi_poller.pollers.lane_monitor import LaneMonitor
 from asgi_poller.pollers.master_poller import BATCH_COUNT, QUEUE_COUNT, PollerSettings
 from asgi_poller.pollers.pool import PollerPool
+from asgi_poller.privileges import Identity, become
 from asgi_poller.serve.limits_wiring import LimitsWiring
 from asgi_poller.serve.loop_group import loop_count
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
-
-_log = logging.getLogger("asgi_poller.error")
 
 # Added to the workers' nice value where pollers may not be raised: a little, so that on a busy
 # machine accepting goes first, and beside other programs the server still counts.
@@ -74,10 +72,7 @@ class PollerHost:
         self._limits.start(self._poller_pool)
         self._poller_pool.start()
         self._is_open = True
-        warning = backlog_warning(self._config.backlog)
-        if warning is not None:
-            _log.info(warning)
-        say_where(self.listeners)
+        announce(self.listeners, self._config.backlog)
 
     def make_worker(
         self, number: int, callbacks: Callbacks, *, with_config: bool = True
@@ -167,6 +162,20 @@ class PollerHost:
         if config.limit_channels is None or self._limits.head_reader is not None:
             return None
         return max(1, config.limit_channels // (config.workers * loop_count(config)))
+
+
+def host_pollers(
+    config: Config, identity: Identity | None, listeners: list[Listener]
+) -> PollerHost:
+    """Become `identity`, and host the pollers of `listeners`, which are closed if that fails.
+    Raises ConfigError.
+    """
+    try:
+        become(config, identity, socket_paths=socket_files(listeners), reads_keys_again=True)
+        return PollerHost(config, listeners)
+    except BaseException:
+        close_listeners(listeners)
+        raise
 
 
 def worker_nice(config: Config) -> int:

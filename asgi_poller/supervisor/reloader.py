@@ -21,22 +21,16 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError, OperatorFault
-from asgi_poller.listeners.listeners import close_listeners, open_listeners
+from asgi_poller.listeners.listeners import open_listeners
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.privileges import Identity
-from asgi_poller.supervisor.poller_host import PollerHost
+from asgi_poller.privileges import Identity, resolve
+from asgi_poller.supervisor.poller_host import PollerHost, host_pollers
 from asgi_poller.supervisor.source_poll import changes
 from asgi_poller.supervisor.spawn import SpawnLauncher, described_exit
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
-from asgi_poller.system.drop_privileges import (
-    become,
-    check_files,
-    own_socket_files,
-    prepare_user,
-)
 from asgi_poller.system.service_notifier import ServiceNotifier
-from asgi_poller.system.signals import kept_signals
+from asgi_poller.system.signals import run_parent
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -70,22 +64,22 @@ class Reloader:
     def run(self) -> int:
         """Serve until a signal; the exit code. Raises OperatorFault if it cannot start."""
         config = self._config
-        if not platform.HAS_FD_PASSING:
-            raise OperatorFault("--reload: this system cannot pass sockets to another process")
-        self._identity = prepare_user(config)
+        platform.require_fd_passing("--reload")
+        self._identity = resolve(config.user, config.group)
         loop_factory(config.loop)
         watcher = SourceWatcher(config, self._on_changes)
         self._service_notifier = ServiceNotifier(config)
-        self._service_notifier.begin()
         try:
-            with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-                return runner.run(self._serve(watcher))
+            self._service_notifier.begin()
+            return run_parent(self._serve(watcher))
         finally:
             watcher.stop()
             self._service_notifier.end()
 
     async def _serve(self, watcher: SourceWatcher) -> int:
         self._loop = asyncio.get_running_loop()
+        listeners = open_listeners(self._config)
+        poller_host = host_pollers(self._config, self._identity, listeners)
         log_with_pid("Started reloader [%d]", os.getpid())
         shown = ", ".join(map(str, watcher.directories))
         _log.info("Will watch for changes in: %s", shown)
@@ -94,15 +88,6 @@ class Reloader:
                 "watchfiles is not installed: the times of files are looked at"
                 " (pip install 'asgi-poller[reload]' to notice changes sooner)"
             )
-        listeners = open_listeners(self._config)
-        try:
-            own_socket_files(self._config, self._identity, listeners)
-            become(self._config, self._identity)
-            check_files(self._config, self._identity)
-            poller_host = PollerHost(self._config, listeners)
-        except BaseException:
-            close_listeners(listeners)
-            raise
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._changed.set)

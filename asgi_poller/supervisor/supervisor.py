@@ -18,24 +18,18 @@ from typing import Any
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
-from asgi_poller.listeners.listeners import Listener, close_listeners, open_listeners
+from asgi_poller.listeners.listeners import open_listeners
 from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.privileges import Identity
+from asgi_poller.privileges import Identity, resolve
 from asgi_poller.settings.sources import taken_secrets
 from asgi_poller.supervisor.health_monitor import HealthMonitor
 from asgi_poller.supervisor.launchers import Launchers
-from asgi_poller.supervisor.poller_host import PollerHost
+from asgi_poller.supervisor.poller_host import PollerHost, host_pollers
 from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
 from asgi_poller.supervisor.worker_pool import WorkerPool
-from asgi_poller.system.drop_privileges import (
-    become,
-    check_files,
-    own_socket_files,
-    prepare_user,
-)
 from asgi_poller.system.service_notifier import ServiceNotifier
-from asgi_poller.system.signals import kept_signals
+from asgi_poller.system.signals import run_parent
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -59,20 +53,19 @@ class Supervisor:
         """Serve until a signal; the exit code. Raises OperatorFault if it cannot start."""
         config = self._config
         platform.require_fd_passing("--workers")
-        self._identity = prepare_user(config)
+        self._identity = resolve(config.user, config.group)
         loop_factory(config.loop)
         if threading.current_thread() is not threading.main_thread():
             raise ConfigError("--workers", "more than one can only be run from the main thread")
-        self._launchers.prepare()
         self._predecessor = Predecessor.from_environment(os.environ)
         self._upgrade = Upgrade({**os.environ, **taken_secrets})
         self._service_notifier = ServiceNotifier(config)
         platform.raise_descriptor_limit()
-        if self._predecessor is None:
-            self._service_notifier.begin()
         try:
-            with kept_signals(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-                return runner.run(self._serve())
+            if self._predecessor is None:
+                self._service_notifier.begin()
+            self._launchers.prepare()
+            return run_parent(self._serve())
         finally:
             self._service_notifier.end()
 
@@ -80,16 +73,12 @@ class Supervisor:
 
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
+        if self._predecessor is None:
+            listeners = open_listeners(self._config)
+        else:
+            listeners = self._predecessor.listeners
+        poller_host = host_pollers(self._config, self._identity, listeners)
         log_with_pid("Started supervisor [%d]", os.getpid())
-        listeners = self._open_listeners()
-        try:
-            own_socket_files(self._config, self._identity, listeners)
-            become(self._config, self._identity)
-            check_files(self._config, self._identity)
-            poller_host = PollerHost(self._config, listeners)
-        except BaseException:
-            close_listeners(listeners)
-            raise
         pool = WorkerPool(self._config, poller_host, self._launchers.make)
         self._stop_by = loop.create_future()
         handlers = self._handlers(poller_host, pool)
@@ -213,10 +202,3 @@ class Supervisor:
     @property
     def _is_stopping(self) -> bool:
         return self._stop_by.done()
-
-    # What it starts with
-
-    def _open_listeners(self) -> list[Listener]:
-        if self._predecessor is not None:
-            return self._predecessor.listeners
-        return open_listeners(self._config)

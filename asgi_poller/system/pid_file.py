@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from asgi_poller.errors import ConfigError
+from asgi_poller.platform import process_is_alive
 
 _LIMIT_BYTES = 32  # more than any number needs: a longer file is no pid file
 _ATTEMPTS_COUNT = 20
@@ -119,7 +120,7 @@ class PidFile:
             other = _number(old)
         except ValueError as error:
             raise self._no_pid_file() from error
-        if other not in (None, pid, self._predecessor) and is_alive(other):
+        if other not in (None, pid, self._predecessor) and process_is_alive(other):
             problem = f"process {other} is running; remove {self._path} if that is another program"
             raise ConfigError(self._option, problem)
 
@@ -169,18 +170,3 @@ def _lock(fd: int) -> bool:
     except OSError:
         pass  # a file system without locks: the check still holds for all but the same instant
     return True
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is a process of this number, whoever's it is."""
-    if sys.platform == "win32":
-        return False  # os.kill() would end it there, whatever the signal
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OverflowError:
-        return False  # larger than any process's number
-    except OSError:
-        return True  # somebody else's
-    return pid > 0

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 from asgi_poller import platform
+
+T = TypeVar("T")
 
 #: What the supervisor decides on.
 SUPERVISOR_SIGNALS = platform.HANDLED_SIGNALS
 
 
-@contextlib.contextmanager
-def kept_signals() -> Iterator[None]:
-    """Give the program that runs us its own handlers back afterwards. For the main thread."""
+def run_parent(main: Coroutine[Any, Any, T]) -> T:
+    """Run a parent of workers on an event loop of asyncio's own. The program that runs us has its
+    own signal handlers back afterwards. For the main thread.
+    """
     old = {number: signal.getsignal(number) for number in SUPERVISOR_SIGNALS}
     try:
-        yield
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            return runner.run(main)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

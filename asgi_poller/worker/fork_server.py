@@ -28,7 +28,7 @@ from asgi_poller.importer import load_application
 from asgi_poller.ipc.bootstrap import receive_fds
 from asgi_poller.ipc.control import Lines, Message, encoded
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.system.drop_privileges import become, prepare_user
+from asgi_poller.privileges import become, resolve
 from asgi_poller.tls import TlsContext
 from asgi_poller.worker.worker import tls_context
 
@@ -72,7 +72,7 @@ class ForkServer:
         platform.name_process("fork server")
         loop_factory(config.loop)  # imports what a loop needs, once for all
         self.tls = tls_context(config)  # while we may still read the key
-        become(config, prepare_user(config))
+        become(config, resolve(config.user, config.group))
         self.application = load_application(config)
         if threading.active_count() > 1:
             names = sorted(thread.name for thread in threading.enumerate()[1:])

@@ -112,9 +112,9 @@ def test_a_stale_file_that_may_not_be_removed(
 
 
 def test_a_system_without_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "grp", None)
+    monkeypatch.setitem(sys.modules, "pwd", None)
     line = refuse(tmp_path / "s", Access(0o666, "root"))
-    assert line == "--uds-owner: this system has no owners of that kind"
+    assert line == "--uds-owner: this system has no users and groups of that kind"
 
 
 def test_a_system_without_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

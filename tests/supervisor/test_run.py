@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,10 @@ from tests.support.processes import ROOT
 from tests.support.waiting import DEADLINE_S
 
 
-def outcome(call: str) -> tuple[int, str]:
-    """Exit code and standard error of a program that only calls run()."""
+def outcome(call: str, *, before: str = "") -> tuple[int, str]:
+    """Exit code and standard error of a program that only calls run(), after `before`."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import asgi_poller\nasgi_poller.run({call})"],
+        [sys.executable, "-c", f"{before}\nimport asgi_poller\nasgi_poller.run({call})"],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -50,5 +51,30 @@ def test_an_address_in_use(workers: int) -> None:
         port = taken.getsockname()[1]
         found, text = outcome(f"'tests.supervisor.app:app', port={port}, workers={workers}")
     assert found == 1
-    assert "Traceback" not in text
     assert "already in use" in text.splitlines()[-1]
+    assert "Started" not in text
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ("'tests.supervisor.app:app', ssl_certfile='no-such.pem', port=0", "--ssl-certfile"),
+        ("'tests.no_such_module:app', port=0", "tests.no_such_module"),
+    ],
+)
+def test_a_server_that_cannot_start_does_not_say_that_it_has(call: str, says: str) -> None:
+    _, text = outcome(call)
+    assert says in text
+    assert "Started" not in text
+
+
+def test_a_pid_file_in_use_is_noticed_before_anything_is_forked(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    pid_file.write_text(str(os.getpid()))
+    found, text = outcome(
+        f"print, workers=2, preload=True, port=0, pid_file={str(pid_file)!r}",
+        before="import os; os.register_at_fork(before=lambda: os.write(2, b'forked\\n'))",
+    )
+    assert found == 2
+    assert f"--pid: process {os.getpid()} is running" in text
+    assert "forked" not in text

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from asgi_poller.errors import ConfigError
+from asgi_poller.platform import process_is_alive
 from asgi_poller.system import pid_file
-from asgi_poller.system.pid_file import PidFile, is_alive
+from asgi_poller.system.pid_file import PidFile
 
 ROOT = str(Path(pid_file.__file__).parent.parent.parent)
 
@@ -199,8 +200,8 @@ def test_of_many_that_start_at_once_over_a_stale_file_one_gets_it(
 
 
 def test_who_is_alive(dead_pid: int) -> None:
-    assert is_alive(os.getpid())
-    assert is_alive(1)
-    assert not is_alive(dead_pid)
-    assert not is_alive(0)
-    assert not is_alive(1 << 70)
+    assert process_is_alive(os.getpid())
+    assert process_is_alive(1)
+    assert not process_is_alive(dead_pid)
+    assert not process_is_alive(0)
+    assert not process_is_alive(1 << 70)
