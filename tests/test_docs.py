@@ -18,7 +18,7 @@ from asgi_poller.settings.table import BY_SPELLING
 from tests.support.processes import ROOT
 from tests.support.waiting import DEADLINE_S
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 # Options of our command that are in no table, and those of other programs on these pages.
 OURS = {"config", "help", "version"}
@@ -26,6 +26,7 @@ FOREIGN = {
     "docs/deployment.md": {"init", "no-cache-dir", "sysctl", "ulimit"},
     "docs/performance.md": {"quick", "connections", "burst", "interval", "only", "peers"},
     "README.md": {"quick"},
+    "CONTRIBUTING.md": {"server-name", "quick", "only", "peers"},
 }
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 
+import yaml
+
 import asgi_poller
 from tests.support.processes import ROOT
 
+CHECKS = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -26,7 +29,7 @@ def test_it_leads_with_one_command_to_run_and_one_to_test() -> None:
 
 def test_the_test_command_is_the_one_of_the_checks() -> None:
     test = shell_blocks()[1].strip()
-    assert f'test_command="{test}"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f'test_command="{test}"' in CHECKS
     assert f"commands = {test.rpartition('&& ')[2]} " in (ROOT / "tox.ini").read_text("utf-8")
 
 
@@ -41,3 +44,27 @@ def test_versions_agree() -> None:
     newest = re.search(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)
     assert newest is not None
     assert PROJECT["version"] == asgi_poller.__version__ == newest[1]
+
+
+def test_the_hooks_before_a_commit_are_the_checks() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    entries = [hook["entry"] for repository in hooks["repos"] for hook in repository["hooks"]]
+    assert entries == re.findall(r"^step \.venv/bin/(.+)$", CHECKS, re.MULTILINE)
+
+
+def test_the_supported_version_is_this_one() -> None:
+    security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    minor = PROJECT["version"].rpartition(".")[0]
+    assert f"| {minor} | yes |" in security
+
+
+def test_links_to_the_repository_are_one_and_lead_to_files() -> None:
+    """The project's own address is the same wherever it stands."""
+    home = PROJECT["urls"]["Homepage"]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "mkdocs.yml"]
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    urls = [url for text in texts for url in re.findall(r"https://github\.com/[^\s)>\"]+", text)]
+    urls = [*PROJECT["urls"].values(), *(url for url in urls if "asgi" in url)]
+    assert all(url.startswith(home) for url in urls), urls
+    files = [url.partition("/blob/main/")[2] for url in urls if "/blob/main/" in url]
+    assert [name for name in files if not (ROOT / name).is_file()] == []
