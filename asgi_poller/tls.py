@@ -1,15 +1,13 @@
-"""TLS for listeners: the server's context, made from the `ssl_*` settings, and made anew for new
+"""TLS for listeners: the server's context, made from the `ssl_*` options, and made again for new
 certificates.
 
 A reload builds a whole new context and puts it in the place of the old one when it is complete.
 Connections keep the context that they began with, so nobody is dropped; and there is no moment at
 which a certificate is paired with the other one's key, which loading into the live context would
-have while a new pair is being written. New handshakes take `TlsContext.context` anew each time.
+have while a new pair is being written. Each handshake takes `TlsContext.context` as it is then.
 
 OpenSSL's messages name neither the file nor the option. Each way to be wrong has a line of its own
 here: a ConfigError whose option is the one to mend.
-
-This module needs Python's ssl; import it only where there is a certificate.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from dataclasses import dataclass
 
+from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 
 HANDSHAKE_RECORD = (
@@ -35,7 +33,6 @@ PLAINTEXT_REFUSAL = (
     b"This port speaks TLS: use https or wss in the address\n"
 )
 
-_ALPN_NAME_LIMIT_BYTES = 255  # RFC 7301, 3.1
 _CERTIFICATE = re.compile(
     r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )  # RFC 7468, 5
@@ -46,24 +43,6 @@ def is_plaintext(first: bytes) -> bool:
     False.
     """
     return bool(first) and first[0] != HANDSHAKE_RECORD
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsSettings:
-    """The settings of the same names. Immutable.
-
-    `ssl_version` and `ssl_cert_reqs` are numbers of Python's ssl module, `ssl_alpn` protocol names,
-    the preferred first. Without `ssl_keyfile` the certificate's file holds the key too.
-    """
-
-    ssl_certfile: str | None
-    ssl_keyfile: str | None = None
-    ssl_keyfile_password: str | None = None
-    ssl_version: int = ssl.PROTOCOL_TLS_SERVER
-    ssl_cert_reqs: int = ssl.CERT_NONE
-    ssl_ca_certs: str | None = None
-    ssl_ciphers: str | None = None
-    ssl_alpn: tuple[str, ...] = ("http/1.1",)
 
 
 class ServerContext(ssl.SSLContext):
@@ -84,14 +63,14 @@ class TlsContext:
     Raises ConfigError from the constructor and from `reload()`.
     """
 
-    __slots__ = ("_paths", "_seen", "_settings", "context")
+    __slots__ = ("_config", "_paths", "_seen", "context")
 
-    def __init__(self, settings: TlsSettings) -> None:
-        self._settings = settings
-        paths = (settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_ca_certs)
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        paths = (config.ssl_certfile, config.ssl_keyfile, config.ssl_ca_certs)
         self._paths = tuple(path for path in paths if path is not None)
         self._seen = self._look()
-        self.context = build_context(settings)
+        self.context = build_context(config)
 
     def changed(self) -> bool:
         """Whether a file is another one than at the last (attempted) load. One stat(2) per file.
@@ -108,10 +87,15 @@ class TlsContext:
         """
         # Looked at before reading: what is written during the load counts as a change after it.
         self._seen = self._look()
-        self.context = build_context(self._settings)
+        self.context = build_context(self._config)
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_identity(path) for path in self._paths)
+
+
+def context_of(config: Config) -> TlsContext | None:
+    """The server's context; None without a certificate. Raises ConfigError."""
+    return None if config.ssl_certfile is None else TlsContext(config)
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:
@@ -123,28 +107,28 @@ def _identity(path: str) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def build_context(settings: TlsSettings) -> ServerContext:
+def build_context(config: Config) -> ServerContext:
     """A context for the server's side of handshakes. Raises ConfigError, naming the option.
 
     As uvicorn makes it, and besides: ALPN, and no renegotiation (TLS 1.2; a client could keep us at
     it for the price of a few octets).
     """
-    certfile = settings.ssl_certfile
-    if certfile is None:
-        raise ConfigError("--ssl-certfile", "a certificate is needed beside --ssl-keyfile")
-    context = _new_context(settings.ssl_version)
+    certfile = config.ssl_certfile
+    assert certfile is not None  # `context_of` has looked
+    context = _new_context(config.ssl_version)
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.server_cert_pem = _first_certificate(_read("--ssl-certfile", certfile), certfile)
-    _load_pair(context, certfile, settings)
-    _set_client_verification(context, settings)
-    if settings.ssl_ciphers:
+    _load_pair(context, certfile, config)
+    _set_client_verification(context, config)
+    if config.ssl_ciphers:
         try:
-            context.set_ciphers(settings.ssl_ciphers)
+            context.set_ciphers(config.ssl_ciphers)
         except (ssl.SSLError, ValueError) as error:
-            problem = f"OpenSSL knows no cipher in {settings.ssl_ciphers!r}"
+            problem = f"OpenSSL knows no cipher in {config.ssl_ciphers!r}"
             raise ConfigError("--ssl-ciphers", problem) from error
     context.cipher_ids = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
-    _set_alpn(context, settings.ssl_alpn)
+    if config.ssl_alpn:
+        context.set_alpn_protocols(list(config.ssl_alpn))
     return context
 
 
@@ -202,12 +186,12 @@ class _Password:
         return self._password
 
 
-def _load_pair(context: ssl.SSLContext, certfile: str, settings: TlsSettings) -> None:
-    option, keyfile = "--ssl-keyfile", settings.ssl_keyfile
+def _load_pair(context: ssl.SSLContext, certfile: str, config: Config) -> None:
+    option, keyfile = "--ssl-keyfile", config.ssl_keyfile
     if keyfile is None:
         option, keyfile = "--ssl-certfile", certfile
     key = _read(option, keyfile)
-    password = _Password(settings.ssl_keyfile_password)
+    password = _Password(config.ssl_keyfile_password)
     try:
         context.load_cert_chain(certfile, keyfile, password)
     except _NoPassword as error:
@@ -223,7 +207,7 @@ def _load_pair(context: ssl.SSLContext, certfile: str, settings: TlsSettings) ->
             raise ConfigError("--ssl-keyfile-password", problem) from error
         if b"PRIVATE KEY-----" not in key:
             problem = f"there is no PEM private key in {keyfile!r}"
-            if settings.ssl_keyfile is None:
+            if config.ssl_keyfile is None:
                 problem += "; give its file as --ssl-keyfile"
             raise ConfigError(option, problem) from error
         words = reason.replace("_", " ").lower()
@@ -231,30 +215,13 @@ def _load_pair(context: ssl.SSLContext, certfile: str, settings: TlsSettings) ->
         raise ConfigError("--ssl-certfile", problem) from error
 
 
-def _set_client_verification(context: ssl.SSLContext, settings: TlsSettings) -> None:
-    try:
-        context.verify_mode = ssl.VerifyMode(settings.ssl_cert_reqs)
-    except ValueError as error:
-        problem = f"must be 0, 1 or 2, not {settings.ssl_cert_reqs}"
-        raise ConfigError("--ssl-cert-reqs", problem) from error
-    path = settings.ssl_ca_certs
+def _set_client_verification(context: ssl.SSLContext, config: Config) -> None:
+    context.verify_mode = ssl.VerifyMode(config.ssl_cert_reqs)
+    path = config.ssl_ca_certs
     if path is None:
-        if context.verify_mode != ssl.CERT_NONE:
-            problem = (
-                "client certificates are asked for: name the authorities that they must come from"
-            )
-            raise ConfigError("--ssl-ca-certs", problem)
         return
     _read("--ssl-ca-certs", path)
     try:
         context.load_verify_locations(path)
     except (OSError, ValueError) as error:
         raise ConfigError("--ssl-ca-certs", f"there is no PEM certificate in {path!r}") from error
-
-
-def _set_alpn(context: ssl.SSLContext, names: tuple[str, ...]) -> None:
-    for name in names:
-        if not name.isascii() or not 0 < len(name) <= _ALPN_NAME_LIMIT_BYTES:
-            raise ConfigError("--ssl-alpn", f"{name!r} is no protocol name such as http/1.1")
-    if names:
-        context.set_alpn_protocols(list(names))

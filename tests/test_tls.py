@@ -8,18 +8,18 @@ import os
 import socket
 import ssl
 import threading
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.tls import (
     PLAINTEXT_REFUSAL,
     TlsContext,
-    TlsSettings,
     build_context,
     is_plaintext,
 )
@@ -53,8 +53,13 @@ def other_files(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA)
     return write_pair(directory, "other", authority.issue_cert("localhost"))
 
 
-def settings(files: Files) -> TlsSettings:
-    return TlsSettings(ssl_certfile=files.certificate, ssl_keyfile=files.key)
+def settings(files: Files, **options: Any) -> Config:
+    """The options that name `files`, and others."""
+    return config(ssl_certfile=files.certificate, **{"ssl_keyfile": files.key, **options})
+
+
+def config(**options: Any) -> Config:
+    return Config("main:app", **options)
 
 
 def encrypted_key(files: Files, directory: Path, password: bytes) -> str:
@@ -73,7 +78,7 @@ def encrypted_key(files: Files, directory: Path, password: bytes) -> str:
 def test_handshake_with_separate_and_with_joined_files(files: Files, authority: trustme.CA) -> None:
     for context in (
         build_context(settings(files)),
-        build_context(TlsSettings(ssl_certfile=files.both)),
+        build_context(config(ssl_certfile=files.both)),
     ):
         assert Handshake(context, client_context(authority)).run().client.version() == "TLSv1.3"
 
@@ -81,7 +86,7 @@ def test_handshake_with_separate_and_with_joined_files(files: Files, authority: 
 def test_alpn_prefers_our_order_and_survives_no_common_protocol(
     files: Files, authority: trustme.CA
 ) -> None:
-    context = build_context(replace(settings(files), ssl_alpn=("h2", "http/1.1")))
+    context = build_context(settings(files, ssl_alpn=("h2", "http/1.1")))
     both = Handshake(context, client_context(authority, ("http/1.1", "h2"))).run()
     assert both.server.selected_alpn_protocol() == "h2"
     default = build_context(settings(files))
@@ -93,9 +98,7 @@ def test_alpn_prefers_our_order_and_survives_no_common_protocol(
     )
     neither = Handshake(default, client_context(authority, ("spdy/3",))).run()
     assert neither.server.selected_alpn_protocol() is None
-    without = Handshake(
-        build_context(replace(settings(files), ssl_alpn=())), client_context(authority)
-    )
+    without = Handshake(build_context(settings(files, ssl_alpn=())), client_context(authority))
     assert without.run().server.selected_alpn_protocol() is None
 
 
@@ -103,7 +106,7 @@ def test_encrypted_key_and_its_password(
     files: Files, authority: trustme.CA, tmp_path: Path
 ) -> None:
     key = encrypted_key(files, tmp_path, b"secret")
-    right = replace(settings(files), ssl_keyfile=key, ssl_keyfile_password="secret")
+    right = settings(files, ssl_keyfile=key, ssl_keyfile_password="secret")
     Handshake(build_context(right), client_context(authority)).run()
 
 
@@ -113,7 +116,7 @@ def test_client_certificates(
     ca_certs = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(ca_certs)
     required = build_context(
-        replace(settings(files), ssl_cert_reqs=ssl.CERT_REQUIRED, ssl_ca_certs=str(ca_certs))
+        settings(files, ssl_cert_reqs=ssl.CERT_REQUIRED, ssl_ca_certs=str(ca_certs))
     )
     anonymous, known, foreign = (client_context(authority) for _ in range(3))
     authority.issue_cert("client@example.com").configure_cert(known)
@@ -124,7 +127,7 @@ def test_client_certificates(
     with pytest.raises(ssl.SSLError, match=r"(?i)certificate.verify.failed"):
         Handshake(required, foreign).run()
     optional = build_context(
-        replace(settings(files), ssl_cert_reqs=ssl.CERT_OPTIONAL, ssl_ca_certs=str(ca_certs))
+        settings(files, ssl_cert_reqs=ssl.CERT_OPTIONAL, ssl_ca_certs=str(ca_certs))
     )
     assert not Handshake(optional, anonymous).run().server.getpeercert()
     with pytest.raises(ssl.SSLError, match=r"(?i)certificate.verify.failed"):
@@ -134,8 +137,8 @@ def test_client_certificates(
 @pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLSv1_2:DeprecationWarning")
 def test_cipher_list_and_version(files: Files, authority: trustme.CA) -> None:
     context = build_context(
-        replace(
-            settings(files),
+        settings(
+            files,
             ssl_ciphers="ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256",
             ssl_version=int(ssl.PROTOCOL_TLSv1_2),
         )
@@ -181,7 +184,7 @@ def broken(
 @pytest.mark.parametrize(
     ("certfile", "keyfile", "password", "message"),
     [
-        (None, "key", None, "--ssl-certfile: a certificate is needed"),
+        (None, "key", None, "--ssl-keyfile: needs a certificate"),
         ("missing", "key", None, "--ssl-certfile: cannot read .*missing': No such file"),
         ("directory", "key", None, "--ssl-certfile: cannot read .* directory"),
         ("empty", "key", None, "--ssl-certfile: there is no PEM certificate in"),
@@ -211,13 +214,14 @@ def test_each_wrong_file_is_one_line_that_names_the_option(
     password: str | None,
     message: str,
 ) -> None:
-    wrong = TlsSettings(
-        ssl_certfile=None if certfile is None else broken[certfile],
-        ssl_keyfile=None if keyfile is None else broken[keyfile],
-        ssl_keyfile_password=password,
-    )
     with pytest.raises(ConfigError, match=message) as caught:
-        build_context(wrong)
+        build_context(
+            config(
+                ssl_certfile=None if certfile is None else broken[certfile],
+                ssl_keyfile=None if keyfile is None else broken[keyfile],
+                ssl_keyfile_password=password,
+            )
+        )
     assert "\n" not in str(caught.value)
     assert password is None or password not in str(caught.value)
 
@@ -227,13 +231,13 @@ def test_each_wrong_file_is_one_line_that_names_the_option(
     [
         ({"ssl_version": 4711}, "--ssl-version: 4711 is no server protocol"),
         ({"ssl_version": int(ssl.PROTOCOL_TLS_CLIENT)}, "--ssl-version: 16 is no server protocol"),
-        ({"ssl_cert_reqs": 3}, "--ssl-cert-reqs: must be 0, 1 or 2"),
-        ({"ssl_cert_reqs": 2}, "--ssl-ca-certs: client certificates are asked for"),
+        ({"ssl_cert_reqs": 3}, "--ssl-cert-reqs: must be a whole number from 0 to 2"),
+        ({"ssl_cert_reqs": 2}, "--ssl-cert-reqs: needs --ssl-ca-certs"),
         ({"ssl_ca_certs": "/nowhere/ca.pem"}, "--ssl-ca-certs: cannot read"),
         ({"ssl_ca_certs": "KEY"}, "--ssl-ca-certs: there is no PEM certificate"),
         ({"ssl_ciphers": "NO-SUCH-CIPHER"}, "--ssl-ciphers: OpenSSL knows no cipher in 'NO-SUCH"),
-        ({"ssl_ciphers": "\0"}, "--ssl-ciphers: OpenSSL knows no cipher"),
-        ({"ssl_alpn": ("",)}, "--ssl-alpn: '' is no protocol name"),
+        ({"ssl_ciphers": "\0"}, "--ssl-ciphers: must not contain control characters"),
+        ({"ssl_alpn": ("a" * 256,)}, "--ssl-alpn: "),
         ({"ssl_alpn": ("x" * 256,)}, "--ssl-alpn: "),
         ({"ssl_alpn": ("é",)}, "--ssl-alpn: "),
     ],
@@ -244,7 +248,7 @@ def test_each_wrong_value_is_one_line_that_names_the_option(
     if change.get("ssl_ca_certs") == "KEY":
         change = {"ssl_ca_certs": files.key}
     with pytest.raises(ConfigError, match=message) as caught:
-        build_context(replace(settings(files), **change))  # type: ignore[arg-type] # wrong on purpose
+        build_context(settings(files, **change))
     assert "\n" not in str(caught.value)
 
 
@@ -265,7 +269,7 @@ def test_new_certificate_serves_new_handshakes_and_old_connections_go_on(
 ) -> None:
     certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
     install(files, certificate, key)
-    tls = TlsContext(TlsSettings(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
     before = served_certificate(tls.context, authority)
     old = Handshake(tls.context, client_context(authority)).run()
     midway = Handshake(tls.context, client_context(authority))  # began, not finished
@@ -287,7 +291,7 @@ def test_a_bad_new_file_keeps_the_old_certificate_and_is_reported_once(
 ) -> None:
     certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
     install(files, certificate, key)
-    tls = TlsContext(TlsSettings(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
     before = served_certificate(tls.context, authority)
 
     key.write_bytes(Path(other_files.key).read_bytes())  # half of a renewal
@@ -314,7 +318,7 @@ def test_new_authorities_count_for_new_handshakes(
 ) -> None:
     ca_certs = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(ca_certs)
-    tls = TlsContext(replace(settings(files), ssl_cert_reqs=2, ssl_ca_certs=str(ca_certs)))
+    tls = TlsContext(settings(files, ssl_cert_reqs=2, ssl_ca_certs=str(ca_certs)))
     client = client_context(authority)
     other_authority.issue_cert("client@example.com").configure_cert(client)
     with pytest.raises(ssl.SSLError):
@@ -330,7 +334,7 @@ def test_reloading_while_many_threads_shake_hands(
     """No handshake ever sees a certificate with the wrong key."""
     certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
     install(files, certificate, key)
-    tls = TlsContext(TlsSettings(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
     failures: list[BaseException] = []
     done = threading.Event()
 
@@ -360,7 +364,7 @@ def test_reload_over_sockets(
 ) -> None:
     certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
     install(files, certificate, key)
-    tls = TlsContext(TlsSettings(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(10)
 

@@ -9,11 +9,11 @@ from gunicorn import sock
 
 from asgi_poller.config import Config
 from asgi_poller.gunicorn.settings import is_given
-from asgi_poller.tls import TlsContext
+from asgi_poller.tls import TlsContext, context_of
 
 
 class HookedContext(TlsContext):
-    """A context that the operator's hook made. gunicorn makes it anew with new workers (HUP)."""
+    """A context that the operator's hook made. With new workers (HUP) gunicorn calls it again."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ class HookedContext(TlsContext):
 
 
 def tls_context(cfg: Any, config: Config) -> TlsContext | None:
-    """The hook's context; None where the configuration's is wanted, or no TLS."""
-    if config.ssl_certfile is None or not is_given(cfg.settings["ssl_context"]):
-        return None
-    return HookedContext(sock.ssl_context(cfg))
+    """The hook's context, or the configuration's; None: no TLS."""
+    if config.ssl_certfile is not None and is_given(cfg.settings["ssl_context"]):
+        return HookedContext(sock.ssl_context(cfg))
+    return context_of(config)

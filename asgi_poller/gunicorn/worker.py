@@ -38,6 +38,7 @@ from asgi_poller.importer import load_application
 from asgi_poller.listeners.listeners import Listener, listener_on
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.pollers.master_poller import PollerSettings
+from asgi_poller.serve.loop_group import LOOP_THREADS
 from asgi_poller.serve.runner import run_loop, settle_garbage
 from asgi_poller.serve.serving import Serving
 from asgi_poller.system.fork_guard import ForkGuard
@@ -59,7 +60,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._loop: asyncio.AbstractEventLoop | None = None  # of the first core, once it runs
+        self._loop: asyncio.AbstractEventLoop | None = None  # the first one, once it runs
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
         self._turns = Turns(_board(), shares_listeners=not self.cfg.reuse_port)
@@ -163,8 +164,8 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         # self.timeout is half of --timeout; 0: nobody looks
         interval_s = min(_BEAT_S, 2 * self.timeout / _BEATS_PER_TIMEOUT or _BEAT_S)
         while True:
-            for core in serving.cores[1:]:
-                answer = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), core.loop)
+            for server in serving.loop_servers[1:]:
+                answer = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), server.loop)
                 await asyncio.wrap_future(answer)
             self.notify()
             self._turns.publish()
@@ -175,7 +176,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             await asyncio.sleep(interval_s)
 
     def _limit_reached(self) -> None:
-        """On any core's thread."""
+        """On any loop's thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._recycle)
 
@@ -245,11 +246,11 @@ def _board() -> Board:
 
 
 def _stacks(frame: FrameType | None) -> str:
-    """Where the threads with loops are: the main one, whose frame is given, and further cores."""
+    """Where the threads with loops are: the main one, whose frame is given, and further ones."""
     frames = sys._current_frames()
     parts = [_stack(frame)]
     for thread in threading.enumerate():
-        if thread.name.startswith("Core-") and thread.ident in frames:
+        if thread.name.startswith(LOOP_THREADS) and thread.ident in frames:
             parts.append(f"{thread.name}:\n{_stack(frames[thread.ident])}")
     return "".join(parts).rstrip()
 

@@ -1,10 +1,12 @@
-"""The cores of one process: the first on the loop that starts them, further ones on threads of
-their own.
+"""The event loops of one process (`--loops`): the first is the one that starts them, further ones
+have threads of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import random
 import sys
 import threading
@@ -20,20 +22,28 @@ from asgi_poller.loops.accepted_socket import ListenerInfo
 from asgi_poller.loops.loop_factory import LoopFactory, loop_factory
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.loops.server_state import ConnectionCounter
+from asgi_poller.serve import tls_reload
 from asgi_poller.serve.runner import run_loop
 from asgi_poller.settings.rules import cpu_count
 from asgi_poller.tls import TlsContext
 
+#: The beginning of the names of threads that run loops: Loop-1, Loop-2, ...
+LOOP_THREADS = "Loop-"
+
+_log = logging.getLogger("asgi_poller.error")
 T = TypeVar("T")
+
+_SHUTDOWN_AT_LEAST_S = 1.0  # for the lifespans' shutdown, however long the drain took
+_THREAD_END_S = 5.0  # for the thread of a loop that has been stopped
 
 
 class LoopGroup:
-    """Starts, drains and ends the cores of this process. Owned by the thread whose loop `start`
-    runs on.
+    """Starts, drains and ends the loop servers of this process, and reloads their certificates.
+    Owned by the thread whose loop `start` runs on.
 
-    `limit_reached` is called, on a core's thread, when `--limit-max-requests` is met; more than
-    once perhaps. `access_log`, if given, is shared by all cores. `counter` counts connections,
-    `websocket_share` is each core's part of --limit-channels where `counter` does not count those.
+    `limit_reached` is called, on any loop's thread, when `--limit-max-requests` is met; more than
+    once perhaps. `access_log`, if given, is shared by all loops. `counter` counts connections,
+    `websocket_share` is each loop's part of --limit-channels where `counter` does not count those.
     """
 
     def __init__(
@@ -41,7 +51,7 @@ class LoopGroup:
         config: Config,
         infos: tuple[ListenerInfo, ...],
         *,
-        tls: TlsContext | None = None,
+        tls: TlsContext | None,
         access_log: AccessLog | None = None,
         counter: ConnectionCounter | None = None,
         websocket_share: int | None = None,
@@ -55,54 +65,72 @@ class LoopGroup:
         self._websocket_share = websocket_share
         self._limit_reached = limit_reached
         self._threads: list[LoopThread] = []
-        self.all: list[LoopServer] = []
+        self._tls_reload: asyncio.Task[None] | None = None
+        self.servers: list[LoopServer] = []
 
     async def start(self, application: Any) -> None:
-        """Bring all cores up, lifespans included. Raises StartupError; what was up is shut down
+        """Start all loops, lifespans included. Raises StartupError; what had started is shut down
         then.
         """
-        config = self._config
-        count = loop_count(config)
+        _log.info("Waiting for application startup.")
         try:
-            self.all.append(await self._bring_up(application))
-            make_loop = loop_factory(config.loop)
-            for number in range(1, count):
-                thread = LoopThread(number, make_loop, lambda: self._bring_up_another(application))
+            self.servers.append(await self._start_server(application))
+            make_loop = loop_factory(self._config.loop)
+            for number in range(1, loop_count(self._config)):
+                thread = LoopThread(number, make_loop, lambda: self._start_another(application))
                 thread.start()
-                self.all.append(await thread.started())
+                self.servers.append(await thread.started())
                 self._threads.append(thread)
         except BaseException:
-            await self.shutdown()
+            await self._shutdown()
             raise
+        _log.info("Application startup complete.")
+        if self._tls is not None:
+            self._tls_reload = asyncio.create_task(tls_reload.reload_changed(self._tls))
 
     async def drain(self, timeout_s: float, spread_s: float = 0.0) -> None:
-        """End every connection in an orderly way, on all cores at once; seconds as for
+        """End every connection in an orderly way, on all loops at once; seconds as for
         LoopServer.drain. Cancelling it cuts off what is left.
         """
-        await self._on_all(lambda core: core.drain(timeout_s, spread_s))
+        await self._on_all(lambda server: server.drain(timeout_s, spread_s))
 
-    async def shutdown(self) -> bool:
-        """Run the lifespans' shutdown and end the threads; whether all of them went well."""
-        went_well = await self._on_all(lambda core: core.shutdown())
+    async def shutdown(self, deadline_s: float, force: asyncio.Event | None = None) -> None:
+        """Run the lifespans' shutdown and end the threads, until `deadline_s` of this loop's clock,
+        and at least for a second; `force` cuts that short.
+        """
+        if self._tls_reload is not None:
+            self._tls_reload.cancel()
+        _log.info("Waiting for application shutdown.")
+        limit_s = max(_SHUTDOWN_AT_LEAST_S, deadline_s - asyncio.get_running_loop().time())
+        force = asyncio.Event() if force is None else force
+        went_well = await unless_forced(force, self._shutdown(), limit_s)
+        if went_well:
+            _log.info("Application shutdown complete.")
+        elif went_well is None and not force.is_set():
+            _log.error("The application did not shut down within %.1f s.", limit_s)
+
+    async def _shutdown(self) -> bool:
+        """Whether all lifespans ended well."""
+        went_well = await self._on_all(lambda server: server.shutdown())
         for thread in self._threads:
             thread.stop()
-        self.all = []
+        self.servers = []
         self._threads = []
         return went_well
 
     async def _on_all(self, work: Callable[[LoopServer], Awaitable[bool]]) -> bool:
-        if not self.all:
+        if not self.servers:
             return True
-        first, *others = self.all
+        first, *others = self.servers
         calls = [work(first)]
         calls += [
-            thread.call(_as_coroutine(work, core))
-            for thread, core in zip(self._threads, others, strict=True)
+            thread.call(_as_coroutine(work, server))
+            for thread, server in zip(self._threads, others, strict=True)
         ]
         return all(await asyncio.gather(*calls))
 
-    async def _bring_up(self, application: Any) -> LoopServer:
-        core = LoopServer(
+    async def _start_server(self, application: Any) -> LoopServer:
+        server = LoopServer(
             self._config,
             application,
             self._infos,
@@ -110,59 +138,61 @@ class LoopGroup:
             access_log=self._access_log,
         )
         if self._counter is not None:
-            core.state.use_counter(self._counter)
-        core.state.websocket_share = self._websocket_share
+            server.state.use_counter(self._counter)
+        server.state.websocket_share = self._websocket_share
         limit = self._config.limit_max_requests
         if limit is not None:
-            core.state.limit_requests(
+            server.state.limit_requests(
                 limit + random.randint(0, self._config.limit_max_requests_jitter),
                 self._limit_reached,
             )
-        await core.startup()
-        return core
+        await server.startup()
+        return server
 
-    async def _bring_up_another(self, application: Any) -> LoopServer:
-        if (
-            self._config.factory
-        ):  # each loop has an application of its own: nothing is shared between threads
+    async def _start_another(self, application: Any) -> LoopServer:
+        if self._config.factory:  # an application for each loop: threads share nothing
             application = load_application(self._config)
-        return await self._bring_up(application)
+        return await self._start_server(application)
 
 
 class LoopThread:
     """Runs one loop until it is stopped. Made and stopped by the server's thread.
 
-    `make_core` runs on the new loop's thread and must bring the core up. Its exception is the one
+    `make_server` runs on the new loop's thread and starts its loop server. Its exception is the one
     that `started` raises.
     """
 
     def __init__(
-        self, number: int, make_loop: LoopFactory, make_core: Callable[[], Awaitable[LoopServer]]
+        self, number: int, make_loop: LoopFactory, make_server: Callable[[], Awaitable[LoopServer]]
     ) -> None:
         self._make_loop = make_loop
-        self._make_core = make_core
+        self._make_server = make_server
         self._started: Future[LoopServer] = Future()
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name=f"Core-{number}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"{LOOP_THREADS}{number}", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     async def started(self) -> LoopServer:
-        """The core, once it is up. Raises what `make_core` raised."""
+        """The loop server, once it has started. Raises what `make_server` raised."""
         return await asyncio.wrap_future(self._started)
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the core's loop."""
+        """Run a coroutine on the thread's loop."""
         assert self._loop is not None
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End the loop and wait for its thread. The core must have been drained and shut down."""
+    def stop(self) -> None:
+        """End the loop and wait for its thread. The loop server must have been drained and shut
+        down.
+        """
         if self._loop is not None and self._stop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout_s)
+        self._thread.join(_THREAD_END_S)
 
     def _run(self) -> None:
         platform.name_thread()
@@ -177,13 +207,9 @@ class LoopThread:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        core = await self._make_core()
-        self._started.set_result(core)
+        server = await self._make_server()
+        self._started.set_result(server)
         await self._stop.wait()
-
-
-async def _as_coroutine(work: Callable[[LoopServer], Awaitable[bool]], core: LoopServer) -> bool:
-    return await work(core)
 
 
 def loop_count(config: Config) -> int:
@@ -192,3 +218,24 @@ def loop_count(config: Config) -> int:
         return config.loops
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return 1 if has_gil else cpu_count()
+
+
+async def unless_forced(
+    force: asyncio.Event, work: Coroutine[Any, Any, T], limit_s: float | None
+) -> T | None:
+    """What `work` returns; None if `force` is set or `limit_s` seconds pass before: then it is
+    cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    forced = asyncio.ensure_future(force.wait())
+    await asyncio.wait({task, forced}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    forced.cancel()
+    if not task.done():
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):  # its own, not ours
+        return await task
+    return None
+
+
+async def _as_coroutine(work: Callable[[LoopServer], Awaitable[bool]], server: LoopServer) -> bool:
+    return await work(server)

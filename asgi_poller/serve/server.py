@@ -1,4 +1,4 @@
-"""The server in one process: listeners, the poller pool's pollers, and the cores."""
+"""The server in one process: listeners, pollers and event loops, from start to stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from types import FrameType
 from typing import Any
@@ -29,10 +29,10 @@ from asgi_poller.logs import log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.privileges import become, resolve
 from asgi_poller.serve.runner import run_loop, settle_garbage, with_exits_as_failures
-from asgi_poller.serve.serving import Serving, tls_settings
+from asgi_poller.serve.serving import Serving
 from asgi_poller.system.fork_guard import ForkGuard, end_daemons
 from asgi_poller.system.service_notifier import ServiceNotifier
-from asgi_poller.tls import TlsContext
+from asgi_poller.tls import context_of
 
 _log = logging.getLogger("asgi_poller.error")
 _SIGNALS = tuple(
@@ -70,7 +70,6 @@ class Server:
         self._last_resort: threading.Thread | None = None
         self._handled: tuple[int, ...] = ()  # signals, while it serves
         self._serving: Serving | None = None
-        self._reload: Callable[[], None] | None = None
         self._owns_process = False
         self._owns_loop = False
         self._service_notifier: ServiceNotifier | None = None
@@ -96,7 +95,7 @@ class Server:
                 self._service_notifier.end()
 
     async def serve(self, sockets: Iterable[socket.socket] | None = None) -> None:
-        """Serve on the running loop, which becomes the first core's. In the main thread, signals
+        """Serve on the running loop, which becomes the first one. In the main thread, signals
         end it meanwhile.
         """
         with self._captured_signals():
@@ -176,19 +175,17 @@ class Server:
         guard.begin()
         serving: Serving | None = None
         try:
-            tls = None
-            if any(listener.info.tls for listener in self.listeners):
-                tls = TlsContext(tls_settings(config))  # while we may still read the key
+            tls = context_of(config)  # while we may still read the key
             become(config, identity, socket_paths=socket_files(self.listeners))
             application = application_of(config)
             log_with_pid("Started server process [%d]", os.getpid())
             if not self._owns_loop:
                 application = with_exits_as_failures(application)
-            serving = Serving(config, self.listeners, limit_reached=self._limit_reached, tls=tls)
-            self._serving = serving
+            serving = self._serving = Serving(
+                config, self.listeners, limit_reached=self._limit_reached, tls=tls
+            )
             if not await self._come_up(serving, application):
                 return
-            self._reload = None if tls is None else serving.reload_certificates
             announce([] if sockets else self.listeners, config.backlog)
             if self._owns_process:
                 settle_garbage()
@@ -202,7 +199,7 @@ class Server:
                 await self._exit.wait()
             _log.info("Shutting down")
         finally:
-            self._reload = None
+            self._serving = None
             if self._service_notifier is not None:
                 self._service_notifier.stopping()
             if serving is not None:
@@ -268,8 +265,8 @@ class Server:
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         """SIGHUP, where there are certificates: read them anew."""
-        if self._loop is not None and self._reload is not None:
-            self._loop.call_soon_threadsafe(self._reload)
+        if self._loop is not None and self._serving is not None:
+            self._loop.call_soon_threadsafe(self._serving.reload_certificates)
 
     def _on_rotation(self, number: int, frame: FrameType | None) -> None:
         """SIGUSR1: log files have been moved away."""

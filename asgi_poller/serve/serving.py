@@ -1,13 +1,11 @@
-"""What serves in one process: cores, and the poller pool that feeds them, on listeners that
-somebody else opened.
+"""What serves in one process: event loops, and the pollers that accept for them, on listeners that
+the caller has opened.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
@@ -19,19 +17,16 @@ from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.serve import tls_reload
 from asgi_poller.serve.limits_wiring import LimitsWiring, LocalCounter
-from asgi_poller.serve.loop_group import LoopGroup
-from asgi_poller.tls import TlsContext, TlsSettings
-
-_log = logging.getLogger("asgi_poller.error")
-_SHUTDOWN_AT_LEAST_S = 1.0  # for the lifespans' shutdown, however long the drain took
+from asgi_poller.serve.loop_group import LoopGroup, unless_forced
+from asgi_poller.tls import TlsContext
 
 
 class Serving:
-    """Cores, lanes and pollers. Owned by the thread whose loop `start` runs on.
+    """Loop servers, lanes and pollers. Owned by the thread whose loop `start` runs on.
 
     The order of a life: `start`, `stop_accepting`, `end`; the last two are in order after a `start`
     that failed, too. Listeners are closed by whoever opened them, after `stop_accepting`.
-    `limit_reached` is called as LoopGroup says. `tls`, `access_log` and `pollers` replace what the
+    `limit_reached` is called as LoopGroup says. `access_log` and `pollers` replace what the
     configuration would give.
     """
 
@@ -41,7 +36,7 @@ class Serving:
         listeners: Sequence[Listener],
         *,
         limit_reached: Callable[[], None],
-        tls: TlsContext | None = None,
+        tls: TlsContext | None,
         access_log: AccessLog | None = None,
         pollers: PollerSettings | None = None,
     ) -> None:
@@ -51,30 +46,27 @@ class Serving:
         self._tls = tls
         self._access_log = access_log
         self._poller_settings = pollers or PollerSettings(nice=config.poller_nice)
-        self._cores: LoopGroup | None = None
+        self._loops: LoopGroup | None = None
         self._lanes: list[ThreadLane] = []
         self._poller_pool: PollerPool | None = None
         self._limits: LimitsWiring | None = None
-        self._freshness: asyncio.Task[None] | None = None
 
     @property
     def lanes(self) -> list[ThreadLane]:
-        """One for each core; each knows its load."""
+        """One for each loop; each knows its load."""
         return self._lanes
 
     @property
-    def cores(self) -> list[LoopServer]:
-        """The cores that are up."""
-        return [] if self._cores is None else self._cores.all
+    def loop_servers(self) -> list[LoopServer]:
+        """Those that have started."""
+        return [] if self._loops is None else self._loops.servers
 
     async def start(self, application: Any) -> None:
-        """Bring the cores up, lifespans included, then accept. Raises OperatorFault."""
+        """Start the loops, lifespans included, then accept. Raises OperatorFault."""
         config = self._config
         infos = tuple(listener.info for listener in self._listeners)
-        if self._tls is None and any(info.tls for info in infos):
-            self._tls = TlsContext(tls_settings(config))
         self._limits = limits = LimitsWiring(config, infos, workers=False)
-        self._cores = LoopGroup(
+        self._loops = LoopGroup(
             config,
             infos,
             tls=self._tls,
@@ -84,10 +76,10 @@ class Serving:
             else LocalCounter(limits.connection_limits),
             limit_reached=self._limit_reached,
         )
-        _log.info("Waiting for application startup.")
-        await self._cores.start(application)
-        _log.info("Application startup complete.")
-        self._lanes = [ThreadLane(core, end_ticket=limits.end_ticket) for core in self._cores.all]
+        await self._loops.start(application)
+        self._lanes = [
+            ThreadLane(server, end_ticket=limits.end_ticket) for server in self._loops.servers
+        ]
         self._poller_pool = PollerPool(
             self._listeners,
             self._lanes,
@@ -100,11 +92,9 @@ class Serving:
         )
         limits.start(self._poller_pool)
         self._poller_pool.start()
-        if self._tls is not None:
-            self._freshness = asyncio.create_task(tls_reload.keep_fresh(self._tls))
 
     def reload_certificates(self) -> None:
-        """Read certificate and key anew, if there are any. The thread of `start`."""
+        """Read certificate and key again, if there are any. The thread of `start`."""
         if self._tls is not None:
             tls_reload.reload(self._tls)
 
@@ -114,54 +104,17 @@ class Serving:
             self._poller_pool.stop()
         if self._limits is not None:
             self._limits.stop()
-        if self._freshness is not None:
-            self._freshness.cancel()
 
     async def end(self, timeout_s: float, force: asyncio.Event) -> None:
         """Drain within `timeout_s` seconds, then shut the application down; `force` cuts both
         short.
         """
-        if self._cores is None or not self._cores.all:
-            return  # it never came up
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        if self._loops is None or not self._loops.servers:
+            return  # they never started
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
         # what waits in the lanes is adopted first: its delivery was scheduled before this
-        await _unless(force, self._cores.drain(timeout_s), None)
+        await unless_forced(force, self._loops.drain(timeout_s), None)
         for lane in self._lanes:
             for accepted in lane.reclaim():
                 close_connection(accepted.fd)
-        _log.info("Waiting for application shutdown.")
-        limit_s = max(_SHUTDOWN_AT_LEAST_S, deadline - loop.time())
-        if await _unless(force, self._cores.shutdown(), limit_s):
-            _log.info("Application shutdown complete.")
-
-
-async def _unless(
-    force: asyncio.Event, work: Coroutine[Any, Any, bool | None], limit_s: float | None
-) -> bool:
-    """Wait for `work`, but not past `force` or `limit_s` seconds: then it is cancelled. Whether it
-    came to its end, and returned True.
-    """
-    task = asyncio.ensure_future(work)
-    forced = asyncio.ensure_future(force.wait())
-    await asyncio.wait({task, forced}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-    forced.cancel()
-    if not task.done():
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):  # its own, not ours
-        return await task is True
-    return False
-
-
-def tls_settings(config: Config) -> TlsSettings:
-    """The part of the configuration that TLS needs."""
-    return TlsSettings(
-        ssl_certfile=config.ssl_certfile,
-        ssl_keyfile=config.ssl_keyfile,
-        ssl_keyfile_password=config.ssl_keyfile_password,
-        ssl_version=config.ssl_version,
-        ssl_cert_reqs=config.ssl_cert_reqs,
-        ssl_ca_certs=config.ssl_ca_certs,
-        ssl_ciphers=config.ssl_ciphers,
-        ssl_alpn=config.ssl_alpn,
-    )
+        await self._loops.shutdown(deadline_s, force)

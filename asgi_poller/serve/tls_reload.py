@@ -1,4 +1,4 @@
-"""Certificates that are replaced while the server runs: on SIGHUP, and when a file has changed."""
+"""TLS reload: a new certificate while the server runs, on SIGHUP or when its file has changed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ LOOK_EVERY_S = 5.0
 
 
 def reload(tls: TlsContext) -> bool:
-    """Read certificate and key anew, for handshakes from now on; whether they were good.
+    """Read certificate and key again, for handshakes from now on; whether they were good.
 
     Nobody is dropped. If they are bad, the old ones stay, and one line says why.
     """
     try:
         tls.reload()
     except ConfigError as problem:
-        _log.error("The certificate is not replaced, the old one goes on: %s", problem)
+        _log.error("The certificate is not replaced, the old one stays: %s", problem)
         return False
-    _log.info("Certificate loaded anew")
+    _log.info("Certificate reloaded")
     return True
 
 
-async def keep_fresh(tls: TlsContext) -> None:
-    """Reload when a file has changed; for ever. A task of the server's or worker's first loop."""
+async def reload_changed(tls: TlsContext) -> None:
+    """Reload whenever a file has changed, until cancelled. A task of the process's first loop."""
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         if tls.changed():

@@ -26,7 +26,7 @@ def _trusted() -> Kind:
 
 
 def _check_alpn(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value.encode()) <= LONGEST_ALPN_NAME:
+    if not isinstance(value, str) or not value.isascii() or not 0 < len(value) <= LONGEST_ALPN_NAME:
         raise ValueError(f"must be protocol names such as http/1.1, not {shown(value)}")
     return value
 

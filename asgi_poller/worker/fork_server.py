@@ -29,8 +29,7 @@ from asgi_poller.ipc.bootstrap import receive_fds
 from asgi_poller.ipc.control import Lines, Message, encoded
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.privileges import become, resolve
-from asgi_poller.tls import TlsContext
-from asgi_poller.worker.worker import tls_context
+from asgi_poller.tls import TlsContext, context_of
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -71,7 +70,7 @@ class ForkServer:
         config = self._config
         platform.name_process("fork server")
         loop_factory(config.loop)  # imports what a loop needs, once for all
-        self.tls = tls_context(config)  # while we may still read the key
+        self.tls = context_of(config)  # while we may still read the key
         become(config, resolve(config.user, config.group))
         self.application = load_application(config)
         if threading.active_count() > 1:

@@ -1,6 +1,6 @@
-"""A worker process: cores, fed by the supervisor's pollers through their lanes.
+"""A worker process: event loops that get connections from the supervisor's pollers, by their lanes.
 
-    born ─► starting ── ready ──► serving ── drain ──► draining ─► end
+    new ──► starting ── ready ──► serving ── drain ──► draining ─► end
                 └── failed ─────────────────────────────────────────┘
 
 It drains when the supervisor says so, or when the supervisor is gone. SIGTERM makes it ask: the
@@ -38,26 +38,18 @@ from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.serve.limits_wiring import SharedCounter
 from asgi_poller.serve.loop_group import LoopGroup
 from asgi_poller.serve.runner import run_loop, settle_garbage
-from asgi_poller.serve.serving import tls_settings
-from asgi_poller.serve.tls_reload import keep_fresh
 from asgi_poller.system.fork_guard import ForkGuard
 from asgi_poller.system.signals import SUPERVISOR_SIGNALS
-from asgi_poller.tls import TlsContext
+from asgi_poller.tls import TlsContext, context_of
 from asgi_poller.worker.parent_watchdog import ParentWatchdog
 
 _log = logging.getLogger("asgi_poller.error")
 T = TypeVar("T")
 
-_SHUTDOWN_AT_LEAST_S = 1.0  # for the lifespans' shutdown, however long the drain took
 # Unit: seconds. SIGTERM was for this worker alone, and the supervisor does not answer.
 _ANSWER_S = 2.0
 # Unit: seconds beyond all that is limited anyway, until an orphan is ended by force.
 _ORPHAN_MARGIN_S = 10.0
-
-
-def tls_context(config: Config) -> TlsContext | None:
-    """The TLS context, if any listener needs one."""
-    return None if config.ssl_certfile is None else TlsContext(tls_settings(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +97,10 @@ class Worker:
             )
             for lane, row, mark in zip(lanes, spec.rows, spec.marks, strict=True)
         ]
-        self._cores: LoopGroup | None = None
+        self._loops: LoopGroup | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._control: Control | None = None
         self._orders: asyncio.Queue[Drain] = asyncio.Queue()
-        self._freshness: asyncio.Task[None] | None = None
         self._is_ordered = False  # to end
         self._is_limit_told = False
 
@@ -158,13 +149,13 @@ class Worker:
         return 0
 
     async def _start(self) -> list[int]:
-        """Bring the cores up and adopt from now on; returns their threads' identifiers."""
+        """Start the loops and adopt from now on; returns their threads' identifiers."""
         config = self._config
         if self._tls is None:
-            self._tls = tls_context(config)
+            self._tls = context_of(config)
         if self._application is None:
             self._application = load_application(config)
-        cores = LoopGroup(
+        loops = LoopGroup(
             config,
             self._spec.infos,
             tls=self._tls,
@@ -172,37 +163,34 @@ class Worker:
             websocket_share=self._spec.websocket_share,
             limit_reached=self._on_limit_reached,
         )
-        _log.info("Waiting for application startup.")
-        await cores.start(self._application)
-        _log.info("Application startup complete.")
-        if len(cores.all) != len(self._receivers):
-            raise StartupError(f"{len(cores.all)} event loops, {len(self._receivers)} lanes")
-        self._cores = cores
-        if self._tls is not None:
-            self._freshness = asyncio.create_task(keep_fresh(self._tls))
+        await loops.start(self._application)
+        if len(loops.servers) != len(self._receivers):
+            raise StartupError(f"{len(loops.servers)} event loops, {len(self._receivers)} lanes")
+        self._loops = loops
         return [
-            await _on(core, lambda core=core, index=index: self._attach(core, index))  # type: ignore[misc]  # bound early
-            for index, core in enumerate(cores.all)
+            await _on(server, functools.partial(self._attach, server, index))
+            for index, server in enumerate(loops.servers)
         ]
 
-    def _attach(self, core: LoopServer, index: int) -> int:
-        self._receivers[index].attach(core)
+    def _attach(self, server: LoopServer, index: int) -> int:
+        self._receivers[index].attach(server)
         cells = self._counters.row(self._spec.rows[index])
-        Heartbeat(core, cells, beat_interval_s(self._config.timeout_worker_heartbeat)).beat()
+        Heartbeat(server, cells, beat_interval_s(self._config.timeout_worker_heartbeat)).beat()
         return threading.get_ident()
 
     async def _end(self, order: Drain) -> None:
         """Drain, and shut the application down. Another order meanwhile replaces the first."""
-        cores = self._cores
-        assert cores is not None
+        loops = self._loops
+        assert loops is not None
         loop = asyncio.get_running_loop()
-        for core, receiver in zip(cores.all, self._receivers, strict=True):
-            await _on(core, receiver.adopt_waiting if order.adopt else _pass)
-            await _on(core, receiver.detach)
+        for server, receiver in zip(loops.servers, self._receivers, strict=True):
+            if order.adopt:
+                await _on(server, receiver.adopt_waiting)
+            await _on(server, receiver.detach)
         drains: set[asyncio.Future[Any]] = set()
         while True:
-            deadline = loop.time() + order.timeout_s + order.spread_s
-            drains.add(asyncio.ensure_future(cores.drain(order.timeout_s, order.spread_s)))
+            deadline_s = loop.time() + order.timeout_s + order.spread_s
+            drains.add(asyncio.ensure_future(loops.drain(order.timeout_s, order.spread_s)))
             another = asyncio.ensure_future(self._orders.get())
             await asyncio.wait({*drains, another}, return_when=asyncio.FIRST_COMPLETED)
             if not another.done():
@@ -212,13 +200,7 @@ class Worker:
         for drain in drains:
             drain.cancel()
         await asyncio.wait(drains)
-        _log.info("Waiting for application shutdown.")
-        limit_s = max(_SHUTDOWN_AT_LEAST_S, deadline - loop.time())
-        try:
-            if await asyncio.wait_for(cores.shutdown(), limit_s):
-                _log.info("Application shutdown complete.")
-        except TimeoutError:
-            _log.error("The application did not shut down within %.1f s.", limit_s)
+        await loops.shutdown(deadline_s)
 
     # What is said to it
 
@@ -258,26 +240,22 @@ class Worker:
             self._orders.put_nowait(order)
 
     def _on_limit_reached(self) -> None:
-        """On a core's thread, and perhaps more than once."""
-        if self._is_limit_told or self._control is None or self._cores is None:
+        """On any loop's thread, and perhaps more than once."""
+        if self._is_limit_told or self._control is None or self._loops is None:
             return
         self._is_limit_told = True
         with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the worker
-            self._cores.all[0].loop.call_soon_threadsafe(self._control.send, "limit")
+            self._loops.servers[0].loop.call_soon_threadsafe(self._control.send, "limit")
 
 
-def _pass() -> None:
-    pass
-
-
-async def _on(core: LoopServer, call: Callable[[], T]) -> T:
-    """Call something on a core's thread."""
+async def _on(server: LoopServer, call: Callable[[], T]) -> T:
+    """Call something on the thread of a loop."""
     loop = asyncio.get_running_loop()
-    if core.loop is loop:
+    if server.loop is loop:
         return call()
 
     async def work() -> T:
         return call()
 
     coroutine: Coroutine[Any, Any, T] = work()
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, core.loop))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, server.loop))

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asgi_poller.asgi.tls_extension import distinguished_name, tls_extension
-from asgi_poller.tls import ServerContext, TlsSettings, build_context
+from asgi_poller.config import Config
+from asgi_poller.tls import ServerContext, build_context
 from tests.support.tls import Handshake, client_context, write_pair
 
 AUTHORITY = trustme.CA()
@@ -29,7 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> ServerContext:
     files = write_pair(directory, "server", AUTHORITY.issue_cert("localhost"))
     AUTHORITY.cert_pem.write_to_path(directory / "ca.pem")
     return build_context(
-        TlsSettings(
+        Config(
+            "main:app",
             ssl_certfile=files.certificate,
             ssl_keyfile=files.key,
             ssl_cert_reqs=ssl.CERT_OPTIONAL,

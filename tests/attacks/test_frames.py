@@ -226,4 +226,4 @@ def open_and_leave(site: Site, number: int) -> socket.socket:
 def connections(site: Site) -> int:
     serving_ = site.server._serving
     assert serving_ is not None
-    return sum(len(core.state.connections) for core in serving_.cores)
+    return sum(len(server.state.connections) for server in serving_.loop_servers)

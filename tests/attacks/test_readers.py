@@ -86,7 +86,7 @@ def test_a_client_that_catches_up_in_time_is_kept() -> None:
 def connections(site: Site) -> list[object]:
     serving_ = site.server._serving
     assert serving_ is not None
-    return [each for core in serving_.cores for each in list(core.state.connections)]
+    return [each for server in serving_.loop_servers for each in list(server.state.connections)]
 
 
 def test_a_client_that_sends_close_and_never_reads_is_not_kept() -> None:

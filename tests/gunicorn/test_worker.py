@@ -133,7 +133,7 @@ def test_http_and_websockets_through_pollers() -> None:
 def test_a_worker_has_as_many_loops_as_asked_for() -> None:
     with gunicorn(ASGI_POLLER_LOOPS="3") as server:
         threads = server.seen()["threads"]
-        assert {"Core-1", "Core-2"} <= set(threads)
+        assert {"Loop-1", "Loop-2"} <= set(threads)
         server.signal(signal.SIGTERM)
         assert server.ended() == 0
         assert len(server.said("lifespan has ended")) == 3

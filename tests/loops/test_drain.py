@@ -19,8 +19,7 @@ from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.loops.loop_server import LoopServer
-from asgi_poller.serve.serving import tls_settings
-from asgi_poller.tls import TlsContext
+from asgi_poller.tls import context_of
 from tests.support.waiting import DEADLINE_S
 
 FAMILY = socket.AF_INET
@@ -46,7 +45,7 @@ class Site:
     def __init__(self, certificate: str | None = None) -> None:
         options: dict[str, Any] = {"lifespan": "off", "timeout_keep_alive": DEADLINE_S}
         config = Config(greet, ssl_certfile=certificate, **options)
-        tls = None if certificate is None else TlsContext(tls_settings(config))
+        tls = context_of(config)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
         self.port: int = self.listener.getsockname()[1]
