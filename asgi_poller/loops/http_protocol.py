@@ -65,7 +65,8 @@ class HttpProtocol(asyncio.Protocol):
         self._early = early  # what a poller has already read, and parsed if it gives its parser
         self._transport: asyncio.Transport | None = None
         self._parser: RequestParser | None = parser or RequestParser(
-            core.connection_settings.head_limits
+            core.connection_settings.head_limits,
+            websockets=core.connection_settings.ws_enabled,
         )
         self._responses: HttpResponses | None = None
         self._exchange: HttpExchange | None = None  # the one whose response is not complete
@@ -173,7 +174,7 @@ class HttpProtocol(asyncio.Protocol):
                     self._wait_behind(events[at:])
                     return
                 if event.upgrade:  # nothing but its END is left, and that is not for us
-                    self._start_upgrade(event)
+                    self._upgrade(event)
                     return
                 self._start(event)
             elif event is END:
@@ -213,12 +214,6 @@ class HttpProtocol(asyncio.Protocol):
         if self._parser is not None and self._parser.leftover is not None:
             self._phase = UPGRADING
 
-    def _start_upgrade(self, head: RequestHead) -> None:
-        if head.upgrade == b"websocket" and self._core.connection_settings.ws_enabled:
-            self._upgrade(head)
-        else:
-            self._resume_after_upgrade(head)
-
     def _start(self, head: RequestHead) -> None:
         core = self._core
         self._deadline = NEVER
@@ -238,25 +233,6 @@ class HttpProtocol(asyncio.Protocol):
                 exchange.refuse(fault.status, fault.detail)
                 return
         core.run(exchange)
-
-    def _resume_after_upgrade(self, head: RequestHead) -> None:
-        """An upgrade that we do not offer is as if it were not asked for (RFC 9110, 7.8)."""
-        parser = self._parser
-        assert parser is not None
-        had_body = head.has_body
-        self._start(head)
-        if self._phase is ENDING:
-            return
-        if not had_body:
-            self._is_body_open = False
-            if self._exchange is not None:
-                self._exchange.feed_end()
-        try:
-            events = parser.resume()
-        except HttpFault as fault:
-            self._take([*parser.events, fault])
-        else:
-            self._take(events)
 
     def _upgrade(self, head: RequestHead) -> None:
         """Leave HTTP behind; the responses to requests before this one are written first."""

@@ -52,10 +52,9 @@ def _requests(reads: list[bytes]) -> tuple[list[object], int]:
                 parser.leftover += read
                 continue
             _note(parser.receive(read), found)
-        while parser.leftover is not None:
-            head = parser._head_of_upgrade()
-            _shake_hands(head)
-            _note(parser.resume(), found)
+        if parser.leftover is not None:
+            _shake_hands(parser._last_head())
+            found.append(parser.leftover)
     except HttpFault as fault:
         _note(parser.events, found)
         # how far a head may grow before it is too large depends on how it is read

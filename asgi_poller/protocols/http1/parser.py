@@ -69,7 +69,7 @@ class RequestHead:
         self.has_underscores = False  # in the name of a field
         self.is_forwarded = False  # a proxy's header fields are among them
         self.expects_continue = False  # RFC 9110, 10.1.1
-        # RFC 9110, 7.8: what Upgrade asks for, lower case; only where Connection agrees
+        # RFC 9110, 7.8: the protocol that the connection is to change to; b"" for none
         self.upgrade = b""
 
     def header(self, name: bytes) -> bytes | None:
@@ -134,17 +134,17 @@ _TLS_RECORD = b"\x16\x03"  # a handshake's, RFC 8446, 5.1
 _TLS_HERE = "TLS on a port for plain HTTP"
 _ORIGIN_FORM = (b"/", b"*")  # RFC 9112, 3.2.1 and 3.2.4
 _BAD_VERSION = "Invalid HTTP version"  # llhttp's words for digits that are no version it knows
-_NO_PROTOCOL = b"-"  # what an Upgrade without a value asks for
 
 
 class RequestParser:
     """One connection's requests. Feed `receive`; it returns heads, pieces of bodies (bytes) and
     END, in order.
 
-    Owned by the connection's core. Raises HttpFault; what was parsed before the fault is in
-    `events` then, and nothing more may be fed. After a head with `upgrade` set, `leftover` holds
-    the octets behind it and the caller decides: `resume()` goes on as if the Upgrade had not been
-    there, anything else drops the parser. Whoever is done with it calls `close`.
+    Owned by the connection's loop. Raises HttpFault; what was parsed before the fault is in
+    `events` then, and nothing more may be fed. After a head with `upgrade` set, which only
+    `websockets` allows, nothing more may be fed either: `leftover` holds the bytes behind it. Other
+    upgrades are as if they were not asked for (RFC 9110, 7.8: a server may ignore them). Whoever is
+    done with it calls `close`.
     """
 
     __slots__ = (
@@ -155,16 +155,19 @@ class RequestParser:
         "_headers",
         "_is_over",
         "_is_small",
+        "_is_upgrade",
         "_limits",
         "_parser",
         "_small_bytes",
         "_target",
+        "_websockets",
         "events",
         "leftover",
     )
 
-    def __init__(self, limits: HeadLimits) -> None:
+    def __init__(self, limits: HeadLimits, *, websockets: bool = True) -> None:
         self._limits = limits
+        self._websockets = websockets
         self._field_count = limits.field_count
         # a read this small cannot hold a line or field beyond the limits
         self._small_bytes = min(limits.line_bytes, limits.field_bytes, limits.head_bytes)
@@ -177,6 +180,7 @@ class RequestParser:
         self._target = b""
         self._is_small = True  # the read at hand cannot hold a head that is too large
         self._is_over = False  # the last request said close: what follows is not read
+        self._is_upgrade = False  # the head asks for one: llhttp reads nothing behind it
         self.events: list[RequestEvent] = []
         self.leftover: bytes | None = None
 
@@ -192,37 +196,41 @@ class RequestParser:
         if self._is_over:
             return events
         self._is_small = len(data) <= self._small_bytes and not self._head_bytes
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if not self._is_over:  # else it is one that nobody asked to be read
-                self.leftover = data[upgrade.args[0] :]
-            return events
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            raise (
-                cause if isinstance(cause, HttpFault) else HttpFault(400, "bad request")
-            ) from error
-        except httptools.HttpParserError as error:
-            if not self._is_over:
-                is_tls = data.startswith(_TLS_RECORD)
-                raise (HttpFault(400, _TLS_HERE) if is_tls else self._fault(error)) from error
+        unread: bytes | memoryview = data
+        while unread:
+            try:
+                self._parser.feed_data(unread)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._is_over:  # it is one that nobody asked to be read
+                    return events
+                unread = memoryview(unread)[upgrade.args[0] :]
+                head = self._last_head()
+                if head.upgrade:
+                    self.leftover = bytes(unread)
+                    return events
+                self._go_on(head)
+            except httptools.HttpParserCallbackError as error:
+                cause = error.__context__
+                raise (
+                    cause if isinstance(cause, HttpFault) else HttpFault(400, "bad request")
+                ) from error
+            except httptools.HttpParserError as error:
+                if not self._is_over:
+                    is_tls = data.startswith(_TLS_RECORD)
+                    raise (HttpFault(400, _TLS_HERE) if is_tls else self._fault(error)) from error
+                break
         if not events:  # of a head; or of a chunk's size line, or trailers: the limit is for all
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
                 raise HttpFault(431, "the request head is too large")
         return events
 
-    def resume(self) -> list[RequestEvent]:
-        """Go on after a refused upgrade (RFC 9110, 7.8: a server may ignore it) with what lies
-        behind the head.
-        """
-        head, leftover = self._head_of_upgrade(), self.leftover or b""
-        head.upgrade = b""
-        self.leftover = None
+    def _go_on(self, head: RequestHead) -> None:
+        """Read on behind an upgrade that we do not offer."""
         self._parser = httptools.HttpRequestParser(self)
         if head.has_body:
-            # llhttp takes an upgrade's body for the new protocol's octets. A fresh parser that is
+            # llhttp takes an upgrade's body for the new protocol's bytes. A fresh parser that is
             # told of the same framing finds the body's end.
             framing = [
                 name + b": " + value
@@ -231,11 +239,9 @@ class RequestParser:
             ]
             self._is_over = True  # nothing of this made-up head is an event
             self._parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
-            self._is_over = False
+            self._is_over = self._is_upgrade = False
             self._head = head
             self._headers = []
-            return self.receive(leftover)
-        return self.receive(leftover) if leftover else []
 
     def close(self) -> None:
         """Nothing more will be fed. This and httptools' parser hold each other: left alone, both
@@ -243,11 +249,11 @@ class RequestParser:
         """
         self._parser = None
 
-    def _head_of_upgrade(self) -> RequestHead:
-        for event in self.events:
-            if isinstance(event, RequestHead) and event.upgrade:
+    def _last_head(self) -> RequestHead:
+        for event in reversed(self.events):
+            if isinstance(event, RequestHead):
                 return event
-        raise AssertionError("resume() without an upgrade")
+        raise AssertionError("an upgrade without a head")
 
     # httptools' callbacks
 
@@ -290,7 +296,10 @@ class RequestParser:
         head = RequestHead(name, self._target, version, self._headers)
         head.has_underscores = self._has_underscores
         head.keep_alive = parser.should_keep_alive()
-        _read_framing(head, wants_upgrade=parser.should_upgrade())
+        self._is_upgrade = parser.should_upgrade()
+        _read_framing(head)
+        if not self._is_upgrade or head.upgrade != b"websocket" or not self._websockets:
+            head.upgrade = b""
         if self._target[:1] not in _ORIGIN_FORM:
             _take_host_of_target(head)
         if not self._is_small:
@@ -308,11 +317,10 @@ class RequestParser:
         if head is None:
             return
         self._head_bytes = 0
-        if head.upgrade:
-            if head.has_body:
-                self._head = None
-                return
-        elif not head.keep_alive:
+        if self._is_upgrade and head.has_body:
+            self._head = None  # llhttp has not read the body
+            return
+        if not (head.keep_alive or head.upgrade):
             self._is_over = True
         self._head = None
         self.events.append(END)
@@ -349,11 +357,8 @@ def _take_host_of_target(head: RequestHead) -> None:
         head.headers[:] = [(b"host", host), *headers]
 
 
-def _read_framing(head: RequestHead, *, wants_upgrade: bool) -> None:
-    """Take what decides the connection's fate from the header fields.
-
-    `wants_upgrade` is llhttp's own reading of Upgrade and Connection: it stops behind such a head.
-    """
+def _read_framing(head: RequestHead) -> None:
+    """Take what decides the connection's fate from the header fields."""
     hosts = 0
     upgrade: list[bytes] = []
     for name, value in head.headers:
@@ -392,5 +397,4 @@ def _read_framing(head: RequestHead, *, wants_upgrade: bool) -> None:
         raise HttpFault(400, "exactly one Host header is needed")
     if head.method == "CONNECT":
         raise HttpFault(501, "CONNECT is not supported")
-    if wants_upgrade:
-        head.upgrade = b", ".join(upgrade) or _NO_PROTOCOL
+    head.upgrade = b", ".join(upgrade)

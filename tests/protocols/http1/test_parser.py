@@ -20,17 +20,12 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 def parsed(
     pieces: Iterable[bytes], limits: HeadLimits | None = None
 ) -> tuple[list[Any], int | None]:
-    """What came of `pieces`: heads, whole bodies (joined) and END; and the status of the fault.
-
-    A refused upgrade is resumed, as a connection does it.
-    """
+    """What came of `pieces`: heads, whole bodies (joined) and END; and the status of the fault."""
     parser = RequestParser(limits or HeadLimits())
     found: list[Any] = []
     try:
         for piece in pieces:
             _collect(found, parser.receive(piece))
-            if parser.leftover is not None:
-                _collect(found, parser.resume())
     except HttpFault as fault:
         _collect(found, parser.events)
         return found, fault.status
