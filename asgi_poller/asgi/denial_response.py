@@ -16,7 +16,7 @@ _PREFIX = "websocket."
 
 class Denial:
     """An HTTP exchange whose messages are called websocket.http.response.*; streamed like any
-    other. Owned by the core's thread.
+    other. Owned by the loop's thread.
     """
 
     __slots__ = ("_exchange",)

@@ -8,12 +8,12 @@ from asgi_poller.asgi.types import Loop
 
 #: Once in so many sends (less one: a mask) that had nothing to wait for the loop gets its turn. A
 #: transport that fails while it writes tells the loop, and nobody else: an application that only
-#: sends would never hear of it, and all others on its core would wait for ever.
+#: sends would never hear of it, and all others on its loop would wait for ever.
 YIELD_MASK = 255
 
 
 class FlowControl:
-    """Open while the transport's buffer is below its high-water mark. Owned by the core's thread.
+    """Open while the transport's buffer is below its high-water mark. Owned by the loop's thread.
 
     Made when a transport first pauses: a connection that never meets a slow peer has none.
     """

@@ -89,7 +89,7 @@ class ResponsePort(Protocol):
 
 @dataclass(slots=True)
 class HttpContext:
-    """What all exchanges of one core share."""
+    """What all exchanges of one loop share."""
 
     loop: Loop
     access_log: AccessLog | None = None
@@ -98,7 +98,7 @@ class HttpContext:
 
 class HttpExchange:
     """One request. The connection feeds it; the application calls `receive` and `send`. Owned by
-    the core's thread.
+    the loop's thread.
     """
 
     __slots__ = (

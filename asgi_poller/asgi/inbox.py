@@ -32,7 +32,7 @@ class Owner(Protocol):
 
 
 class Inbox:
-    """Feeds the wire, keeps what comes, gives it to the application. Owned by the core's thread.
+    """Feeds the wire, keeps what comes, gives it to the application. Owned by the loop's thread.
 
     Its owner tells it when the WebSocket opens, ends, and when the connection is lost.
     """

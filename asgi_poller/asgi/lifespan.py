@@ -1,4 +1,4 @@
-"""The lifespan of an application on one core (ASGI: Lifespan Protocol)."""
+"""The lifespan of an application on one event loop (ASGI: Lifespan Protocol)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Phase(Enum):
 
 
 class Lifespan:
-    """Runs one application's lifespan in a task of its own. Owned by the core's thread.
+    """Runs one application's lifespan in a task of its own. Owned by the loop's thread.
 
     `mode` is `auto` (an application that raises at once is taken not to support it), `on` (that is
     a start-up failure) or `off`. It runs in `context`. `state` is what the application left for its

@@ -54,7 +54,7 @@ class Peer:
 
 @dataclass(slots=True)
 class ScopeMaker:
-    """What the scopes of one core have in common. Owned by the core's thread.
+    """What the scopes of one loop have in common. Owned by the loop's thread.
 
     `state` is the lifespan's state; every scope gets a shallow copy (ASGI: Lifespan State).
     """

@@ -52,7 +52,7 @@ Rdn = tuple[tuple[str, str], ...]
 
 
 def tls_extension(connection: ssl.SSLObject | ssl.SSLSocket) -> TlsExtension:
-    """Describe a finished handshake. Build it once for each connection; the core's thread.
+    """Describe a finished handshake. Build it once for each connection; the loop's thread.
 
     `connection` is what a transport calls its `ssl_object`.
     """

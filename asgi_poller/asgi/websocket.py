@@ -58,7 +58,7 @@ _CORK_BYTES = 65536  # joined frames above this are written without waiting for 
 
 class WebSocketSession:
     """One WebSocket. The connection feeds it; the application calls `receive` and `send`. Owned by
-    the core's thread.
+    the loop's thread.
 
     `receive` gives connect, then messages, then one disconnect with the code that RFC 6455, 7.1.5
     defines: the peer's, 1005 where it gave none, 1006 where the connection broke, ours where we

@@ -69,7 +69,7 @@ class WebSocketPort(Protocol):
 
 @dataclass(slots=True)
 class WebSocketContext:
-    """What all WebSockets of one core share."""
+    """What all WebSockets of one loop share."""
 
     loop: Loop
     clock: Callable[[], float]  # seconds, monotonic

@@ -1,4 +1,4 @@
-"""What crosses from the pollers to a core: a connected socket and what is known about it."""
+"""What goes from the pollers to a loop: a connected socket and what is known about it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from asgi_poller.protocols.http1.parser import RequestParser
 
 
 class ListenerInfo(NamedTuple):
-    """What a core must know about the listener that a connection came from. Immutable, shared by
+    """What a loop must know about the listener that a connection came from. Immutable, shared by
     all threads.
 
     `family` is the socket's address family, `server` the ASGI `server` pair where the listener is
-    bound to one address (None for a wildcard: the core asks each socket), `tls` whether the peer
+    bound to one address (None for a wildcard: the loop asks each socket), `tls` whether the peer
     will speak TLS, `address` what getsockname() says of the listener.
     """
 
@@ -26,7 +26,7 @@ class Accepted(NamedTuple):
     """One accepted connection. Owning it means owning `fd`: whoever holds it must adopt it, pass it
     on or close it.
 
-    `listener` is an index into the ListenerInfo tuple that every core was started with. `peer` is
+    `listener` is an index into the ListenerInfo tuple that every loop was started with. `peer` is
     the address that accept() returned, None where it is not known. `data` are bytes that a poller
     has already read. `ticket` is what limits know the connection by, -1 where none counts it; who
     closes the descriptor, or has served it, ends the ticket. `parser` has read `data` and holds the

@@ -11,7 +11,7 @@ _SERVER = b"server"
 
 
 class DefaultHeaders:
-    """Whole header lines, made anew once a second. Owned by the core's thread."""
+    """Whole header lines, made once a second. Owned by the loop's thread."""
 
     __slots__ = ("_clock", "_encoded", "_has_date", "_others", "_server", "_until")
 

@@ -11,7 +11,7 @@ from asgi_poller.protocols.http1.response import DefaultHeaders, ResponseEncoder
 
 class DenialPort:
     """A ResponsePort for one response, after which the connection closes: `done` is called when it
-    is complete or cannot be. Owned by the core's thread.
+    is complete or cannot be. Owned by the loop's thread.
     """
 
     __slots__ = ("_done", "_encoder", "_write")

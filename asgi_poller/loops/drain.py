@@ -1,4 +1,4 @@
-"""The orderly end of every connection of a core."""
+"""Graceful shutdown of the connections of one loop."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _DISCARD_BYTES = 16 * 1024 * 1024
 class HttpProtocol(asyncio.Protocol):
     """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
 
-    Owned by the core's thread. What the parser makes beyond the exchange at hand waits in
+    Owned by the loop's thread. What the parser makes beyond the exchange at hand waits in
     `_backlog`, and the socket is not read meanwhile. Responses to requests that wait already are
     joined and written once.
     """
@@ -41,7 +41,6 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
-        "_core",
         "_deadline",
         "_discarded_bytes",
         "_early",
@@ -54,21 +53,24 @@ class HttpProtocol(asyncio.Protocol):
         "_peer",
         "_phase",
         "_responses",
+        "_server",
         "_transport",
         "_unsent_bytes",
         "timer_tick",
     )
 
-    def __init__(self, core: ServerState, peer: Peer, early: bytes, parser: RequestParser | None):
-        self._core = core
+    # from connection_made on
+    _transport: asyncio.Transport
+    _responses: HttpResponses
+
+    def __init__(self, server: ServerState, peer: Peer, early: bytes, parser: RequestParser | None):
+        self._server = server
         self._peer = peer
         self._early = early  # what a poller has already read, and parsed if it gives its parser
-        self._transport: asyncio.Transport | None = None
-        self._parser: RequestParser | None = parser or RequestParser(
-            core.connection_settings.head_limits,
-            websockets=core.connection_settings.ws_enabled,
+        self._parser = parser or RequestParser(
+            server.connection_settings.head_limits,
+            websockets=server.connection_settings.ws_enabled,
         )
-        self._responses: HttpResponses | None = None
         self._exchange: HttpExchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
         self._backlog: list[RequestEvent | HttpFault] = []
@@ -84,18 +86,16 @@ class HttpProtocol(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        core = self._core
-        both_ways: asyncio.Transport = transport  # type: ignore[assignment]  # typed as its base
-        self._transport = both_ways
-        self._responses = HttpResponses(self, both_ways, core.loop, core.default_headers)
-        self._set_deadline(core.connection_settings.first_octet_timeout_s)
-        core.connection_made(self)
+        server = self._server
+        self._transport = transport  # type: ignore[assignment]  # typed as its base
+        self._responses = HttpResponses(self, self._transport, server.loop, server.default_headers)
+        self._set_deadline(server.connection_settings.first_octet_timeout_s)
+        server.connection_made(self)
         if self._peer.scheme == "https":
-            core.note_tls(self._peer, transport)
+            server.note_tls(self._peer, transport)
         early, self._early = self._early, b""
-        parser = self._parser
-        if parser is not None and parser.events:  # a poller has parsed what is there
-            self._take(parser.events)
+        if self._parser.events:  # a poller has parsed what is there
+            self._take(self._parser.events)
             if self._is_body_open:
                 self._await_body()
         elif early:
@@ -103,7 +103,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
-        if parser is None or self._phase is ENDING:
+        if self._phase is ENDING:
             return
         if self._phase is UPGRADING:
             parser.leftover = (parser.leftover or b"") + data
@@ -119,7 +119,7 @@ class HttpProtocol(asyncio.Protocol):
                 self._await_body()
         elif parser.is_mid_head and self._phase in (IDLE, SILENT):
             self._phase = HEAD
-            self._set_deadline(self._core.connection_settings.header_timeout_s)
+            self._set_deadline(self._server.connection_settings.header_timeout_s)
 
     def eof_received(self) -> bool:
         """The peer sends no more. As uvicorn, take it for the end (RFC 9112, 9.6: it may wait)."""
@@ -137,25 +137,26 @@ class HttpProtocol(asyncio.Protocol):
             self._exchange.unblock_writing()
             self._await_body()
         elif self._backlog:  # the next request has waited for this
-            self._core.loop.call_soon(self._next)
+            self._server.loop.call_soon(self._next)
         elif self._phase is BUSY:
             self._idle()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._core.wheel.cancel(self)
+        self._server.wheel.cancel(self)
         exchange, self._exchange = self._exchange, None
         try:
             if exchange is not None:
                 exchange.disconnect()
         finally:  # whatever happens here, the server's books are to be right
             self._backlog = []
-            if self._responses is not None:
-                self._responses.clear()
-                self._responses = None
-            if self._parser is not None:
-                self._parser.close()
-                self._parser = None
-            self._core.connection_lost(self)
+            self._leave()
+            self._server.connection_lost(self)
+
+    def _leave(self) -> None:
+        """Take part in nothing any more, and hold what holds this no longer."""
+        self._phase = ENDING
+        self._responses.close()
+        self._parser.close()
 
     # Requests
 
@@ -207,62 +208,54 @@ class HttpProtocol(asyncio.Protocol):
 
     def _wait_behind(self, events: Sequence[RequestEvent | HttpFault]) -> None:
         """The exchange at hand comes first; nothing is read until these have had their turn."""
-        assert self._responses is not None
         self._backlog = list(events)
         self._responses.is_joining = True
         self._read(False)
-        if self._parser is not None and self._parser.leftover is not None:
+        if self._parser.leftover is not None:
             self._phase = UPGRADING
 
     def _start(self, head: RequestHead) -> None:
-        core = self._core
+        server = self._server
         self._deadline = NEVER
         self._phase = BUSY
         self._is_body_open = True
         if self._is_draining:
             head.keep_alive = False
-        scope = core.scopes.http(head, self._peer)
-        assert self._responses is not None
-        exchange = HttpExchange(head, scope, self._responses, core.http_context)
+        scope = server.scopes.http(head, self._peer)
+        exchange = HttpExchange(head, scope, self._responses, server.http_context)
         self._exchange = exchange
         if self._is_choked:
             exchange.block_writing()
-        if core.is_guarded:
-            fault = core.objection(head)
+        if server.is_guarded:
+            fault = server.objection(head)
             if fault is not None:
                 exchange.refuse(fault.status, fault.detail)
                 return
-        core.run(exchange)
+        server.run(exchange)
 
     def _upgrade(self, head: RequestHead) -> None:
         """Leave HTTP behind; the responses to requests before this one are written first."""
-        transport, parser, responses = self._transport, self._parser, self._responses
-        assert transport is not None
-        assert parser is not None
-        assert responses is not None
-        responses.flush()
+        self._responses.flush()
         self._read(True)
         try:
             upgrade(
-                self._core,
+                self._server,
                 head,
                 old=self,
                 peer=self._peer,
-                transport=transport,
+                transport=self._transport,
                 is_choked=self._is_choked,
-                leftover=parser.leftover or b"",
+                leftover=self._parser.leftover or b"",
                 is_draining=self._is_draining,
             )
         except HttpFault as fault:
             self._refuse(fault)
             return
-        parser.close()
-        self._core.wheel.cancel(self)
-        self._parser = self._exchange = self._responses = None
+        self._server.wheel.cancel(self)
+        self._leave()
 
     def _refuse(self, fault: HttpFault) -> None:
         """Answer a broken request, to which there is no exchange, and end the connection."""
-        assert self._responses is not None
         self.note_refusal(fault.status, fault.detail)
         self._responses.write(error_response(fault.status, fault.detail, fault.headers))
         self._end(linger=True)
@@ -285,28 +278,20 @@ class HttpProtocol(asyncio.Protocol):
         elif self._is_choked:
             self._read(False)  # a peer that does not read responses gets no further ones
         elif self._backlog:
-            self._core.loop.call_soon(self._next)
+            self._server.loop.call_soon(self._next)
         else:
             self._idle()
 
     def abort(self) -> None:
-        if self._responses is not None:
-            self._responses.clear()
-        if self._transport is not None:
-            self._transport.abort()
+        self._responses.clear()
+        self._transport.abort()
 
     # Between requests
 
     def _next(self) -> None:
         """Go on with what was read while the last exchange was under way."""
-        if (
-            self._exchange is not None
-            or self._is_choked
-            or self._phase is ENDING
-            or self._parser is None
-        ):
+        if self._exchange is not None or self._is_choked or self._phase is ENDING:
             return
-        assert self._responses is not None
         events, self._backlog = self._backlog, []
         self._responses.is_joining = False
         self._take(events)
@@ -319,20 +304,20 @@ class HttpProtocol(asyncio.Protocol):
         if not self._is_reading:
             self._read(True)
         self._phase = IDLE
-        core = self._core
+        server = self._server
         if self._is_body_open:
             self._discarded_bytes = 0
             self._set_deadline(_DISCARD_S)
             return
         scheduled_at = self.timer_tick
         if scheduled_at:  # then the wheel turns, and its tick is now
-            self._deadline = deadline = core.wheel.tick + core.keep_alive_ticks
+            self._deadline = deadline = server.wheel.tick + server.keep_alive_ticks
             if scheduled_at <= deadline:
                 return
-        self._set_deadline(core.connection_settings.keep_alive_s)
+        self._set_deadline(server.connection_settings.keep_alive_s)
 
     def _read(self, on: bool) -> None:
-        if self._is_reading is not on and self._transport is not None:
+        if self._is_reading is not on:
             self._is_reading = on
             if on:
                 self._transport.resume_reading()
@@ -342,7 +327,7 @@ class HttpProtocol(asyncio.Protocol):
     # Deadlines and the end
 
     def _set_deadline(self, seconds: float) -> None:
-        wheel = self._core.wheel
+        wheel = self._server.wheel
         self._deadline = deadline = wheel.after(seconds)
         wheel.schedule(self, deadline)
 
@@ -350,14 +335,14 @@ class HttpProtocol(asyncio.Protocol):
         """If the request at hand has more to come, wait for its next octet. The peer is not waited
         for while it may not send: while we don't read, or it waits for "100 Continue".
         """
-        exchange, limit_s = self._exchange, self._core.connection_settings.body_timeout_s
+        exchange, limit_s = self._exchange, self._server.connection_settings.body_timeout_s
         if exchange is None or limit_s is None or not self._is_body_open or self._is_choked:
             return
         if self._is_reading and not exchange.head.expects_continue:
             self._set_deadline(limit_s)
 
     def on_timer(self, tick: int) -> int:
-        if self._deadline == NEVER or self._parser is None:
+        if self._deadline == NEVER:
             return NEVER
         if tick < self._deadline:
             return self._deadline
@@ -384,30 +369,29 @@ class HttpProtocol(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.end_connection()
         elif self._phase in (SILENT, HEAD):
-            limit_s = self._core.connection_settings.header_timeout_s
+            limit_s = self._server.connection_settings.header_timeout_s
             self._set_deadline(min(limit_s, _LAST_REQUEST_S))
         elif self._phase is not UPGRADING:
             self._end(linger=False)
 
     def _end(self, *, linger: bool) -> None:
         """Nothing more will be read as a request; close once all is written."""
-        if self._phase is ENDING or self._transport is None:
+        if self._phase is ENDING:
             return
         self._phase = ENDING
-        if self._responses is not None:
-            self._responses.flush()
+        self._responses.flush()
         if linger and not self._transport.is_closing():
-            self._core.wheel.cancel(self)
+            self._server.wheel.cancel(self)
             lost = functools.partial(self.connection_lost, None)
-            LingeringClose(self._transport, self._core.wheel, lost).start()
+            LingeringClose(self._transport, self._server.wheel, lost).start()
         else:
             self._transport.close()
             self._watch_writing()
 
     def _watch_writing(self) -> None:
         """See that what waits to be written goes on its way: else the peer will never read it."""
-        self._unsent_bytes = self._transport.get_write_buffer_size()  # type: ignore[union-attr]  # connected
-        limit_s = self._core.connection_settings.write_timeout_s
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        limit_s = self._server.connection_settings.write_timeout_s
         if self._unsent_bytes and limit_s is not None:
             self._set_deadline(limit_s)
 

@@ -34,7 +34,7 @@ class Owner(Protocol):
 
 
 class HttpResponses:
-    """A ResponsePort. Owned by the core's thread."""
+    """A ResponsePort. Owned by the loop's thread."""
 
     __slots__ = (
         "_encoder",
@@ -127,6 +127,13 @@ class HttpResponses:
         """Forget what was joined: the transport has been closed."""
         self._pieces = []
         self._pieces_bytes = 0
+
+    def close(self) -> None:
+        """Nothing more is sent. This and its owner hold each other: left alone, both would stay
+        until the garbage collector finds them.
+        """
+        self.clear()
+        self._owner = None  # type: ignore[assignment]  # nobody asks for it after the end
 
     def _tend(self) -> None:
         if self._is_growing:

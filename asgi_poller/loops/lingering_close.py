@@ -17,7 +17,7 @@ _LINGER_BYTES = 16 * 1024 * 1024  # who sends more than this after the end gets 
 
 
 class LingeringClose(asyncio.Protocol):
-    """Takes a transport over from its connection. Owned by the core's thread."""
+    """Takes a transport over from its connection. Owned by the loop's thread."""
 
     __slots__ = ("_bytes_left", "_lost", "_transport", "_wheel", "timer_tick")
 

@@ -1,4 +1,4 @@
-"""A core: one event loop, the application on it, and the connections that it serves."""
+"""The server on one event loop: the application, and the connections that it serves."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class LoopServer:
     # Connections
 
     def adopt(self, accepted: Accepted) -> None:
-        """Take a connected socket over. The descriptor is this core's from now on."""
+        """Take a connected socket over. The descriptor is this server's from now on."""
         info = self._listeners[accepted.listener]
         sock = adopted_socket(info.family, accepted.fd)
         try:
@@ -116,7 +116,7 @@ class LoopServer:
     def _connect(
         self, sock: socket.socket, accepted: Accepted, info: ListenerInfo, peer: Peer
     ) -> None:
-        """Serve `peer` from now on. If it raises, neither descriptor nor ticket are the core's."""
+        """Serve `peer` from now on. If it raises, descriptor and ticket stay the caller's."""
         if info.tls and self._tls is not None:
             self._arrive(self._connect_tls(sock, accepted, peer, self._tls))
             return

@@ -2,7 +2,7 @@
 text where TLS belongs.
 
 The socket is read directly, and no further than the preamble goes: TLS must find its own first
-octet, and the transport takes the rest. Owned by the core's thread.
+octet, and the transport takes the rest. Owned by the loop's thread.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 `--ws-allow-origins`, `--limit-request-body`.
 
 Cores apply them to each request; pollers that read request heads (`pollers/head_reader.py`) apply
-the same ones to the first request of a connection, before a core is touched.
+the same ones to the first request of a connection, before an event loop is touched.
 """
 
 from __future__ import annotations

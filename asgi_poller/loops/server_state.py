@@ -1,7 +1,6 @@
-"""What the connections of one core stand on: its loop, its wheel, its settings, and its books.
+"""What the connections of one event loop share: its timer wheel, settings, limits and counts.
 
-A core is more than that (`loop_server.py`): it adopts sockets and ends. Connections do not see that
-part.
+The loop's server (`loop_server.py`) has one; what it does beyond that, connections do not see.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 
 
 class Connection(Protocol):
-    """What a core knows of its connections."""
+    """What a loop server knows of its connections."""
 
     @property
     def is_websocket(self) -> bool:
@@ -129,7 +128,7 @@ class ServerState:
 
     @property
     def closed(self) -> int:
-        """Connections that this core has finished with. Any thread."""
+        """Connections that this loop has finished with. Any thread."""
         return self._closed_in[self._closed_at]
 
     def count_closed_in(self, cells: memoryview[int], index: int) -> None:

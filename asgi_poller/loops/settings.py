@@ -1,4 +1,4 @@
-"""What a core must know of the configuration, worked out once and handed to the connections in
+"""What a loop must know of the configuration, worked out once and handed to the connections in
 small pieces.
 """
 

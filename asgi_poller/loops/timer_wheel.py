@@ -1,4 +1,4 @@
-"""One coarse timer wheel per core, for every deadline that a connection has.
+"""One coarse timer wheel for each loop, for every deadline that a connection has.
 
 A hundred thousand idle WebSockets with a `call_later` each would keep a hundred thousand timers in
 the loop's heap, and every request would add and cancel one. Here a connection hangs in at most one
@@ -36,7 +36,7 @@ class Timed(Protocol):
 
 
 class TimerWheel:
-    """Owned by the core's thread. Turns only while something hangs on it, so that an idle server
+    """Owned by the loop's thread. Turns only while something hangs on it, so that an idle server
     sleeps.
 
     Its time stands still while the loop is blocked, but for the first second: what a peer could

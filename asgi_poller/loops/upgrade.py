@@ -13,7 +13,7 @@ from asgi_poller.protocols.websocket.handshake import check_handshake
 
 
 def upgrade(
-    core: ServerState,
+    server: ServerState,
     head: RequestHead,
     *,
     old: Connection,
@@ -28,16 +28,16 @@ def upgrade(
     Raises HttpFault, and changes nothing, for a handshake that is not valid or not to be served.
     """
     handshake = check_handshake(head)
-    core.admit_websocket(old, head)
-    scope = core.scopes.websocket(head, peer, handshake.subprotocols)
-    connection = WebSocketProtocol(transport, core, handshake)
-    session = WebSocketSession(scope, connection, core.websocket_context)
-    core.connection_changed(old, connection)
+    server.admit_websocket(old, head)
+    scope = server.scopes.websocket(head, peer, handshake.subprotocols)
+    connection = WebSocketProtocol(transport, server, handshake)
+    session = WebSocketSession(scope, connection, server.websocket_context)
+    server.connection_changed(old, connection)
     connection.start(session)
     transport.set_protocol(connection)
     if is_choked:
         session.block_writing()
-    core.run(session)
+    server.run(session)
     if leftover:
         session.inbox.feed(leftover)
     if is_draining:

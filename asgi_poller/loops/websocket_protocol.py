@@ -32,7 +32,7 @@ def _nobody_listens(data: bytes) -> None:
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """Takes a transport over from its HttpProtocol at the upgrade. Owned by the core's thread.
+    """Takes a transport over from its HttpProtocol at the upgrade. Owned by the loop's thread.
 
     It hangs on the wheel once, with whichever deadline its WebSocket's state has: accept, ping or
     pong, close.
@@ -40,12 +40,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_bytes_at_ping",
-        "_core",
         "_deadline",
         "_handshake",
         "_is_draining",
         "_life_by",
         "_ping_at",
+        "_server",
         "_timeouts",
         "_transport",
         "data_received",
@@ -62,11 +62,11 @@ class WebSocketProtocol(asyncio.Protocol):
     write: Callable[[bytes], None]
 
     def __init__(
-        self, transport: asyncio.Transport, core: ServerState, handshake: Handshake
+        self, transport: asyncio.Transport, server: ServerState, handshake: Handshake
     ) -> None:
         self._transport = transport
         self.write = transport.write
-        self._core = core
+        self._server = server
         self._handshake: Handshake | None = handshake  # until it is accepted
         self.session: WebSocketSession | None = None
         self._deadline = NEVER  # of the WebSocket's state
@@ -83,7 +83,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """The WebSocket waits for its application. To be called before `set_protocol`."""
         self.session = session
         self.data_received = session.inbox.feed
-        settings, wheel = self._core.websocket_settings, self._core.wheel
+        settings, wheel = self._server.websocket_settings, self._server.wheel
         accept_s, ping_s = settings.accept_timeout_s, settings.ping_interval_s
         if accept_s is not None:
             self._deadline = wheel.after(accept_s)
@@ -113,7 +113,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self.session.unblock_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._core.wheel.cancel(self)
+        self._server.wheel.cancel(self)
         try:
             if self.session is not None:
                 self.session.connection_lost()
@@ -122,20 +122,20 @@ class WebSocketProtocol(asyncio.Protocol):
             # the scope would stay until the garbage collector finds them
             self.session = None
             self.data_received = _nobody_listens
-            self._core.connection_lost(self)
+            self._server.connection_lost(self)
 
     # WebSocketPort
 
     def accept(
         self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
     ) -> Deflate | None:
-        core, handshake = self._core, self._handshake
+        server, handshake = self._server, self._handshake
         assert handshake is not None
         head, deflate = handshake.accept(
             subprotocol=subprotocol,
             headers=headers,
-            default_headers=core.default_headers,
-            deflate=core.deflate,
+            default_headers=server.default_headers,
+            deflate=server.deflate,
         )
         self._handshake = None
         self.write(head)
@@ -145,7 +145,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.write(error_response(status, phrase(status).decode()))
 
     def denial_port(self, done: Callable[[], None]) -> DenialPort:
-        return DenialPort(self.write, self._core.default_headers, done)
+        return DenialPort(self.write, self._server.default_headers, done)
 
     def set_reading(self, on: bool) -> None:
         if on:
@@ -157,16 +157,16 @@ class WebSocketProtocol(asyncio.Protocol):
         session = self.session
         if session is None:
             return
-        settings = self._core.websocket_settings
+        settings = self._server.websocket_settings
         state = session.state
         if state is OPEN:
             self._set_deadline(settings.ping_interval_s)
             self._ping_at = self._deadline
-            self._timeouts = websocket_timeouts(settings, self._core.wheel)
+            self._timeouts = websocket_timeouts(settings, self._server.wheel)
             if self._timeouts is not None:
                 self._schedule_timeouts(self._timeouts)
             if self._is_draining:  # not before the 101 is written, which is about to be
-                self._core.loop.call_soon(self.shutdown)
+                self._server.loop.call_soon(self.shutdown)
         elif state is CLOSING:
             self._set_deadline(settings.close_timeout_s)
         elif state is CLOSED:
@@ -177,7 +177,7 @@ class WebSocketProtocol(asyncio.Protocol):
     # Deadlines
 
     def _set_deadline(self, seconds: float | None) -> None:
-        wheel = self._core.wheel
+        wheel = self._server.wheel
         if seconds is None:
             self._deadline = NEVER
             return
@@ -187,7 +187,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _schedule_timeouts(self, timeouts: WebSocketTimeouts) -> None:
         tick = timeouts.next_tick
         if tick:
-            self._core.wheel.schedule(self, tick)
+            self._server.wheel.schedule(self, tick)
 
     def on_timer(self, tick: int) -> int:
         session = self.session
@@ -220,7 +220,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _keep_alive(self, session: WebSocketSession, tick: int) -> int:
         """Ping, and see that something came back: any octet is a proof of life."""
-        settings, wheel = self._core.websocket_settings, self._core.wheel
+        settings, wheel = self._server.websocket_settings, self._server.wheel
         if self._life_by:
             # a peer that we do not read cannot be blamed for silence
             if session.inbox.received_bytes != self._bytes_at_ping or session.inbox.is_paused:
@@ -228,7 +228,7 @@ class WebSocketProtocol(asyncio.Protocol):
             elif tick >= self._life_by:
                 # timers may come before sockets: what the peer sent while the loop was blocked is
                 # perhaps still to be read
-                self._core.loop.call_later(TICK_S, self._look_again)
+                self._server.loop.call_later(TICK_S, self._look_again)
                 self._deadline = NEVER
                 return NEVER
         if tick >= self._ping_at:
@@ -252,7 +252,7 @@ class WebSocketProtocol(asyncio.Protocol):
         else:
             self._life_by = NEVER
             self._deadline = self._ping_at
-            self._core.wheel.schedule(self, self._deadline)
+            self._server.wheel.schedule(self, self._deadline)
 
     # The end
 
@@ -272,13 +272,13 @@ class WebSocketProtocol(asyncio.Protocol):
     def _end(self, session: WebSocketSession) -> None:
         if session.closed_by == "server" and not self._transport.is_closing():
             # the peer broke a rule, or never answered: it may be sending still
-            linger = LingeringClose(self._transport, self._core.wheel, self._lingered)
-            self._core.wheel.cancel(self)
+            linger = LingeringClose(self._transport, self._server.wheel, self._lingered)
+            self._server.wheel.cancel(self)
             linger.start()
         else:
             self._transport.close()
             if self._transport.get_write_buffer_size():
-                self._set_deadline(self._core.websocket_settings.close_timeout_s)
+                self._set_deadline(self._server.websocket_settings.close_timeout_s)
 
     def _lingered(self) -> None:
         self.connection_lost(None)

@@ -1,8 +1,8 @@
 """How long an open WebSocket may go on: `--ws-max-lifetime`, `--ws-idle-timeout`, and with
 `--ws-slow-consumer close` how long its peer may be behind.
 
-A WebSocket has a term only where one of these is set. All of it hangs on the core's wheel, through
-the WebSocket's connection; nothing is done when a message passes.
+Made only where one of these is set. Its deadlines are on the loop's timer wheel, through the
+WebSocket's connection; nothing is done when a message passes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOOKS = 4
 
 
 class WebSocketTimeouts:
-    """Owned by the core's thread. Ticks are the wheel's; NEVER where there is no deadline."""
+    """Owned by the loop's thread. Ticks are the wheel's; NEVER where there is no deadline."""
 
     __slots__ = (
         "_ends_at",

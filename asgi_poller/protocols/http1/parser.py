@@ -272,7 +272,7 @@ class RequestParser:
         if self._head is not None:
             return  # a trailer field (RFC 9112, 7.1.2): ASGI has no place for it in a request
         headers = self._headers
-        # not dict.get(): without the GIL it takes a lock, which pollers and cores would wait for
+        # not dict.get(): without the GIL it takes a lock, which pollers and loops would wait for
         try:
             name = _NAMES[name]
         except KeyError:

@@ -23,7 +23,7 @@ class FragmentedMessage:
     """One message. `check` the length of each fragment, `add` its payload, `finish` after the last.
 
     `first` is the first octet of its first frame. Not lists of pieces: a peer may send it in
-    fragments of one octet, or of none. Owned by the WebSocket's core.
+    fragments of one octet, or of none. Owned by the WebSocket's loop.
     """
 
     __slots__ = ("_binary", "_bytes_left", "_decoder", "_inflation", "_text")

@@ -33,7 +33,7 @@ _FINAL_BLOCKS_LIMIT = 64
 
 
 class Deflate:
-    """The negotiated extension of one WebSocket. Owned by the WebSocket's core.
+    """The negotiated extension of one WebSocket. Owned by the WebSocket's loop.
 
     Without takeover in both directions it holds no state and may be shared by any number of
     WebSockets.

@@ -63,7 +63,7 @@ _OUT_OF_ORDER = {
 
 
 class FrameCache:
-    """The last compressed message of a core: one message sent to a thousand WebSockets is
+    """The last compressed message of a loop: one message sent to a thousand WebSockets is
     compressed once.
     """
 
@@ -78,7 +78,7 @@ class WebSocketWire:
     """One WebSocket's octets. Sans I/O: `receive` what the socket gave, write what `text`,
     `binary`, ... return.
 
-    Owned by the WebSocket's core. `max_bytes` bounds a message, inflated; `deflate` is the
+    Owned by the WebSocket's loop. `max_bytes` bounds a message, inflated; `deflate` is the
     negotiated extension and messages of `deflate_threshold` octets or more are compressed with it.
     After `receive` the caller must look at `has_buffered`: while it is true, call `receive(b"")`
     again as soon as it can take more.

@@ -9,7 +9,7 @@ from asgi_poller.protocols.websocket.wsproto_impl import WsprotoImpl
 
 
 class WsprotoWebSocketWire(WebSocketWire):
-    """Every frame, both ways, through wsproto. Owned by the WebSocket's core."""
+    """Every frame, both ways, through wsproto. Owned by the WebSocket's loop."""
 
     __slots__ = ("_careful_bytes", "_wsproto")
 

@@ -136,7 +136,7 @@ class _Frames(FrameProtocol):
 class WsprotoImpl:
     """Feed octets with `receive`; take whole messages and control frames from the list it returns.
 
-    Owned by the WebSocket's core. After a Close or a WebSocketFault nothing more may be fed.
+    Owned by the WebSocket's loop. After a Close or a WebSocketFault nothing more may be fed.
     """
 
     __slots__ = ("_binary", "_connection", "_text")
