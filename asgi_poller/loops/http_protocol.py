@@ -33,8 +33,7 @@ class HttpProtocol(asyncio.Protocol):
     """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
 
     Owned by the loop's thread. What the parser makes beyond the exchange at hand waits in
-    `_backlog`, and the socket is not read meanwhile. Responses to requests that wait already are
-    joined and written once.
+    `_backlog`, and the socket is not read meanwhile.
     """
 
     is_websocket = False
@@ -67,10 +66,7 @@ class HttpProtocol(asyncio.Protocol):
         self._server = server
         self._peer = peer
         self._early = early  # what a poller has already read, and parsed if it gives its parser
-        self._parser = parser or RequestParser(
-            server.connection_settings.head_limits,
-            websockets=server.connection_settings.ws_enabled,
-        )
+        self._parser = parser or server.request_parser()
         self._exchange: HttpExchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
         self._backlog: list[RequestEvent | HttpFault] = []
@@ -354,8 +350,7 @@ class HttpProtocol(asyncio.Protocol):
         elif self._phase is HEAD and self._parser.is_mid_head:
             self._refuse(HttpFault(408, "the request head did not come in time"))
         elif self._phase in (SILENT, HEAD, IDLE):
-            # not a word of a request: a browser's spare connection, which would take a 408 for an
-            # answer
+            # nothing of a request: a browser's spare connection would take a 408 for its answer
             self._end(linger=False)
         return NEVER
 

@@ -25,7 +25,7 @@ from asgi_poller.loops.default_headers import DefaultHeaders
 from asgi_poller.loops.request_filter import request_filter
 from asgi_poller.loops.settings import connection_settings, websocket_settings
 from asgi_poller.loops.timer_wheel import TimerWheel
-from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 
@@ -233,6 +233,11 @@ class ServerState:
         # so that a few of them keep everybody out)
         limit = self.connection_settings.concurrency_limit
         return limit is not None and len(self.conversations) >= limit
+
+    def request_parser(self) -> RequestParser:
+        """For one connection."""
+        settings = self.connection_settings
+        return RequestParser(settings.head_limits, websockets=settings.ws_enabled)
 
     def note_tls(self, peer: Peer, transport: asyncio.BaseTransport) -> None:
         """Give `peer` the ASGI `tls` extension, if its transport speaks TLS."""

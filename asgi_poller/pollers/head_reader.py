@@ -212,7 +212,9 @@ class HeadReader:
         """A new connection: returns it if it may go on at once."""
         if self._listeners[accepted.listener].tls:
             return accepted
-        client = _Client(accepted, RequestParser(self._rules.limits, websockets=self._rules.ws_enabled), deadline)
+        client = _Client(
+            accepted, RequestParser(self._rules.limits, websockets=self._rules.ws_enabled), deadline
+        )
         proxies = self._rules.proxies
         client.has_preamble = proxies is not None and _host(accepted) in proxies
         return self._read(client)
