@@ -1,4 +1,4 @@
-"""docs/settings.md says what the table of options says."""
+"""docs/settings.md has the table of options, and other pages have the numbers of the code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from asgi_poller.settings.table import OPTIONS
 from tests.support.processes import ROOT
@@ -56,3 +58,35 @@ def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
     stale = generate(script, "--check")
     assert stale.returncode == 1
     assert "is out of date" in stale.stderr
+
+
+NUMBERS = ROOT / "docs" / "generate_numbers.py"
+
+
+def test_the_numbers_of_the_pages_are_those_of_the_code() -> None:
+    done = generate(NUMBERS, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("page", "right", "wrong", "says"),
+    [
+        ("process-model.md", "503 after 60 s", "503 after 10 s", "has other numbers"),
+        ("process-model.md", "503 after 60 s", "503 soon", "has '503 after N s without' 0 times"),
+        ("behaviour.md", "`--timeout-keep-alive` (5 s)", "`--timeout-keep-alive` (75 s)", "5 s"),
+    ],
+)
+def test_a_wrong_number_is_noticed(
+    tmp_path: Path, page: str, right: str, wrong: str, says: str
+) -> None:
+    for path in NUMBERS.parent.glob("*.*"):
+        shutil.copy(path, tmp_path)
+    script = tmp_path / NUMBERS.name
+    text = (tmp_path / page).read_text(encoding="utf-8")
+    (tmp_path / page).write_text(text.replace(right, wrong), encoding="utf-8")
+    stale = generate(script, "--check")
+    assert stale.returncode == 1
+    assert says in stale.stderr
+    if "times" not in says:
+        assert generate(script).returncode == 0
+        assert (tmp_path / page).read_text(encoding="utf-8") == text
