@@ -74,12 +74,11 @@ NUMBERS = (
     Number("process-model.md", "Pollers run at nice ", " where", "--poller-nice"),
     Number("process-model.md", "workers run at nice ", "\n", "supervisor.poller_host:_WORKER_NICE"),
     Number(
-        "threat-model.md", "at most ", " sockets linger", "pollers.rate_limit:LINGER_LIMIT_COUNT"
+        "threat-model.md", "at most ", " sockets are in a", "pollers.rate_limit:LINGER_LIMIT_COUNT"
     ),
-    Number("threat-model.md", "sockets linger, for ", " s", "pollers.rate_limit:LINGER_S"),
+    Number("threat-model.md", "lingering close, for ", " s at", "pollers.rate_limit:LINGER_S"),
     Number("threat-model.md", "each reason in ", " s", "asgi.refusal_log:WINDOW_S"),
     Number("threat-model.md", "a send waits ", " s", "system.sd_notify:_SEND_TIMEOUT_S"),
-    Number("threat-model.md", "has gone out for ", " s", "--timeout-write"),
 )
 
 
