@@ -22,7 +22,7 @@ from asgi_poller.asgi.denial_response import Denial
 from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl
 from asgi_poller.asgi.http import HttpContext
-from asgi_poller.asgi.inbox import Inbox
+from asgi_poller.asgi.receive_queue import ReceiveQueue
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket_context import (
     CLOSED,
@@ -83,7 +83,7 @@ class WebSocketSession:
         "_write",
         "close_code",
         "closed_by",
-        "inbox",
+        "received",
         "scope",
         "state",
     )
@@ -96,7 +96,7 @@ class WebSocketSession:
     ) -> None:
         self.state: State = CONNECTING
         self.scope = scope
-        self.inbox = Inbox(self, port, context)
+        self.received = ReceiveQueue(self, port, context)
         self._context = context
         self._port = port
         self._wire: WebSocketWire | None = None
@@ -126,7 +126,7 @@ class WebSocketSession:
             self._finish(CLOSE_ABNORMAL, "", by="peer")
         elif self.state is CLOSING:
             self._enter(CLOSED)
-        self.inbox.connection_lost()
+        self.received.connection_lost()
         if self._flow is not None:
             self._flow.resume()
 
@@ -145,7 +145,7 @@ class WebSocketSession:
     @property
     def message_count(self) -> int:
         """Messages that have passed, both ways."""
-        return self.inbox.received_count + self._sent_count
+        return self.received.received_count + self._sent_count
 
     def give_up(self) -> None:
         """The peer did not answer our Close in time: the WebSocket is closed without it."""
@@ -192,7 +192,7 @@ class WebSocketSession:
     @property
     def receive(self) -> Callable[[], Coroutine[Any, Any, Message]]:
         """ASGI's receive()."""
-        return self.inbox.receive
+        return self.received.receive
 
     async def send(self, message: Message) -> None:
         """Take a message from the application; waits while the peer is slow."""
@@ -215,7 +215,7 @@ class WebSocketSession:
             self._cork_bytes += len(frame)
             if self._cork_bytes > _CORK_BYTES:
                 self._flush()
-        elif self.inbox.queue:
+        elif self.received.queue:
             self._cork = [frame]
             self._cork_bytes = len(frame)
             self._context.loop.call_soon(self._flush)
@@ -252,7 +252,7 @@ class WebSocketSession:
         self._enter(OPEN)
         if context.access_log is not None and self._entry is not None:
             context.access_log.websocket_opened(self._entry)
-        self.inbox.open(wire)
+        self.received.open(wire)
 
     def _on_close(self, message: Message) -> None:
         code = message.get("code") or CLOSE_NORMAL
@@ -289,7 +289,7 @@ class WebSocketSession:
         1006.
         """
         self.closed_by = "server"
-        self.inbox.put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
+        self.received.put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
         self._enter(CLOSED)
 
     def on_control(self, event: Event) -> None:
@@ -333,14 +333,14 @@ class WebSocketSession:
         self._flush()
         self._write(self._wire.close(code, reason))  # type: ignore[union-attr]  # OPEN has a wire
         self._finish(code, reason, by=by, state=CLOSING)
-        self.inbox.read_to_the_end()
+        self.received.read_to_the_end()
 
     def _finish(self, code: int, reason: str, *, by: str, state: State = CLOSED) -> None:
         """The application's last word from this WebSocket."""
         was_open = self.state is OPEN
         self.close_code = code
         self.closed_by = by
-        self.inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.received.put({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._enter(state)
         if was_open and self._context.access_log is not None and self._entry is not None:
             self._context.access_log.websocket_closed(
@@ -348,7 +348,7 @@ class WebSocketSession:
                 code=code,
                 by=by,
                 seconds=self._context.clock() - self._opened_at,
-                received=(self.inbox.received_count, self.inbox.received_bytes),
+                received=(self.received.received_count, self.received.received_bytes),
                 sent=(self._sent_count, self._sent_bytes),
             )
 
@@ -356,7 +356,7 @@ class WebSocketSession:
         if self.state is not state:
             self.state = state
             if state is CLOSING or state is CLOSED or state is DENYING:
-                self.inbox.end()
+                self.received.end()
             self._port.state_changed()
             if state is CLOSED and self._flow is not None:
                 self._flow.resume()

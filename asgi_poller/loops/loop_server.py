@@ -20,8 +20,13 @@ from asgi_poller.asgi.scope import Peer
 from asgi_poller.asgi.types import Application
 from asgi_poller.config import Config
 from asgi_poller.errors import ProxyProtocolFault
-from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.loops.adopted_socket import adopted_socket, client_address, server_address
+from asgi_poller.loops.accepted_socket import (
+    Accepted,
+    ListenerInfo,
+    adopted_socket,
+    client_address,
+    server_address,
+)
 from asgi_poller.loops.after_tls import AfterTls
 from asgi_poller.loops.drain import drain
 from asgi_poller.loops.http_protocol import HttpProtocol

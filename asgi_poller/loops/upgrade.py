@@ -39,6 +39,6 @@ def upgrade(
         session.block_writing()
     server.run(session)
     if leftover:
-        session.inbox.feed(leftover)
+        session.received.feed(leftover)
     if is_draining:
         connection.shutdown()

@@ -82,7 +82,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def start(self, session: WebSocketSession) -> None:
         """The WebSocket waits for its application. To be called before `set_protocol`."""
         self.session = session
-        self.data_received = session.inbox.feed
+        self.data_received = session.received.feed
         settings, wheel = self._server.websocket_settings, self._server.wheel
         accept_s, ping_s = settings.accept_timeout_s, settings.ping_interval_s
         if accept_s is not None:
@@ -223,7 +223,7 @@ class WebSocketProtocol(asyncio.Protocol):
         settings, wheel = self._server.websocket_settings, self._server.wheel
         if self._life_by:
             # a peer that we do not read cannot be blamed for silence
-            if session.inbox.received_bytes != self._bytes_at_ping or session.inbox.is_paused:
+            if session.received.received_bytes != self._bytes_at_ping or session.received.is_paused:
                 self._life_by = NEVER
             elif tick >= self._life_by:
                 # timers may come before sockets: what the peer sent while the loop was blocked is
@@ -233,11 +233,11 @@ class WebSocketProtocol(asyncio.Protocol):
                 return NEVER
         if tick >= self._ping_at:
             # a peer that has sent more than the answer to our last Ping is alive: it gets no Ping
-            if session.inbox.received_bytes - self._bytes_at_ping <= _PONG_BYTES:
+            if session.received.received_bytes - self._bytes_at_ping <= _PONG_BYTES:
                 if not self._life_by and settings.ping_timeout_s is not None:
                     self._life_by = wheel.after(settings.ping_timeout_s)
                 session.ping()
-            self._bytes_at_ping = session.inbox.received_bytes
+            self._bytes_at_ping = session.received.received_bytes
             self._ping_at = wheel.after(settings.ping_interval_s or 0)
         self._deadline = min(self._ping_at, self._life_by or self._ping_at)
         return self._deadline
@@ -246,7 +246,10 @@ class WebSocketProtocol(asyncio.Protocol):
         session = self.session
         if session is None or session.state is not OPEN:
             return
-        if session.inbox.received_bytes == self._bytes_at_ping and not session.inbox.is_paused:
+        if (
+            session.received.received_bytes == self._bytes_at_ping
+            and not session.received.is_paused
+        ):
             session.close(CLOSE_INTERNAL_ERROR, "keepalive ping timeout")
             session.give_up()  # who answers no Ping will answer no Close either
         else:

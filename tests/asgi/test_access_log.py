@@ -89,10 +89,10 @@ def test_a_websocket_at_its_opening_and_at_its_end(
         session = await peer.accepted()
         peer.clock.now += 12.3456
         for _ in range(3):
-            session.inbox.feed(text_frame("hello"))
+            session.received.feed(text_frame("hello"))
             await session.receive()
         await session.send(text("hi"))
-        session.inbox.feed(close_frame(1001))
+        session.received.feed(close_frame(1001))
         session.connection_lost()
 
     run(main())

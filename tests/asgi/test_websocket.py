@@ -45,7 +45,7 @@ def test_messages_both_ways(careful: bool) -> None:
             (text_frame(""), {"type": "websocket.receive", "text": ""}),
             (binary_frame(b""), {"type": "websocket.receive", "bytes": b""}),
         ):
-            session.inbox.feed(data)
+            session.received.feed(data)
             assert await session.receive() == message
         for sent, expected in (
             (text("héllo"), ServerFrame(TEXT, "héllo".encode())),
@@ -73,7 +73,7 @@ def test_compressed_messages_both_ways(careful: bool) -> None:
         (sent,) = peer.frames()
         assert sent.rsv == 4
         assert len(sent.payload) < 100
-        session.inbox.feed(frame(TEXT, sent.payload, rsv=4))
+        session.received.feed(frame(TEXT, sent.payload, rsv=4))
         assert (await session.receive())["text"] == "a" * 1000
 
     run(main())
@@ -118,7 +118,7 @@ def test_messages_that_wait_are_answered_in_one_write() -> None:
         peer = Peer()
         session = await peer.accepted()
         session._turn = 255  # it gives way then, and not among the first messages
-        session.inbox.feed(text_frame("a") * 5)
+        session.received.feed(text_frame("a") * 5)
         for number in range(5):
             await session.receive()
             await session.send(text(str(number)))
@@ -133,7 +133,7 @@ def test_a_lone_message_is_written_at_once() -> None:
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(text_frame("a"))
+        session.received.feed(text_frame("a"))
         await session.receive()
         await session.send(text("b"))
         assert len(peer.wire.pieces) == 1
@@ -145,7 +145,7 @@ def test_what_was_joined_goes_out_though_the_application_rests() -> None:
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(text_frame("a") * 2)
+        session.received.feed(text_frame("a") * 2)
         await session.receive()
         await session.send(text("answer"))
         await turns(2)  # one message waits still, and nobody asks for it
@@ -159,11 +159,11 @@ def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(text_frame("a") * 2)
+        session.received.feed(text_frame("a") * 2)
         await session.receive()
         await session.send(text("answer"))
         if by == "peer":
-            session.inbox.feed(close_frame(1000))
+            session.received.feed(close_frame(1000))
         else:
             await session.send(closing(1000))
         await turns()
@@ -180,8 +180,8 @@ def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None
     async def main() -> None:
         peer = Peer(careful=careful)
         session = await peer.accepted()
-        session.inbox.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
-        session.inbox.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
+        session.received.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
+        session.received.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
         assert peer.frames() == [
             ServerFrame(PONG, b"one"),
             ServerFrame(PONG, b"two"),
@@ -196,7 +196,7 @@ def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
         session = await peer.accepted()
-        session.inbox.feed(frame(PING, b"one") + close_frame(1000))
+        session.received.feed(frame(PING, b"one") + close_frame(1000))
         *pongs, closed = peer.frames()
         assert closed.close_code == 1000
         assert pongs in ([], [ServerFrame(PONG, b"one")])  # RFC 6455, 5.5.2: either will do
@@ -209,9 +209,9 @@ def test_pongs_are_a_sign_of_life_and_nothing_else(careful: bool) -> None:
     async def main() -> None:
         peer = Peer(careful=careful)
         session = await peer.accepted()
-        before = session.inbox.received_bytes
-        session.inbox.feed(frame(PONG, b"unasked"))
-        assert session.inbox.received_bytes > before
+        before = session.received.received_bytes
+        session.received.feed(frame(PONG, b"unasked"))
+        assert session.received.received_bytes > before
         assert peer.wire.written == b""
 
     run(main())

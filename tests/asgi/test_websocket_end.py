@@ -55,7 +55,7 @@ def test_the_peer_closes(
     async def main() -> None:
         peer = Peer(careful=careful)
         session = await peer.accepted()
-        session.inbox.feed(text_frame("last words") + sent + text_frame("never"))
+        session.received.feed(text_frame("last words") + sent + text_frame("never"))
         (answer,) = peer.frames()
         assert (answer.opcode, answer.close_code) == (CLOSE, answered)
         assert peer.state() is State.CLOSED
@@ -91,7 +91,7 @@ def test_the_application_closes(
         assert len(sent.payload) <= 125
         assert peer.state() is State.CLOSING
         assert await session.receive() == disconnect(code, reason)
-        session.inbox.feed(close_frame(code))
+        session.received.feed(close_frame(code))
         assert peer.state() is State.CLOSED
         assert session.closed_by == "application"
         assert peer.wire.written == b""
@@ -103,10 +103,10 @@ def test_messages_after_our_close_are_dropped() -> None:
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(text_frame("before"))
+        session.received.feed(text_frame("before"))
         await session.send(closing(1000))
-        session.inbox.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
-        session.inbox.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
+        session.received.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
+        session.received.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
         assert peer.state() is State.CLOSED
         assert (await session.receive())["text"] == "before"
         assert await session.receive() == disconnect(1000)
@@ -124,7 +124,7 @@ def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen
         session = await peer.accepted()
         await session.send(closing(1000))
         assert await session.receive() == disconnect(1000)
-        session.inbox.feed(
+        session.received.feed(
             text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
         )
         waiting = asyncio.ensure_future(session.receive())
@@ -149,7 +149,7 @@ def test_a_peer_that_breaks_the_rules(data: bytes, code: int, careful: bool) -> 
     async def main() -> None:
         peer = Peer(careful=careful)
         session = await peer.accepted()
-        session.inbox.feed(text_frame("good") + data + text_frame("never"))
+        session.received.feed(text_frame("good") + data + text_frame("never"))
         (sent,) = peer.frames()
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
         assert sent.payload[2:], "the peer is told what was wrong"
@@ -169,7 +169,7 @@ def test_a_peer_that_breaks_the_rules_while_closing() -> None:
         session = await peer.accepted()
         await session.send(closing(1000))
         peer.wire.take()
-        session.inbox.feed(frame(0xF, b"x"))
+        session.received.feed(frame(0xF, b"x"))
         assert peer.state() is State.CLOSED
         assert peer.wire.written == b""
         assert await session.receive() == disconnect(1000)
@@ -181,7 +181,7 @@ def test_a_connection_that_breaks_is_1006() -> None:
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(text_frame("last"))
+        session.received.feed(text_frame("last"))
         session.connection_lost()
         assert (await session.receive())["text"] == "last"
         assert await session.receive() == disconnect(1006)

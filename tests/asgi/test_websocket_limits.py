@@ -38,16 +38,16 @@ def test_a_full_queue_stops_the_peer_until_it_is_empty() -> None:
         peer = Peer()
         session = await peer.accepted()
         for _ in range(MAX_QUEUE):
-            session.inbox.feed(text_frame("a"))
+            session.received.feed(text_frame("a"))
         assert peer.wire.is_read
-        session.inbox.feed(text_frame("b"))
+        session.received.feed(text_frame("b"))
         assert not peer.wire.is_read
-        assert session.inbox.is_paused
+        assert session.received.is_paused
         await drained(session, MAX_QUEUE)
         assert not peer.wire.is_read
         assert (await session.receive())["text"] == "b"
         assert peer.wire.is_read
-        assert not session.inbox.is_paused
+        assert not session.received.is_paused
 
     run(main())
 
@@ -58,7 +58,7 @@ def test_octets_fill_the_queue_too() -> None:
         session = await peer.accepted()
         fed = 0
         while peer.wire.is_read:
-            session.inbox.feed(binary_frame(b"x" * MAX_BYTES))
+            session.received.feed(binary_frame(b"x" * MAX_BYTES))
             fed += 1
         assert 3 <= fed <= 5
         await drained(session, fed)
@@ -76,7 +76,7 @@ def test_octets_of_messages_in_small_pieces_fill_it_too() -> None:
         data = binary_frame(b"x" * MAX_BYTES) * 40
         at = 0
         while peer.wire.is_read and at < len(data):
-            session.inbox.feed(data[at : at + 4096])
+            session.received.feed(data[at : at + 4096])
             at += 4096
         assert at < 8 * MAX_BYTES
 
@@ -91,7 +91,7 @@ def test_inflated_octets_fill_it_too() -> None:
         small = frame(BINARY, deflated(message), rsv=4)
         fed = 0
         while peer.wire.is_read:
-            session.inbox.feed(small)
+            session.received.feed(small)
             fed += 1
         assert fed <= 5
         assert len(await drained(session, fed)) == fed
@@ -108,9 +108,9 @@ def test_one_read_cannot_inflate_into_all_of_the_memory(fragments: bool) -> None
         small = frame(BINARY, payload, rsv=4)
         if fragments:
             small = frame(BINARY, payload[:9], rsv=4, fin=False) + frame(0, payload[9:])
-        session.inbox.feed(small * 100)
+        session.received.feed(small * 100)
         await turns()
-        waiting = [event for event in session.inbox.queue if isinstance(event, bytes)]
+        waiting = [event for event in session.received.queue if isinstance(event, bytes)]
         assert sum(map(len, waiting)) <= 2 * 1024 * 1024
         assert not peer.wire.is_read
         for _ in range(100):
@@ -126,8 +126,8 @@ def test_messages_of_one_read_come_in_helpings_and_all_of_them() -> None:
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(b"".join(text_frame(str(number)) for number in range(2000)))
-        assert len(session.inbox.queue) < 2000
+        session.received.feed(b"".join(text_frame(str(number)) for number in range(2000)))
+        assert len(session.received.queue) < 2000
         assert not peer.wire.is_read
         for number in range(2000):
             assert (await session.receive())["text"] == str(number)
@@ -141,7 +141,7 @@ def test_a_flood_of_pings_is_not_piled_up() -> None:
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(frame(PING, b"a") * 5000)
+        session.received.feed(frame(PING, b"a") * 5000)
         assert not peer.wire.is_read  # until these have been answered
         await turns(100)
         assert len(peer.frames()) == 5000
@@ -157,7 +157,7 @@ def test_the_end_does_not_wait_for_an_application_that_is_behind(by: str) -> Non
     async def main() -> None:
         peer = Peer()
         session = await peer.accepted()
-        session.inbox.feed(text_frame("a") * 1000 + close_frame(1000))
+        session.received.feed(text_frame("a") * 1000 + close_frame(1000))
         assert not peer.wire.is_read
         if by == "application":
             await session.send(closing(4000))
@@ -203,7 +203,7 @@ def test_a_slow_peer_that_pings_gets_one_pong_in_the_end() -> None:
         session = await peer.accepted()
         session.block_writing()
         for number in range(100):
-            session.inbox.feed(frame(PING, str(number).encode()))
+            session.received.feed(frame(PING, str(number).encode()))
         assert peer.wire.written == b""
         session.unblock_writing()
         assert peer.frames() == [ServerFrame(PONG, b"99")]
@@ -221,7 +221,7 @@ def test_closing_ends_the_wait_for_a_slow_peer() -> None:
         session.block_writing()
         sending = asyncio.ensure_future(session.send(text("a")))
         await turns()
-        session.inbox.feed(close_frame(1000))
+        session.received.feed(close_frame(1000))
         await sending
 
     run(main())
@@ -240,11 +240,11 @@ def test_giving_up_waiting_loses_nothing() -> None:
             waiting = asyncio.ensure_future(session.receive())
             await turns()
             if number % 2:  # at the very moment when a message is there
-                session.inbox.feed(text_frame(str(number)))
+                session.received.feed(text_frame(str(number)))
             waiting.cancel()
             await turns()
             if not number % 2:
-                session.inbox.feed(text_frame(str(number)))
+                session.received.feed(text_frame(str(number)))
             got = waiting.result() if not waiting.cancelled() else await session.receive()
             assert got["text"] == str(number)
 
@@ -257,12 +257,12 @@ def test_two_tasks_receive() -> None:
         session = await peer.accepted()
         first, second, third = (asyncio.ensure_future(session.receive()) for _ in range(3))
         await turns()
-        session.inbox.feed(text_frame("a"))
+        session.received.feed(text_frame("a"))
         await turns()
         assert [first.done(), second.done(), third.done()].count(True) == 1
-        session.inbox.feed(text_frame("b"))
+        session.received.feed(text_frame("b"))
         await turns()
-        session.inbox.feed(text_frame("c"))
+        session.received.feed(text_frame("c"))
         messages = await asyncio.gather(first, second, third)
         assert sorted(message["text"] for message in messages) == ["a", "b", "c"]
 
@@ -277,7 +277,7 @@ def test_the_second_task_goes_on_when_the_first_is_cancelled() -> None:
         await turns()
         first.cancel()
         await turns()
-        session.inbox.feed(text_frame("a"))
+        session.received.feed(text_frame("a"))
         assert (await second)["text"] == "a"
 
     run(main())

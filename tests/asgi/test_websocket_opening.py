@@ -72,7 +72,7 @@ def test_accepting_before_receiving() -> None:
     async def main() -> None:
         peer = Peer()
         await peer.session.send(ACCEPT)
-        peer.session.inbox.feed(text_frame("a"))
+        peer.session.received.feed(text_frame("a"))
         assert await peer.session.receive() == {"type": "websocket.connect"}
         assert (await peer.session.receive())["text"] == "a"
 
@@ -191,7 +191,7 @@ def test_messages_that_come_before_the_101() -> None:
         peer = Peer()
         early = text_frame("a") + text_frame("b")
         for at in range(len(early)):
-            peer.session.inbox.feed(early[at : at + 1])
+            peer.session.received.feed(early[at : at + 1])
         session = await peer.accepted()
         assert (await session.receive())["text"] == "a"
         assert (await session.receive())["text"] == "b"
@@ -205,9 +205,9 @@ def test_too_much_before_the_101_waits_in_the_network() -> None:
     async def main() -> None:
         peer = Peer()
         message = "x" * 30_000
-        peer.session.inbox.feed(text_frame(message) * 2)
+        peer.session.received.feed(text_frame(message) * 2)
         assert peer.wire.is_read
-        peer.session.inbox.feed(text_frame(message))
+        peer.session.received.feed(text_frame(message))
         assert not peer.wire.is_read
         session = await peer.accepted()
         for _ in range(3):
@@ -220,7 +220,7 @@ def test_too_much_before_the_101_waits_in_the_network() -> None:
 def test_a_close_before_the_101_is_answered_after_it() -> None:
     async def main() -> None:
         peer = Peer()
-        peer.session.inbox.feed(text_frame("a") + b"\x88\x82\0\0\0\0\x03\xe8")
+        peer.session.received.feed(text_frame("a") + b"\x88\x82\0\0\0\0\x03\xe8")
         await peer.session.receive()
         await peer.session.send(ACCEPT)
         _, _, rest = peer.wire.written.partition(b"\r\n\r\n")

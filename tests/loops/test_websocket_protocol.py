@@ -184,7 +184,7 @@ def test_pings_come_as_often_as_asked_for(interval: float, timeout: float | None
         sent = pings(site)
         count += sent
         if sent:
-            site.session.inbox.feed(frame(PONG))
+            site.session.received.feed(frame(PONG))
     assert abs(count - 300 / interval) <= 300 / interval * 0.12 + 1
     assert site.state() is State.OPEN
 
@@ -221,7 +221,7 @@ def test_any_octet_is_a_sign_of_life(data: bytes) -> None:
     site = Site().open()
     for at in range(len(data)):  # a frame that takes minutes is odd, but alive
         site.loop.advance(19)
-        site.session.inbox.feed(data[at : at + 1])
+        site.session.received.feed(data[at : at + 1])
     site.loop.advance(9)
     assert site.state() is State.OPEN
 
@@ -231,14 +231,14 @@ def test_silence_for_less_than_the_timeout_is_forgiven_again_and_again() -> None
     site = Site(ping_interval_s=3.0, ping_timeout_s=10.0).open()
     for _ in range(300):
         site.loop.advance(random.uniform(0.1, 9.0))
-        site.session.inbox.feed(frame(PONG))
+        site.session.received.feed(frame(PONG))
     assert site.state() is State.OPEN
 
 
 def test_a_peer_that_we_do_not_read_is_not_blamed() -> None:
     """Its application does not call receive(): the Pongs wait behind messages, unread."""
     site = Site().open()
-    site.session.inbox.feed(text_frame("a") * 6)
+    site.session.received.feed(text_frame("a") * 6)
     assert not site.transport.is_read
     site.loop.advance(10_000)
     assert site.state() is State.OPEN
@@ -250,7 +250,7 @@ def test_a_peer_is_not_blamed_for_a_loop_that_is_blocked() -> None:
     assert pings(site) == 1
     site.loop.block(500)  # the Pong came long ago, but nobody looked
     site.loop.advance(0)
-    site.session.inbox.feed(frame(PONG))
+    site.session.received.feed(frame(PONG))
     site.loop.advance(10)
     assert site.state() is State.OPEN
 
@@ -261,7 +261,7 @@ def test_timers_that_come_before_sockets_kill_nobody() -> None:
     assert pings(site) == 1
     site.loop.block(1.2)
     site.loop.advance(0.01)  # the deadline has passed, the socket was not read yet
-    site.session.inbox.feed(frame(PONG))
+    site.session.received.feed(frame(PONG))
     site.loop.advance(1.5)
     assert site.state() is State.OPEN
     assert pings(site) >= 1  # and it goes on
@@ -273,8 +273,8 @@ def test_a_peer_that_sends_is_not_asked_whether_it_lives() -> None:
     site = Site(ping_interval_s=20.0, ping_timeout_s=20.0).open()
     for _ in range(50):
         site.loop.advance(5)
-        site.session.inbox.feed(text_frame("a"))
-        site.session.inbox.queue.clear()
+        site.session.received.feed(text_frame("a"))
+        site.session.received.queue.clear()
     assert pings(site) == 0
     site.loop.advance(45)  # silent for more than one interval, and less than the timeout after it
     assert pings(site) == 1
@@ -285,7 +285,7 @@ def test_our_close_is_answered_in_time() -> None:
     site = Site().open()
     site.send({"type": "websocket.close", "code": 1000})
     site.loop.advance(9)
-    site.session.inbox.feed(close_frame(1000))
+    site.session.received.feed(close_frame(1000))
     assert site.state() is State.CLOSED
     assert not site.transport.is_open
     assert not site.transport.is_aborted
@@ -312,7 +312,7 @@ def test_who_does_not_read_the_end_is_cut_off() -> None:
 
 def test_a_peer_at_fault_may_read_why_before_it_is_hung_up() -> None:
     site = Site().open()
-    site.session.inbox.feed(frame(0xF))
+    site.session.received.feed(frame(0xF))
     assert site.transport.take()[-1].close_code == 1002
     assert site.transport.has_sent_eof
     assert site.transport.is_open
@@ -328,7 +328,7 @@ def test_stopping_the_server() -> None:
     site.connection.shutdown()
     (sent,) = site.transport.take()
     assert sent.close_code == 1012
-    site.session.inbox.feed(close_frame(1012))
+    site.session.received.feed(close_frame(1012))
     assert site.state() is State.CLOSED
 
 

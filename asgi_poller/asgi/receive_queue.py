@@ -1,11 +1,10 @@
-"""What has arrived on a WebSocket and waits for its application: the half of a WebSocket that
-reads.
+"""The receive side of a WebSocket session: messages that have arrived and wait for the application.
 
 There is no queue object and no task between the wire and the application: received messages wait
 in a list, the application in at most one future. Most of the time the list has nothing or one thing
 in it, so popping its front is the cheapest there is.
 
-It is bounded: by `max_queue` messages, by octets, and by what one helping of the wire brings. Above
+It is bounded: by `max_queue` messages, by octets, and by what one read of the wire brings. Above
 that the peer is not read until the application has taken all that waits, and TCP tells the peer.
 """
 
@@ -31,7 +30,7 @@ class Owner(Protocol):
         """A Ping, Pong, Close or WebSocketFault has come."""
 
 
-class Inbox:
+class ReceiveQueue:
     """Feeds the wire, keeps what comes, gives it to the application. Owned by the loop's thread.
 
     Its owner tells it when the WebSocket opens, ends, and when the connection is lost.
