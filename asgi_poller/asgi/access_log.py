@@ -122,7 +122,7 @@ def _client(entry: Entry) -> str:
 
 
 def _path(entry: Entry) -> str:
-    # quoted anew: a decoded path may hold line ends, which must not forge a log line
+    # quoted again: a decoded path may hold line ends, which must not forge a log line
     path = quote(entry.path)
     query = entry.query
     return f"{path}?{query.decode('ascii', 'backslashreplace')}" if query else path

@@ -6,7 +6,7 @@ import asyncio
 
 from asgi_poller.asgi.types import Loop
 
-#: Once in so many sends (less one: a mask) that had nothing to wait for the loop gets its turn. A
+#: So often (less one: it is a mask) a send that has nothing to wait for lets the loop run. A
 #: transport that fails while it writes tells the loop, and nobody else: an application that only
 #: sends would never hear of it, and all others on its loop would wait for ever.
 YIELD_MASK = 255

@@ -37,7 +37,7 @@ class State(Enum):
     STARTED = "waiting for the first http.response.body"
     STREAMING = "streaming the body"
     COMPLETE = "complete"
-    GONE = "the peer has gone"
+    GONE = "the peer has left"
 
     handlers: Mapping[str, Callable[[HttpExchange, Message], None]]
     """What the application may send in this state: the table at the end of this file."""
@@ -172,7 +172,7 @@ class HttpExchange:
             self._wake()
 
     def disconnect(self) -> None:
-        """The peer has gone, or the request turned out to be broken."""
+        """The peer has left, or the request turned out to be broken."""
         if self.state is not _COMPLETE:
             self._enter(_GONE)
         self._wake()
@@ -205,7 +205,7 @@ class HttpExchange:
         """The application has returned, or raised `error`: answer for what it has left undone."""
         if error is not None:
             if self.state is _GONE and stems_from_disconnect(error):
-                return  # it was told that nobody listens, and has stopped
+                return  # it saw that nobody listens, and has stopped
             _log.error("Exception in ASGI application", exc_info=error)
         elif self.state is _COMPLETE:
             return
@@ -243,7 +243,7 @@ class HttpExchange:
         peer is slow.
 
         Raises ApplicationFault for what may not be sent now, or is not valid, and
-        ClientDisconnected once the peer has gone (ASGI: HTTP, Disconnected Client).
+        ClientDisconnected once the peer has left (ASGI: HTTP, Disconnected Client).
         """
         handler = self._handlers.get(message["type"])
         if handler is None:
@@ -291,7 +291,7 @@ class HttpExchange:
             self._complete()
 
     def _on_gone(self, message: Message) -> None:
-        raise ClientDisconnected(f"{message['type']!r} cannot be sent: the peer has gone")
+        raise ClientDisconnected(f"{message['type']!r} cannot be sent: the peer has left")
 
     def _complete(self) -> None:
         self._enter(_COMPLETE)

@@ -83,7 +83,7 @@ class Lifespan:
             self._settle(f"the application called sys.exit({error.code!r}) in its lifespan")
         except KeyboardInterrupt:
             self._settle("the application raised KeyboardInterrupt in its lifespan")
-        except asyncio.CancelledError:  # whoever waits for an answer must not wait for ever
+        except asyncio.CancelledError:  # a caller that waits for an answer must not wait for ever
             self._settle("the application's lifespan was cancelled")
             raise
         else:

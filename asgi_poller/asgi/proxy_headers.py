@@ -34,7 +34,7 @@ UNKNOWN: Address = ("unknown", 0)  # RFC 7239, 6.2
 TRUST_EVERYONE = "*"
 TRUST_UNIX = "unix"
 
-# Unit: addresses. Exceeded: forgotten, and worked out anew. Bounds what a scan from many addresses
+# Unit: addresses. Beyond it all are forgotten. Bounds what a scan from many addresses
 # can make us remember; the peers that matter, the proxies, are few.
 _REMEMBERED_LIMIT_COUNT = 4096
 _HOST_LIMIT_BYTES = 253  # RFC 1035, 2.3.4: a name; an address is shorter

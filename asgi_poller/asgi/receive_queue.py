@@ -177,7 +177,7 @@ class ReceiveQueue:
             while queue and not isinstance(queue[-1], dict):
                 queue.pop()
         if wire.has_buffered:
-            # One helping at a time: nothing more is read until this one has been taken. One of
+            # So much at a time: nothing more is read until this has been taken. A read of
             # control frames alone waits for nobody.
             self._pause()
             if not queue or not self._is_open:

@@ -73,7 +73,7 @@ def _named(peer: Any) -> str:
     if isinstance(peer, tuple):
         host, port = peer[0], peer[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return "a peer"  # of a unix socket, or one that has gone
+    return "a peer"  # of a unix socket, or one that has left
 
 
 note_refusal = RefusalLog().note

@@ -118,7 +118,7 @@ class WebSocketSession:
     # The connection's side
 
     def connection_lost(self) -> None:
-        """The transport has gone: without a Close frame from the peer that is a 1006 (RFC 6455,
+        """The transport is closed: without a Close frame from the peer that is a 1006 (RFC 6455,
         7.1.5).
         """
         self._cork = None  # a flush that is on its way would write to a closed transport
@@ -174,7 +174,7 @@ class WebSocketSession:
         """The application has returned, or raised `error`: end the WebSocket in its name."""
         state = self.state
         has_ended = state is CLOSING or state is CLOSED
-        # told that its peer has gone, an application may stop by letting that error out
+        # an application may stop by letting ClientDisconnected out
         if error is not None and not (has_ended and stems_from_disconnect(error)):
             _log.error("Exception in ASGI application", exc_info=error)
         if state is OPEN:

@@ -27,7 +27,7 @@ class ListenerInfo(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """One accepted connection. Owning it means owning `fd`: whoever holds it must adopt it, pass it
+    """One accepted connection. Owning it means owning `fd`: its holder must adopt it, pass it
     on or close it.
 
     `listener` is an index into the ListenerInfo tuple that every loop was started with. `peer` is
@@ -76,7 +76,7 @@ def adopted_socket(family: int, fd: int) -> socket.socket:
 def client_address(sock: socket.socket, info: ListenerInfo, peer: Any) -> Address | None:
     """The ASGI `client`: what accept() said, or else the kernel. None for unix sockets.
 
-    Raises OSError if the peer has gone and nobody wrote its address down.
+    Raises OSError if the peer has closed and its address is not known.
     """
     if info.family == _AF_UNIX:
         return None

@@ -13,7 +13,7 @@ class Phase(Enum):
     HEAD = "the rest of a request's head"  # --timeout-request-header
     BUSY = "the application's response"  # --timeout-request-body, for the request's rest only
     IDLE = "another request"  # --timeout-keep-alive
-    UPGRADING = "its turn to leave HTTP"  # what is read now belongs to the new protocol
+    UPGRADING = "the requests before its upgrade"  # what is read now belongs to the new protocol
     ENDING = "its last octets to be written"
 
 

@@ -1,4 +1,4 @@
-"""Closing a connection whose peer may still be sending, without destroying what it was told.
+"""Closing a connection whose peer may still be sending, without losing what was sent to it.
  close() with unread octets in the receive buffer makes the kernel send RST, and an RST makes the
 peer's kernel forget what it had received: our 413 or our Close 1009 would be lost. So the sending
 side is shut first, and what the peer still sends is read and thrown away until it closes, or for a
@@ -41,7 +41,7 @@ class LingeringClose(asyncio.Protocol):
             return
         if transport.get_write_buffer_size():
             # asyncio's write_eof() would shut the socket later, in a callback of its own, and log
-            # a traceback if the peer has gone by then: it is called when all is written
+            # a traceback if the peer has closed by then: it is called when all is written
             transport.set_write_buffer_limits(0)
         else:
             self._shut()
@@ -52,7 +52,7 @@ class LingeringClose(asyncio.Protocol):
     def _shut(self) -> None:
         try:
             self._transport.write_eof()
-        except (OSError, RuntimeError):  # the peer has gone
+        except (OSError, RuntimeError):  # the peer has closed
             self._transport.abort()
 
     def resume_writing(self) -> None:

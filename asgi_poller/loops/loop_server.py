@@ -101,7 +101,7 @@ class LoopServer:
                 return
             try:
                 peer = _peer(sock, accepted, info)
-            except OSError:  # the peer has gone before anybody looked
+            except OSError:  # the peer has closed already
                 self._not_adopted(sock, accepted.ticket)
                 return
             self._connect(sock, accepted, info, peer)
@@ -287,7 +287,7 @@ class LoopServer:
 
 
 def _peer(sock: socket.socket, accepted: Accepted, info: ListenerInfo) -> Peer:
-    """Both ends of a connection. Raises OSError if the peer has gone."""
+    """Both ends of a connection. Raises OSError if the peer has closed."""
     return Peer(
         client_address(sock, info, accepted.peer),
         info.server or server_address(sock),

@@ -35,7 +35,7 @@ class Connection(Protocol):
 
     @property
     def is_websocket(self) -> bool:
-        """Whether it is a WebSocket: its client notices the end and connects anew."""
+        """Whether it is a WebSocket: its client notices the end and reconnects."""
 
     def shutdown(self) -> None:
         """End in an orderly way: finish what is under way and what is on its way, begin nothing."""

@@ -1,9 +1,9 @@
 """One coarse timer wheel for each loop, for every deadline that a connection has.
 
 A hundred thousand idle WebSockets with a `call_later` each would keep a hundred thousand timers in
-the loop's heap, and every request would add and cancel one. Here a connection hangs in at most one
+the loop's heap, and every request would add and cancel one. Here a connection is in at most one
 slot, and deadlines that move away (keep-alive, after each request) cost nothing: the entry stays
-where it is, comes due, and is told when to come again.
+where it is, comes due, and is then scheduled again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NEVER = 0  # a tick that is no deadline
 
 
 class Timed(Protocol):
-    """What hangs on the wheel. `timer_tick` is the wheel's own: set it to NEVER at first."""
+    """What is scheduled on the wheel. `timer_tick` is the wheel's own: set it to NEVER at first."""
 
     timer_tick: int
 
@@ -36,7 +36,7 @@ class Timed(Protocol):
 
 
 class TimerWheel:
-    """Owned by the loop's thread. Turns only while something hangs on it, so that an idle server
+    """Owned by the loop's thread. Ticks only while something is scheduled, so that an idle server
     sleeps.
 
     Its time stands still while the loop is blocked, but for the first second: what a peer could
@@ -68,8 +68,8 @@ class TimerWheel:
         return self.tick + self.ticks(seconds)
 
     def schedule(self, timed: Timed, tick: int) -> None:
-        """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that hangs
-        already is enough.
+        """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that is
+        scheduled already is enough.
         """
         scheduled_at = timed.timer_tick
         if scheduled_at:
@@ -103,7 +103,7 @@ class TimerWheel:
         self._handle = self._loop.call_at(due, self._on_tick)
 
     def _catch_up(self) -> None:
-        """After a rest: what is now, without visiting slots in which nothing hangs."""
+        """After a rest: what is now, without visiting slots in which nothing is scheduled."""
         self.tick = max(self.tick, int((self._loop.time() - self._started_at) / TICK_S) + 1)
 
     def _on_tick(self) -> None:

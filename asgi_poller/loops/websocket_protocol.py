@@ -34,7 +34,7 @@ def _nobody_listens(data: bytes) -> None:
 class WebSocketProtocol(asyncio.Protocol):
     """Takes a transport over from its HttpProtocol at the upgrade. Owned by the loop's thread.
 
-    It hangs on the wheel once, with whichever deadline its WebSocket's state has: accept, ping or
+    It is scheduled once, with the deadline that its WebSocket's state has: accept, ping or
     pong, close.
     """
 
@@ -88,7 +88,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if accept_s is not None:
             self._deadline = wheel.after(accept_s)
             # Nearly every WebSocket is accepted at once. Hung early enough for its first ping, it
-            # need not be hung anew then.
+            # need not be scheduled again then.
             first = self._deadline if ping_s is None else min(self._deadline, wheel.after(ping_s))
             wheel.schedule(self, first)
         if settings.send_limit != _DEFAULT_SEND_LIMIT:

@@ -182,7 +182,7 @@ def _addresses_v2(
     """Source, destination, and how many octets they took after the fixed part."""
     match family:
         case Family.UNSPEC:
-            # Nobody says how long such a block of addresses is, so no TLV can be told from it.
+            # Nobody says how long such a block of addresses is, so no TLV can be found in it.
             return None, None, total - V2_FIXED_BYTES
         case Family.INET:
             address_bytes = 12

@@ -231,7 +231,7 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         if head.has_body:
             # llhttp takes an upgrade's body for the new protocol's bytes. A fresh parser that is
-            # told of the same framing finds the body's end.
+            # given the same framing finds the body's end.
             framing = [
                 name + b": " + value
                 for name, value in head.headers

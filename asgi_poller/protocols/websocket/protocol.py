@@ -42,7 +42,7 @@ from asgi_poller.protocols.websocket.frames import (
 )
 from asgi_poller.protocols.websocket.permessage_deflate import SERVER_WINDOW_BITS, Deflate
 
-# A burst of tiny frames, or of small compressed ones that grow, is cut into helpings: the rest
+# A burst of tiny frames, or of small compressed ones that grow, is read in parts: the rest
 # stays here until it is asked for, so that one read can neither flood the application's queue nor
 # hold the loop.
 _READ_BUDGET_FRAMES = range(256)
@@ -184,7 +184,7 @@ class WebSocketWire:
     def _read_frames(
         self, data: bytes | bytearray, events: list[Event], at: int = 0
     ) -> tuple[int, int, bool]:
-        """A helping of frames. Positions in `data`: a frame starts `at`, its payload at `start`,
+        """Frames, up to the read budget. In `data` a frame starts `at`, its payload at `start`,
         its end is `stop`.
 
         Returns where it stopped, how long the frame there is where that is known, and whether it

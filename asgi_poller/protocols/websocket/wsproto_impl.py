@@ -128,8 +128,8 @@ class _Frames(FrameProtocol):
                 reason = bytes(payload[2:]).decode()
             except UnicodeDecodeError as error:
                 raise ParseFailed(str(error), CloseReason.INVALID_FRAME_PAYLOAD_DATA) from error
-            told = (CLOSE_BAD_GATEWAY, reason)
-            return Frame(frame.opcode, told, frame.frame_finished, frame.message_finished)
+            payload_read = (CLOSE_BAD_GATEWAY, reason)
+            return Frame(frame.opcode, payload_read, frame.frame_finished, frame.message_finished)
         return super()._process_close(frame)
 
 
