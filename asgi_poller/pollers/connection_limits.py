@@ -19,10 +19,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
 from asgi_poller.handoff.connection_table import (
     CAPACITY_COUNT,
@@ -50,31 +50,6 @@ class Refusal(Enum):
     CONNECTIONS_PER_IP = "connections_per_ip"
     CHANNELS = "channels"
     ACCEPT_RATE = "accept_rate"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitSettings:
-    """The settings of the same names: counts of connections, and connections a second; None: no
-    limit.
-    """
-
-    limit_connections: int | None = None
-    limit_connections_per_ip: int | None = None
-    limit_channels: int | None = None
-    limit_accept_rate: float | None = None
-    limit_pending: int = 4096
-
-    def __bool__(self) -> bool:
-        """Whether there is any limit to enforce."""
-        return any(
-            limit is not None
-            for limit in (
-                self.limit_connections,
-                self.limit_connections_per_ip,
-                self.limit_channels,
-                self.limit_accept_rate,
-            )
-        )
 
 
 def address_key(peer: Any) -> str | bytes | None:
@@ -136,19 +111,19 @@ class ConnectionLimits:
     made here unless workers need a shared one.
     """
 
-    __slots__ = ("_exempt", "_limits", "_lock", "_refused", "_tickets", "_workers", "end", "table")
+    __slots__ = ("_config", "_exempt", "_lock", "_refused", "_tickets", "_workers", "end", "table")
 
     def __init__(
         self,
-        limits: LimitSettings,
+        config: Config,
         *,
         exempt: Hosts = (),
         table: ConnectionTable | None = None,
     ) -> None:
-        self._limits = limits
+        self._config = config
         self._exempt = exempt
         self._lock = threading.Lock()
-        self.table = table or ConnectionTable(limits.limit_connections or CAPACITY_COUNT)
+        self.table = table or ConnectionTable(config.limit_connections or CAPACITY_COUNT)
         self._tickets = Tickets(self.table)
         self._refused = dict.fromkeys(Refusal, 0)
         self._workers: set[int] = set()
@@ -181,14 +156,14 @@ class ConnectionLimits:
         Whoever holds the connection must see to `end(ticket)` when it is closed.
         """
         with self._lock:
-            tickets, limits = self._tickets, self._limits
-            limit = limits.limit_connections
+            tickets, config = self._tickets, self._config
+            limit = config.limit_connections
             if limit is not None and tickets.open_count >= limit:
                 tickets.collect()
                 if tickets.open_count >= limit:
                     return self._refuse(Refusal.CONNECTIONS)
             key = None
-            if limits.limit_connections_per_ip is not None:
+            if config.limit_connections_per_ip is not None:
                 key = self._key(peer)
                 if self._is_full(key):
                     return self._refuse(Refusal.CONNECTIONS_PER_IP)
@@ -200,7 +175,7 @@ class ConnectionLimits:
 
         Idempotent. Returns a Refusal if `peer` has its share already: answer, close, `end(ticket)`.
         """
-        if self._limits.limit_connections_per_ip is None:
+        if self._config.limit_connections_per_ip is None:
             return None
         with self._lock:
             key = self._key(peer)
@@ -216,7 +191,7 @@ class ConnectionLimits:
 
         For whoever reads the request head in this process: a poller, or a core of it.
         """
-        limit = self._limits.limit_channels
+        limit = self._config.limit_channels
         if limit is None:
             return None
         with self._lock:
@@ -262,7 +237,7 @@ class ConnectionLimits:
         return address_key(peer)
 
     def _is_full(self, key: str | bytes | None) -> bool:
-        limit = self._limits.limit_connections_per_ip
+        limit = self._config.limit_connections_per_ip
         if key is None or limit is None or self._tickets.count(key) < limit:
             return False
         self._tickets.collect()
@@ -274,12 +249,25 @@ class ConnectionLimits:
 
 
 def make_connection_limits(
-    limits: LimitSettings,
+    config: Config,
     *,
     exempt: Hosts = (),
     table: ConnectionTable | None = None,
 ) -> ConnectionLimits | None:
-    """The ConnectionLimits for `limits`; None if there is nothing to enforce, so that nothing is
+    """The ConnectionLimits of a configuration; None where it sets no limit, so that nothing is
     paid.
     """
-    return ConnectionLimits(limits, exempt=exempt, table=table) if limits else None
+    return ConnectionLimits(config, exempt=exempt, table=table) if has_limits(config) else None
+
+
+def has_limits(config: Config) -> bool:
+    """Whether there is any limit on connections."""
+    return any(
+        limit is not None
+        for limit in (
+            config.limit_connections,
+            config.limit_connections_per_ip,
+            config.limit_channels,
+            config.limit_accept_rate,
+        )
+    )

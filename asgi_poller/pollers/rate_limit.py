@@ -25,12 +25,12 @@ from collections.abc import Callable, Sequence
 from asgi_poller import platform
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.refusal_log import note_refusal
+from asgi_poller.config import Config
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.thread_lane import close_connection
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.pollers.connection_limits import (
     ConnectionLimits,
-    LimitSettings,
     Refusal,
     TokenBucket,
 )
@@ -72,32 +72,28 @@ class RateLimiter:
     """Applies `connection_limits` at the door. Called by any poller's thread; owns its one own
     thread.
 
-    `stamp` puts a ticket on a connection: whoever closes a stamped connection, core or poller,
-    calls `connection_limits.end(ticket)`. `listeners` are those that `Accepted.listener` refers to.
+    What it lets in has a ticket: whoever closes that connection, loop or poller, calls
+    `connection_limits.end(ticket)`. `listeners` are those that `Accepted.listener` refers to.
     `clock` gives monotonic seconds.
     """
 
     def __init__(
         self,
         connection_limits: ConnectionLimits,
-        limits: LimitSettings,
+        config: Config,
         listeners: Sequence[ListenerInfo],
         *,
-        stamp: Callable[[Accepted, int], Accepted],
-        ticket_of: Callable[[Accepted], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.connection_limits = connection_limits
         self._listeners = listeners
-        self._stamp = stamp
-        self._ticket_of = ticket_of
         self._clock = clock
         self._exception_log = ExceptionLog(clock)
-        rate = limits.limit_accept_rate
+        rate = config.limit_accept_rate
         self._bucket = None if rate is None else TokenBucket(rate, clock())
-        self._pending_limit = limits.limit_pending
+        self._pending_limit = config.limit_pending
         # When the last of them would have had its turn, a client may try again.
-        wait_s = RETRY_AFTER_S if rate is None else math.ceil(limits.limit_pending / rate)
+        wait_s = RETRY_AFTER_S if rate is None else math.ceil(config.limit_pending / rate)
         self._retry_after_s = max(1, min(wait_s, 60))
         self._pending: deque[Accepted] = deque()
         self._lingering: deque[tuple[float, socket.socket]] = deque()
@@ -142,7 +138,7 @@ class RateLimiter:
             self.turn_away(accepted, ticket)
             return None
         try:
-            accepted = self._stamp(accepted, ticket)
+            accepted = accepted._replace(ticket=ticket)
             place = self._place(accepted)
         except BaseException:  # or the limit would count it for ever
             self.connection_limits.end(ticket)
@@ -200,7 +196,7 @@ class RateLimiter:
     def drop(self, accepted: Accepted) -> None:
         """Close a connection that was let in and that no core adopted."""
         try:
-            self.connection_limits.end(self._ticket_of(accepted))
+            self.connection_limits.end(accepted.ticket)
         finally:
             close_connection(accepted.fd)
 

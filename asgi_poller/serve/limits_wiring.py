@@ -1,5 +1,5 @@
-"""What stands between accept() and the lanes: limits, PROXY headers, and who reads request heads,
-put together as the configuration says. Where nothing is asked for there is nothing.
+"""Limits, PROXY headers and reading of request heads, put together for the pollers of a process as
+the configuration says. Without such an option nothing is made.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from asgi_poller.asgi.proxy_headers import TrustedHosts
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.handoff.connection_table import CAPACITY_COUNT, ConnectionTable
-from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
+from asgi_poller.loops.accepted_socket import ListenerInfo
 from asgi_poller.loops.request_filter import request_filter
 from asgi_poller.loops.settings import connection_settings
 from asgi_poller.pollers.connection_limits import (
     ConnectionLimits,
-    LimitSettings,
+    has_limits,
     make_connection_limits,
 )
 from asgi_poller.pollers.head_reader import HeadReaderSettings
@@ -28,7 +28,7 @@ _POSIX = os.name == "posix"
 
 
 class LocalCounter:
-    """The door of cores in the pollers' process: they count exactly. Any thread."""
+    """For loops in the pollers' process: they count exactly. Any thread."""
 
     def __init__(self, connection_limits: ConnectionLimits) -> None:
         self._connection_limits = connection_limits
@@ -42,8 +42,8 @@ class LocalCounter:
 
 
 class SharedCounter:
-    """The door of cores in workers: ends cross to the pollers' process, questions do not. Those are
-    the head reader's, or a core's share. Any thread.
+    """For loops in workers: the ends of connections are counted in the pollers' process. What is to
+    be refused is refused there, or by each loop's share of --limit-channels. Any thread.
     """
 
     def __init__(self, table: ConnectionTable) -> None:
@@ -58,23 +58,20 @@ class SharedCounter:
 
 class LimitsWiring:
     """Made before the poller pool, which gets `admit`, `end_ticket` and `head_reader`; `start`
-    before the poller pool, `stop` after it. `workers`: cores are in other processes.
+    before the poller pool, `stop` after it. `workers`: the loops are in other processes.
     """
 
     def __init__(
         self, config: Config, listeners: tuple[ListenerInfo, ...], *, workers: bool
     ) -> None:
-        limits = limit_settings(config)
         trusted = TrustedHosts(config.forwarded_allow_ips)
         table = None
-        if workers and limits:
-            table = ConnectionTable(limits.limit_connections or CAPACITY_COUNT, inheritable=True)
-        self.connection_limits = make_connection_limits(limits, exempt=trusted, table=table)
+        if workers and has_limits(config):
+            table = ConnectionTable(config.limit_connections or CAPACITY_COUNT, inheritable=True)
+        self.connection_limits = make_connection_limits(config, exempt=trusted, table=table)
         self._rate_limiter: RateLimiter | None = None
         if self.connection_limits is not None:
-            self._rate_limiter = RateLimiter(
-                self.connection_limits, limits, listeners, stamp=_stamp, ticket_of=_ticket_of
-            )
+            self._rate_limiter = RateLimiter(self.connection_limits, config, listeners)
         self.head_reader: HeadReaderSettings | None = None
         if reads_heads(config, workers=workers):
             settings = connection_settings(config)
@@ -95,12 +92,12 @@ class LimitsWiring:
         return self._rate_limiter
 
     def end_ticket(self, ticket: int) -> None:
-        """For whoever closes a connection that no core has. Any thread."""
+        """For whoever closes a connection that no loop has. Any thread."""
         if self.connection_limits is not None:
             self.connection_limits.end(ticket)
 
     def start(self, poller_pool: PollerPool) -> None:
-        """Let go on what is held back, at its rate."""
+        """From now on let held-back connections in, at their rate."""
         if self._rate_limiter is not None:
             self._rate_limiter.start(poller_pool.receive)
 
@@ -110,20 +107,9 @@ class LimitsWiring:
             self._rate_limiter.stop()
 
 
-def limit_settings(config: Config) -> LimitSettings:
-    """The part of the configuration that limits connections."""
-    return LimitSettings(
-        limit_connections=config.limit_connections,
-        limit_connections_per_ip=config.limit_connections_per_ip,
-        limit_channels=config.limit_channels,
-        limit_accept_rate=config.limit_accept_rate,
-        limit_pending=config.limit_pending,
-    )
-
-
 def reads_heads(config: Config, *, workers: bool) -> bool:
-    """`--direct-handshake`. Not said: only where workers could not keep a limit otherwise, which
-    must be counted in one process and needs the request's head, or the PROXY header before it.
+    """Whether pollers read request heads: `--direct-handshake`. Without the option, only where
+    workers could not keep a limit otherwise: it takes the head, or the PROXY header before it.
 
     Raises ConfigError where a system cannot do it.
     """
@@ -134,11 +120,3 @@ def reads_heads(config: Config, *, workers: bool) -> bool:
         return wanted
     by_client = config.proxy_protocol and config.limit_connections_per_ip is not None
     return _POSIX and workers and (config.limit_channels is not None or by_client)
-
-
-def _stamp(accepted: Accepted, ticket: int) -> Accepted:
-    return accepted._replace(ticket=ticket)
-
-
-def _ticket_of(accepted: Accepted) -> int:
-    return accepted.ticket

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_poller.asgi.proxy_headers import TrustedHosts
+from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
 from asgi_poller.pollers.connection_limits import (
     ConnectionLimits,
-    LimitSettings,
     Refusal,
     TokenBucket,
     address_key,
@@ -33,10 +33,10 @@ def must_enter(connection_limits: ConnectionLimits, host: str) -> int:
 
 
 def test_without_limits_there_is_no_admission() -> None:
-    assert make_connection_limits(LimitSettings()) is None
-    assert make_connection_limits(LimitSettings(limit_pending=1)) is None
-    assert make_connection_limits(LimitSettings(limit_channels=1)) is not None
-    assert make_connection_limits(LimitSettings(limit_accept_rate=0.5)) is not None
+    assert make_connection_limits(Config("main:app")) is None
+    assert make_connection_limits(Config("main:app", limit_pending=1)) is None
+    assert make_connection_limits(Config("main:app", limit_channels=1)) is not None
+    assert make_connection_limits(Config("main:app", limit_accept_rate=0.5)) is not None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_who_counts_as_one_peer(one: object, other: object, same: bool) -> None:
 @pytest.mark.parametrize("unix", ["", "/run/client.sock", b"\0abstract", None, ()])
 def test_peers_without_an_address_are_not_counted_by_it(unix: object) -> None:
     assert address_key(unix) is None
-    connection_limits = ConnectionLimits(LimitSettings(limit_connections_per_ip=1))
+    connection_limits = ConnectionLimits(Config("main:app", limit_connections_per_ip=1))
     assert {type(connection_limits.enter(unix)) for _ in range(3)} == {int}
 
 
@@ -68,7 +68,7 @@ def test_an_address_that_is_none_is_counted_as_it_stands() -> None:
 
 
 def test_limit_of_all_connections() -> None:
-    connection_limits = ConnectionLimits(LimitSettings(limit_connections=2))
+    connection_limits = ConnectionLimits(Config("main:app", limit_connections=2))
     first, _ = (
         must_enter(connection_limits, "192.0.2.1"),
         must_enter(connection_limits, "192.0.2.2"),
@@ -88,7 +88,7 @@ def test_limit_of_all_connections() -> None:
 
 
 def test_limit_for_each_address() -> None:
-    connection_limits = ConnectionLimits(LimitSettings(limit_connections_per_ip=2))
+    connection_limits = ConnectionLimits(Config("main:app", limit_connections_per_ip=2))
     tickets = [
         must_enter(connection_limits, "2001:db8:0:1::1"),
         must_enter(connection_limits, "2001:db8:0:1::2"),
@@ -104,7 +104,7 @@ def test_limit_for_each_address() -> None:
 
 def test_trusted_proxies_speak_for_many_and_are_not_counted_themselves() -> None:
     connection_limits = ConnectionLimits(
-        LimitSettings(limit_connections_per_ip=1), exempt=TrustedHosts("10.0.0.0/8,unix")
+        Config("main:app", limit_connections_per_ip=1), exempt=TrustedHosts("10.0.0.0/8,unix")
     )
     tickets = [must_enter(connection_limits, "10.1.1.1") for _ in range(3)]
     assert connection_limits.identify(tickets[0], ("192.0.2.1", 5)) is None
@@ -117,7 +117,7 @@ def test_trusted_proxies_speak_for_many_and_are_not_counted_themselves() -> None
 
 
 def test_limit_of_channels_leaves_http_alone() -> None:
-    connection_limits = ConnectionLimits(LimitSettings(limit_channels=1))
+    connection_limits = ConnectionLimits(Config("main:app", limit_channels=1))
     one, two, three = (must_enter(connection_limits, "192.0.2.1") for _ in range(3))
     assert connection_limits.open_websocket(one) is None
     assert connection_limits.open_websocket(one) is None  # the same one
@@ -131,14 +131,14 @@ def test_limit_of_channels_leaves_http_alone() -> None:
 
 
 def test_limits_that_are_not_set_are_not_enforced() -> None:
-    connection_limits = ConnectionLimits(LimitSettings(limit_accept_rate=1.0))
+    connection_limits = ConnectionLimits(Config("main:app", limit_accept_rate=1.0))
     tickets = [must_enter(connection_limits, "192.0.2.1") for _ in range(100)]
     assert all(connection_limits.open_websocket(ticket) is None for ticket in tickets)
     assert all(connection_limits.identify(ticket, peer("192.0.2.2")) is None for ticket in tickets)
 
 
 def test_a_dead_worker_takes_its_connections_with_it() -> None:
-    connection_limits = ConnectionLimits(LimitSettings(limit_connections=4))
+    connection_limits = ConnectionLimits(Config("main:app", limit_connections=4))
     tickets = [must_enter(connection_limits, "192.0.2.1") for _ in range(4)]
     one, other = connection_limits.new_worker(), connection_limits.new_worker()
     assert one != other
@@ -154,7 +154,7 @@ def test_a_dead_worker_takes_its_connections_with_it() -> None:
 
 
 def test_more_workers_than_numbers_are_one_clear_line() -> None:
-    connection_limits = ConnectionLimits(LimitSettings(limit_connections=1))
+    connection_limits = ConnectionLimits(Config("main:app", limit_connections=1))
     numbers = {connection_limits.new_worker() for _ in range(254)}
     assert numbers == set(range(2, 256))
     with pytest.raises(OperatorFault, match=r"^--workers: .* 254 at once"):
@@ -162,7 +162,7 @@ def test_more_workers_than_numbers_are_one_clear_line() -> None:
 
 
 def test_refusals_elsewhere_are_counted_too() -> None:
-    connection_limits = ConnectionLimits(LimitSettings(limit_accept_rate=1.0))
+    connection_limits = ConnectionLimits(Config("main:app", limit_accept_rate=1.0))
     connection_limits.refuse(Refusal.ACCEPT_RATE)
     assert connection_limits.refused_by_reason["accept_rate"] == 1
 
@@ -211,7 +211,7 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
     missing.
     """
     connection_limits = ConnectionLimits(
-        LimitSettings(limit_connections=40, limit_connections_per_ip=9)
+        Config("main:app", limit_connections=40, limit_connections_per_ip=9)
     )
     lock = threading.Lock()
     inside: Counter[object] = Counter()

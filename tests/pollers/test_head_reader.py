@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from asgi_poller.asgi.proxy_headers import TrustedHosts
+from asgi_poller.config import Config
 from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
@@ -20,7 +21,7 @@ from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops import http_protocol
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.loops.request_filter import RequestFilter
-from asgi_poller.pollers.connection_limits import ConnectionLimits, LimitSettings
+from asgi_poller.pollers.connection_limits import ConnectionLimits
 from asgi_poller.pollers.head_reader import HeadReaderSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
@@ -183,7 +184,7 @@ def test_who_goes_is_forgotten() -> None:
 
 def test_a_proxy_header_belongs_to_the_head() -> None:
     connection_limits = ConnectionLimits(
-        LimitSettings(limit_connections_per_ip=1), exempt=("127.0.0.1",)
+        Config("main:app", limit_connections_per_ip=1), exempt=("127.0.0.1",)
     )
     rules = dataclasses.replace(
         RULES, proxies=TrustedHosts("127.0.0.1"), connection_limits=connection_limits

@@ -9,12 +9,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
+from asgi_poller.config import Config
 from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.pollers.connection_limits import ConnectionLimits, LimitSettings, Refusal
+from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.pollers.rate_limit import LINGER_LIMIT_COUNT, RateLimiter, refusal_response
 from tests.pollers.fakes import (
@@ -31,34 +33,17 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 INET = int(socket.AF_INET)
 
 
-class Stamps:
-    """Which descriptor has which ticket, for as long as it is open."""
-
-    def __init__(self) -> None:
-        self._tickets: dict[int, int] = {}
-
-    def stamp(self, accepted: Accepted, ticket: int) -> Accepted:
-        self._tickets[accepted.fd] = ticket
-        return accepted
-
-    def ticket_of(self, accepted: Accepted) -> int:
-        return self._tickets[accepted.fd]
-
-
 class Door:
     """A rate limiter, a plain and a TLS listener before it, and what it let in."""
 
-    def __init__(self, limits: LimitSettings) -> None:
+    def __init__(self, limits: Config) -> None:
         self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         infos = [ListenerInfo(INET, tls, ("127.0.0.1", 0)) for tls in (False, True)]
-        self.stamps = Stamps()
         self.connection_limits = ConnectionLimits(limits)
         self.rate_limiter = RateLimiter(
             self.connection_limits,
             limits,
             infos,
-            stamp=self.stamps.stamp,
-            ticket_of=self.stamps.ticket_of,
         )
         self.inside: list[Accepted] = []
         self.handed_over: list[Accepted] = []
@@ -87,7 +72,7 @@ class Door:
 
     def leave(self, accepted: Accepted) -> None:
         """As a core does it."""
-        self.connection_limits.end(self.stamps.ticket_of(accepted))
+        self.connection_limits.end(accepted.ticket)
         os.close(accepted.fd)
 
     def close(self) -> None:
@@ -101,9 +86,9 @@ class Door:
 
 
 @contextmanager
-def door(**limits: float | None) -> Iterator[Door]:
+def door(**limits: Any) -> Iterator[Door]:
     before = open_descriptors()
-    made = Door(LimitSettings(**limits))  # type: ignore[arg-type] # counts and a rate together
+    made = Door(Config("main:app", **limits))
     try:
         yield made
     finally:
@@ -257,12 +242,10 @@ def test_what_no_lane_takes_waits_and_keeps_its_place() -> None:
 
 @pytest.mark.free_threaded
 def test_limits_hold_under_a_burst_through_many_pollers() -> None:
-    limits = LimitSettings(limit_connections=50)
-    connection_limits, stamps = ConnectionLimits(limits), Stamps()
+    limits = Config("main:app", limit_connections=50)
+    connection_limits = ConnectionLimits(limits)
     listener = make_listener()
-    rate_limiter = RateLimiter(
-        connection_limits, limits, [listener.info], stamp=stamps.stamp, ticket_of=stamps.ticket_of
-    )
+    rate_limiter = RateLimiter(connection_limits, limits, [listener.info])
     with cores(2) as two:
         lanes = [ThreadLane(core) for core in two]
         poller_pool = PollerPool([listener], lanes, pollers=8, admit=rate_limiter)
@@ -286,7 +269,7 @@ def test_limits_hold_under_a_burst_through_many_pollers() -> None:
             assert connection_limits.refused_by_reason["connections"] == 250
             for core in two:
                 for accepted in core.adopted:
-                    connection_limits.end(stamps.ticket_of(accepted))
+                    connection_limits.end(accepted.ticket)
                 core.close_all()
             late = connect(listener)
             wait_until(lambda: sum(len(core.adopted) for core in two) == 1, "there is room again")
