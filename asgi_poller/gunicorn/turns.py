@@ -300,17 +300,24 @@ class _Seat:
 
     def take(self) -> list[Accepted]:
         """At once where a loop answers now, and not just lately: what is there has waited already.
-        Where none does, the others go first.
+        Where none does, the others go first; where all are late, also a question is for the first
+        that is back.
         """
+        if self._are_all_late():
+            self._wait(HOLD_S)  # no longer: the poller has connections to accept meanwhile
+            return []
         is_prompt = self._is_prompt()
         if not is_prompt:
             self._wait(LATE_HOLD_S)
-            if all(lane.silent_s() >= LATE_S for lane in self.lanes):
-                return []  # also where all are: the question is for the first that is back
+            if self._are_all_late():
+                return []
         batch, is_asked = self.board.relay.take(SHARE_COUNT)
         if is_asked and is_prompt:
             self.board.answer()
         return batch
+
+    def _are_all_late(self) -> bool:
+        return all(lane.silent_s() >= LATE_S for lane in self.lanes)
 
     def _is_prompt(self) -> bool:
         """Call the loops, and wait a moment for one to answer; the least loaded waits least."""
