@@ -102,6 +102,10 @@ class LaneMonitor:
         self._poller_pool.remove_lane(lane)
         self._order(lambda: self._worker_died(lane))
 
+    def end_search(self) -> None:
+        """No further worker will be ready: what no lane takes now gets 503."""
+        self._order(self._end_search)
+
     def stop(self, timeout_s: float = 5.0) -> bool:
         """End the thread; connections without a lane are closed. Lanes stay their owner's.
 
@@ -208,6 +212,9 @@ class LaneMonitor:
             lane.mark = 0
         self._take_in(lane, left)
 
+    def _end_search(self) -> None:
+        self._give_up_s = 0.0
+
     def _take_in(self, lane: ProcessLane, batch: list[Accepted]) -> None:
         """Connections that `lane` will not adopt need another lane."""
         if batch:
@@ -218,10 +225,13 @@ class LaneMonitor:
         """Try the lanes for connections that have none; 503 for those that waited too long."""
         if not self._unassigned:
             return
+        # They hold their descriptors already: while they look for a lane, a budget that counts them
+        # must not count them twice, or those that are many would never find one.
+        batch, self._unassigned = self._unassigned, []
         now = self._clock()
         self._forget_old_trouble(now)
         patient: list[Accepted] = []
-        for accepted in self._unassigned:
+        for accepted in self._poller_pool.hand_over(batch):
             # the same connection may come back several times, from workers without descriptors
             name = accepted.fd, accepted.peer
             if now - self._troubled.setdefault(name, now) < self._give_up_s:
@@ -229,10 +239,7 @@ class LaneMonitor:
             else:
                 del self._troubled[name]
                 self._poller_pool.refuse(accepted)
-        # They hold their descriptors already: while they look for a lane, a budget that counts them
-        # must not count them twice, or those that are many would never find one.
-        self._unassigned = []
-        self._unassigned = self._poller_pool.hand_over(patient)
+        self._unassigned = patient
 
     def _forget_old_trouble(self, now: float) -> None:
         """What is on record for long has found its lane, or has gone."""

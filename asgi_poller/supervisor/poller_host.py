@@ -145,6 +145,7 @@ class PollerHost:
         if self._is_open:
             self._poller_pool.stop()
             self._limits.stop()
+        self._lane_monitor.end_search()
         for listener in self.listeners:
             listener.close(unlink=unlink)
         self.listeners = []
