@@ -33,7 +33,7 @@ default. Arguments of `asgi_poller.run` count as the command line does. A name t
 an error that suggests the nearest one; an unknown `ASGI_POLLER_` variable is a warning.
 
 - **Durations** are seconds, or text with a unit: `50ms`, `5s`, `2m`, `1h`, `1d`.
-- **Sizes** are octets, or text with a unit of 1024s: `64k`, `16MiB`, `1g`.
+- **Sizes** are bytes, or text with a unit of 1024s: `64k`, `16MiB`, `1g`.
 - **none** takes a limit off where the default is `none`, or where it is said below. In Python it is
   `None`; for the other settings `None` means "not given".
 - **Settings that may be repeated** are lists in TOML and Python, and in the environment one text

@@ -20,8 +20,8 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field, ValidationError
 
 PAGE = Path(__file__).with_name("chat.html").read_text(encoding="utf-8")
-HISTORY_COUNT = 50  # lines that somebody who comes in is shown
-UNREAD_COUNT = 100  # lines that may wait for one member; who is further behind is sent away
+HISTORY_COUNT = 50  # lines that a new member gets
+UNREAD_COUNT = 100  # lines that may wait for one member; beyond that it is disconnected
 
 
 class Line(BaseModel):
@@ -32,21 +32,21 @@ class Line(BaseModel):
 
 
 class Event(BaseModel):
-    """What everyone is told: a line, or None, and how many are here now."""
+    """What every member gets: a line, or None, and the number of members."""
 
     line: Line | None
     members: int
 
 
 class Member:
-    """One open window. What it is told waits in a queue, so that nobody waits for the slowest."""
+    """One open window, with a queue of its own: a slow member does not delay the others."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self.websocket = websocket
         self.unread: asyncio.Queue[Event] = asyncio.Queue(UNREAD_COUNT)
 
     async def write(self) -> None:
-        """Send what comes, until this is cancelled or the other side has gone."""
+        """Send events until this is cancelled or the client has disconnected."""
         with contextlib.suppress(WebSocketDisconnect, OSError):
             while True:
                 event = await self.unread.get()
@@ -54,7 +54,7 @@ class Member:
 
 
 class Room:
-    """Everyone who is here, and what was said last."""
+    """The members, and the last lines."""
 
     def __init__(self) -> None:
         self.members: set[Member] = set()
@@ -62,7 +62,7 @@ class Room:
 
     @contextlib.asynccontextmanager
     async def enter(self, websocket: WebSocket) -> AsyncIterator[None]:
-        """Be a member meanwhile."""
+        """Be a member while the block runs."""
         member = Member(websocket)
         for line in self.history:
             member.unread.put_nowait(Event(line=line, members=len(self.members) + 1))
@@ -77,7 +77,7 @@ class Room:
             self.tell(None)
 
     def tell(self, line: Line | None) -> None:
-        """Tell everyone a line, or only how many they are."""
+        """Send a line to all members, or only their number."""
         if line is not None:
             self.history = [*self.history[1 - HISTORY_COUNT :], line]
         event = Event(line=line, members=len(self.members))
