@@ -197,4 +197,6 @@ def test_the_way_of_a_message() -> None:
             call.path for call in window if "loops/timer_wheel.py" not in (call.path, *call.stack)
         }
         assert through == set(files_of(walk))
+        called = {(call.path, call.name) for call in window}
+        assert functions_of(walk) <= called
         assert len(through) == 2
