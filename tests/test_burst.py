@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.client import handshake
 from tests.support.command import running
-from tests.support.server import handshake
 from tests.support.waiting import DEADLINE_S
 
 CONNECTIONS = 2000

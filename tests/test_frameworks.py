@@ -253,7 +253,7 @@ def test_starlette() -> None:
         assert httpx.get(site.url("/who")).json()["path"].endswith("/who")
         assert httpx.get(site.url("/inner/who")).json()["root"] == "/api/inner"
         with site.websocket(path="/inner/echo") as client:
-            client.send(b"\x82\x83\0\0\0\0abc")
+            client.sendall(b"\x82\x83\0\0\0\0abc")
             assert client.frame().payload == b"abc"
 
 
@@ -321,8 +321,8 @@ def test_an_abandoned_stream_is_closed_at_once(loop: str, kind: str) -> None:
     try:
         with serving(Starlette(routes=[Route("/", stream)]), loop=loop) as site:
             client = site.connect()
-            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert client.socket.recv(100)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.recv(100)
             client.close()
             seen.wait_for("closed")
     finally:

@@ -10,8 +10,9 @@ import pytest
 
 from asgi_poller import logs
 from asgi_poller.config import Config
+from tests.support.client import get, handshake
 from tests.support.frames import close as close_frame
-from tests.support.server import get, handshake, serving
+from tests.support.server import serving
 from tests.test_logs import ANSI
 from tests.test_logs import _logging_as_it_was as _logging_as_it_was  # a fixture for each test
 
@@ -71,13 +72,13 @@ def test_a_running_server_writes_a_user_s_format_for_requests_and_websockets(
     logs.configure_logging(Config("a:b", log_config=given, use_colors=use_colors))
     with serving(greeter, access_log=True, lifespan="off") as site:
         with site.connect() as client:
-            client.send(get())
+            client.sendall(get())
             assert client.response().status == 200
         with site.websocket() as client:
-            client.send(close_frame(1000))
-            client.file.read()
+            client.sendall(close_frame(1000))
+            client.rest()
         with site.connect() as client:
-            client.send(handshake(path="/no"))
+            client.sendall(handshake(path="/no"))
             assert client.response().status == 403
     written = file.read_text()
     assert bool(ANSI.search(written)) is use_colors

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.client import Client, get, handshake
 from tests.support.command import Command, running
 from tests.support.frames import close as close_frame
 from tests.support.frames import text
-from tests.support.server import Raw, get, handshake
 
 APP = "tests.test_shutdown:app"
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -67,24 +67,24 @@ def command(*options: str) -> Iterator[Command]:
         yield process
 
 
-def connected(process: Command) -> Raw:
-    return Raw(process.address[1])
+def connected(process: Command) -> Client:
+    return Client(process.address[1])
 
 
-def slow_request(process: Command) -> Raw:
+def slow_request(process: Command) -> Client:
     """A request that is under way until its last octet is sent."""
     client = connected(process)
-    client.send(get("/body", "Content-Length: 2", "Expect: 100-continue", method="POST"))
+    client.sendall(get("/body", "Content-Length: 2", "Expect: 100-continue", method="POST"))
     assert client.response().status == 100
-    client.send(b"a")
+    client.sendall(b"a")
     return client
 
 
-def websocket(process: Command) -> Raw:
+def websocket(process: Command) -> Client:
     client = connected(process)
-    client.send(handshake())
+    client.sendall(handshake())
     assert client.head().status == 101
-    client.send(text("hello"))
+    client.sendall(text("hello"))
     assert client.frame().payload == b"hello"
     return client
 
@@ -104,16 +104,16 @@ def test_everybody_gets_an_orderly_end(number: signal.Signals, loop: str) -> Non
     with command("--loop", loop) as process:
         request, channel = slow_request(process), websocket(process)
         idle = connected(process)
-        idle.send(get())
+        idle.sendall(get())
         assert idle.response().body == b"done"
         process.signal(number)
         assert channel.frame().close_code == 1012
         assert idle.rest() == b""  # closed at once
         assert is_refused(process)  # while others are still served
-        channel.send(close_frame(1012))
+        channel.sendall(close_frame(1012))
         assert channel.rest() == b""  # the server hangs up, as RFC 6455, 7.1.1 has it
         assert process.process.poll() is None
-        request.send(b"b")
+        request.sendall(b"b")
         response = request.response()
         assert (response.body, response.header("connection")) == (b"done", "close")
         assert request.rest() == b""
@@ -155,7 +155,7 @@ def test_what_an_application_leaves_running_holds_nobody_up(
 ) -> None:
     with command("--timeout-graceful-shutdown", "0.5") as process:
         client = connected(process)
-        client.send(get(path))
+        client.sendall(get(path))
         if path == "/thread":
             assert client.response().body == b"done"
         else:

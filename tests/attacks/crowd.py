@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 
-from tests.attacks.site import handshake, read_exactly, read_head
+from tests.support.client import handshake, read_exactly, read_head
 from tests.support.frames import BINARY, frame, text
 from tests.support.waiting import DEADLINE_S
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.site import send_all
+from tests.support.client import send_all
 from tests.support.processes import free_port
 from tests.support.waiting import DEADLINE_S
 

@@ -13,13 +13,9 @@ import pytest
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.serve.server import Server
-from tests.attacks.site import (
-    Record,
-    Site,
-    read_exactly,
-    read_to_end,
-)
+from tests.support.client import read_exactly, read_to_end
 from tests.support.frames import text
+from tests.support.server import Site
 from tests.support.waiting import DEADLINE_S, wait_until
 
 AROUND = contextvars.ContextVar("around", default="unset")
@@ -66,7 +62,7 @@ def ask(site: Site) -> None:
         client.sendall(get * 3 + post + get + post + last)
         assert read_to_end(client).count(wanted) == 7
     for _ in range(2):
-        with site.open() as channel:
+        with site.websocket() as channel:
             channel.sendall(text("?"))
             assert read_exactly(channel, 2 + len(wanted))[2:] == wanted
 
@@ -79,7 +75,7 @@ def test_one_connection_many_users(loop: str) -> None:
         serving = asyncio.create_task(server.serve())
         try:
             await asyncio.to_thread(wait_until, lambda: bool(server.listeners), "it listens")
-            await asyncio.to_thread(ask, Site(server, Record()))
+            await asyncio.to_thread(ask, Site(server))
         finally:
             server.should_exit = True
             await asyncio.wait_for(serving, DEADLINE_S)

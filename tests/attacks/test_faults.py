@@ -15,7 +15,8 @@ import pytest
 
 from asgi_poller.pollers import accept4
 from asgi_poller.pollers.master_poller import PollerSettings
-from tests.attacks.site import (
+from tests.attacks.site import under_attack
+from tests.support.client import (
     GET,
     LAST_GET,
     handshake,
@@ -23,7 +24,6 @@ from tests.attacks.site import (
     read_frame,
     read_head,
     read_to_end,
-    serving,
 )
 from tests.support.command import Command
 from tests.support.frames import text
@@ -156,7 +156,7 @@ def test_accept_fails_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
         return PollerSettings(make_accept=lambda listener: Faults(real(listener)), **options)
 
     monkeypatch.setattr("asgi_poller.serve.serving.PollerSettings", settings)
-    with serving() as site:
+    with under_attack() as site:
         answers = [site.ask(LAST_GET)[:12] for _ in range(100)]
         # EMFILE and ENFILE are answered 503; what follows is served
         assert set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
@@ -197,8 +197,8 @@ def test_the_disk_is_full_under_the_log(tmp_path: Path) -> None:
 def test_the_clock_jumps(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines are on a clock that only goes forward; the one on the wall is for Date alone."""
     real = time.time
-    with serving(timeout_keep_alive=30.0, ws_ping_interval=20.0) as site:
-        with site.open() as channel, site.connect() as kept:
+    with under_attack(timeout_keep_alive=30.0, ws_ping_interval=20.0) as site:
+        with site.websocket() as channel, site.connect() as kept:
             kept.sendall(GET)
             assert read_head(kept).startswith(b"HTTP/1.1 200 ")
             read_exactly(kept, 1)
@@ -213,7 +213,7 @@ def test_the_clock_jumps(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_dns(monkeypatch: pytest.MonkeyPatch) -> None:
     """No name is looked up to serve a peer, log it or answer it."""
-    with serving(access_log=True) as site:
+    with under_attack(access_log=True) as site:
 
         def no_name(*arguments: object, **options: object) -> Any:
             raise AssertionError(f"a name is looked up: {arguments}")

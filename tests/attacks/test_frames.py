@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.site import (
-    Site,
+from tests.attacks.site import Target, under_attack
+from tests.support.client import (
     close_code,
     handshake,
     read_frame,
     read_to_end,
+    reset_on_close,
     send_all,
-    serving,
 )
 from tests.support.frames import (
     BINARY,
@@ -33,7 +33,7 @@ from tests.support.frames import (
 from tests.support.waiting import DEADLINE_S, wait_until
 
 MIB = 1024 * 1024
-DEFLATE = b"sec-websocket-extensions: permessage-deflate\r\n"
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 RSV1 = 4
 
 
@@ -62,8 +62,8 @@ def test_deflate_bombs(mode: str) -> None:
     payload = bomb(1024 * MIB)
     assert len(payload) < 1.1 * MIB
     octets = frame(BINARY, payload, rsv=RSV1)
-    with serving(ws_per_message_deflate=mode) as site:
-        with site.open(fields=DEFLATE) as client:
+    with under_attack(ws_per_message_deflate=mode) as site:
+        with site.websocket(DEFLATE) as client:
             forget_peak()
             before = peak_bytes()
             started = time.process_time()
@@ -79,7 +79,7 @@ def test_a_bomb_in_fragments() -> None:
     payload = bomb(1024 * MIB)
     size = len(payload) // 64
     pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
-    with serving() as site, site.open(fields=DEFLATE) as client:
+    with under_attack() as site, site.websocket(DEFLATE) as client:
         forget_peak()
         before = peak_bytes()
         send_all(client, frame(BINARY, pieces[0], fin=False, rsv=RSV1))
@@ -90,7 +90,7 @@ def test_a_bomb_in_fragments() -> None:
 
 
 def test_what_just_fits_is_no_bomb() -> None:
-    with serving(ws_max_size=MIB) as site, site.open(fields=DEFLATE) as client:
+    with under_attack(ws_max_size=MIB) as site, site.websocket(DEFLATE) as client:
         client.sendall(frame(BINARY, deflated(bytes(MIB)), rsv=RSV1))
         echoed = read_frame(client)[1]
         inflated = zlib.decompressobj(-15).decompress(echoed + b"\0\0\xff\xff")
@@ -120,8 +120,8 @@ FLOODS = {
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
 def test_floods(flood: bytes) -> None:
     """From ten clients that read nothing; an honest one beside them echoes all the while."""
-    with serving() as site, site.open() as honest:
-        flooders = [site.open("/deaf") for _ in range(10)]
+    with under_attack() as site, site.websocket() as honest:
+        flooders = [site.websocket(path="/deaf") for _ in range(10)]
         forget_peak()
         before = peak_bytes()
         for client in flooders:
@@ -140,7 +140,7 @@ def test_floods(flood: bytes) -> None:
 
 def test_endless_empty_fragments_are_bounded() -> None:
     """They add nothing to the message's size: they must add nothing to memory either."""
-    with serving() as site, site.open() as client:
+    with under_attack() as site, site.websocket() as client:
         forget_peak()
         before = peak_bytes()
         send_all(client, frame(TEXT, fin=False))
@@ -190,8 +190,8 @@ VIOLATIONS = {
 @pytest.mark.parametrize("ws", ["auto", "wsproto"])
 def test_close_frame_games_and_violations(octets: bytes, code: int, ws: str) -> None:
     """The close code that RFC 6455 names, then the end; the application gets a disconnect."""
-    with serving(ws=ws, ws_close_timeout=0.5) as site:
-        with site.open() as client:
+    with under_attack(ws=ws, ws_close_timeout=0.5) as site:
+        with site.websocket() as client:
             send_all(client, octets)
             assert close_code(client) == code
             client.settimeout(DEADLINE_S)
@@ -200,20 +200,20 @@ def test_close_frame_games_and_violations(octets: bytes, code: int, ws: str) -> 
 
 
 def test_closing_over_and_over_does_not_hold_anything() -> None:
-    with serving() as site:
+    with under_attack() as site:
         for number in range(300):
             client = open_and_leave(site, number)
             client.close()
-        wait_until(lambda: connections(site) == 0, "nothing is kept for them")
+        wait_until(lambda: site.connections() == 0, "nothing is kept for them")
 
 
-def open_and_leave(site: Site, number: int) -> socket.socket:
+def open_and_leave(site: Target, number: int) -> socket.socket:
     """One of the ways in which browsers and broken networks go."""
     client = site.connect()
     client.sendall(handshake())
     match number % 4:
         case 0:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            reset_on_close(client)
         case 1:
             send_all(client, frame(CLOSE, b"\x03\xe8"))
         case 2:
@@ -221,9 +221,3 @@ def open_and_leave(site: Site, number: int) -> socket.socket:
         case _:
             send_all(client, frame(TEXT, b"half")[:3])
     return client
-
-
-def connections(site: Site) -> int:
-    serving_ = site.server._serving
-    assert serving_ is not None
-    return sum(len(server.state.connections) for server in serving_.loop_servers)

@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,22 +14,19 @@ from typing import Any
 import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from asgi_poller.config import Config
 from asgi_poller.loops import http_protocol
 from asgi_poller.loops.lingering_close import LingeringClose
-from asgi_poller.serve.server import Server
-from tests.attacks.site import (
+from tests.attacks.site import under_attack
+from tests.support.client import (
     GET,
     LAST_GET,
-    Record,
-    Site,
     handshake,
     read_head,
     read_to_end,
     send_all,
-    serving,
 )
 from tests.support.frames import text
+from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until
 
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -39,21 +34,11 @@ POST = b"POST /%b HTTP/1.1\r\nhost: test\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 
 
-def reset(client: socket.socket) -> None:
-    """Close with an RST."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
-
-
 @contextlib.contextmanager
 def running(app: Any, **options: Any) -> Iterator[Site]:
-    given: dict[str, Any] = {"port": 0, "lifespan": "off", "log_config": None, **options}
-    server = Server(Config(app, timeout_graceful_shutdown=2.0, **given))
-    server.start()
-    try:
-        yield Site(server, Record())
-    finally:
-        server.stop(DEADLINE_S)
+    defaults: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": True}
+    with serving(app, **(defaults | options)) as site:
+        yield site
 
 
 def lets_in(site: Site, count: int) -> bool:
@@ -91,9 +76,9 @@ def test_a_scope_is_the_applications_and_spoils_neither_log_nor_limit_nor_timer(
     caplog.set_level(logging.INFO, "asgi_poller.access")
     options: dict[str, Any] = {"ws_idle_timeout": 1.0, "timeout_request_header": 1.0}
     with running(vandal, limit_connections=5, **options) as site:
-        idle = site.open("/vandal")
+        idle = site.websocket(path="/vandal")
         for _ in range(10):
-            reset(site.open("/vandal"))
+            site.websocket(path="/vandal").reset()
         assert site.ask(b"GET /vandal?a=b HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         assert read_to_end(idle)  # its idle timeout closes it
         idle.close()
@@ -116,7 +101,7 @@ def test_a_log_handler_that_raises_costs_no_response(caplog: pytest.LogCaptureFi
     access = logging.getLogger("asgi_poller.access")
     access.addFilter(fail)
     try:
-        with serving(access_log=True) as site:
+        with under_attack(access_log=True) as site:
             site.is_well()
     finally:
         access.removeFilter(fail)
@@ -143,13 +128,13 @@ def test_messages_and_a_reset_in_one_turn_of_the_loop_are_no_traceback(
                 await send({**message, "type": "websocket.send"})
 
     with running(app, loop=loop, access_log=False, limit_connections=60) as site:
-        channels = [site.open() for _ in range(50)]
+        channels = [site.websocket() for _ in range(50)]
         with site.connect() as blocker:
             blocker.sendall(LAST_GET)
             assert entered.wait(DEADLINE_S)
             for channel in channels:
                 channel.sendall(text("hello") * 3)
-                reset(channel)
+                channel.reset()
             release.set()
             assert read_to_end(blocker).startswith(b"HTTP/1.1 200 ")
         wait_until(lambda: lets_in(site, 60), "they are forgotten")
@@ -159,7 +144,7 @@ def test_messages_and_a_reset_in_one_turn_of_the_loop_are_no_traceback(
 @LOOPS
 @pytest.mark.parametrize("fields", [b"", b"content-length: 30\r\n"])
 def test_nothing_behind_a_refused_body_reaches_the_application(loop: str, fields: bytes) -> None:
-    with serving(loop=loop, limit_request_body=10) as site:
+    with under_attack(loop=loop, limit_request_body=10) as site:
         body = b"14\r\n" + b"x" * 20 + b"\r\n0\r\n\r\n"
         framing = fields + b"\r\n" + b"x" * 30 if fields else CHUNKED + body
         answer = site.ask(POST % b"first" + framing + b"GET /second HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -266,7 +251,7 @@ def test_peers_that_go_before_their_denial_leave_no_connection_behind(
 @pytest.mark.parametrize("direct", [True, False], ids=["poller", "core"])
 def test_a_length_of_thousands_of_digits_is_answered_and_costs_nobody_else(direct: bool) -> None:
     evil = POST % b"" + b"content-length: " + b"0" * 5000 + b"1\r\n\r\nx"
-    with serving(limit_request_body=1000, direct_handshake=direct) as site:
+    with under_attack(limit_request_body=1000, direct_handshake=direct) as site:
         for _ in range(5):
             clients = [site.connect() for _ in range(24)]
             for at, client in enumerate(clients):

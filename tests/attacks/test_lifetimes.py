@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
 
-from tests.attacks.site import close_code, read_frame, serving
+from tests.attacks.site import under_attack
+from tests.support.client import close_code, read_frame
 from tests.support.frames import PING, frame, text
 from tests.support.waiting import DEADLINE_S, wait_until
 
 
 def test_a_busy_channel_ends_with_its_lifetime() -> None:
-    with serving(ws_max_lifetime=0.5) as site, site.open() as client:
+    with under_attack(ws_max_lifetime=0.5) as site, site.websocket() as client:
         started = time.monotonic()
         code = 0
         while not code:
             client.sendall(text("x"))
-            opcode, payload = read_frame(client)
+            opcode, payload, *_ = read_frame(client)
             if opcode == 8:
                 code = int.from_bytes(payload[:2], "big")
         assert code == 1012
@@ -30,12 +30,12 @@ def test_a_busy_channel_ends_with_its_lifetime() -> None:
 
 def test_lifetimes_have_jitter() -> None:
     """So that clients who came together do not come back together."""
-    with serving(ws_max_lifetime=0.2, ws_max_lifetime_jitter=2.0) as site:
+    with under_attack(ws_max_lifetime=0.2, ws_max_lifetime_jitter=2.0) as site:
         lifetimes = []
 
         def live() -> None:
             # each in a thread of its own, so that nobody's end waits to be noticed
-            with site.open() as client:
+            with site.websocket() as client:
                 opened = time.monotonic()
                 assert close_code(client) == 1012
                 lifetimes.append(time.monotonic() - opened)
@@ -50,13 +50,13 @@ def test_lifetimes_have_jitter() -> None:
 
 
 def test_an_idle_channel_is_closed_and_pings_do_not_count() -> None:
-    with serving(ws_idle_timeout=0.8, ws_ping_interval=0.2) as site:
-        with site.open() as idle, site.open() as busy:
+    with under_attack(ws_idle_timeout=0.8, ws_ping_interval=0.2) as site:
+        with site.websocket() as idle, site.websocket() as busy:
             started = time.monotonic()
             code = 0
             while not code:
-                site.echo(busy) if not pending(busy) else answer(busy)
-                opcode, payload = read_frame(idle)
+                site.echo(busy) if busy.is_silent(0.0) else answer(busy)
+                opcode, payload, *_ = read_frame(idle)
                 if opcode == PING:
                     idle.sendall(frame(10, payload))
                 else:
@@ -65,12 +65,7 @@ def test_an_idle_channel_is_closed_and_pings_do_not_count() -> None:
             assert time.monotonic() - started >= 0.7
 
 
-def pending(client: socket.socket) -> bool:
-    """Whether something has come that was not asked for."""
-    return bool(select.select([client], [], [], 0)[0])
-
-
 def answer(client: socket.socket) -> None:
-    opcode, payload = read_frame(client)
+    opcode, payload, *_ = read_frame(client)
     assert opcode == PING
     client.sendall(frame(10, payload))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 
 import pytest
 
-from tests.attacks.site import (
+from tests.attacks.site import Target, under_attack
+from tests.support.client import (
     GET,
     LAST_GET,
-    Site,
     handshake,
     read_head,
-    serving,
+    reset_on_close,
 )
 from tests.support.waiting import wait_until
 
@@ -27,8 +26,8 @@ def status(answer: bytes) -> int:
 
 @DIRECT
 def test_channels_over_the_limit_get_503_and_requests_are_served(direct_handshake: bool) -> None:
-    with serving(limit_channels=3, direct_handshake=direct_handshake) as site:
-        channels = [site.open() for _ in range(3)]
+    with under_attack(limit_channels=3, direct_handshake=direct_handshake) as site:
+        channels = [site.websocket() for _ in range(3)]
         for _ in range(5):
             assert status(site.ask(handshake())) == 503
             assert status(site.ask(LAST_GET)) == 200
@@ -39,7 +38,7 @@ def test_channels_over_the_limit_get_503_and_requests_are_served(direct_handshak
             channel.close()
 
 
-def may_open(site: Site) -> bool:
+def may_open(site: Target) -> bool:
     with site.connect() as client:
         client.sendall(handshake())
         return status(read_head(client)) == 101
@@ -47,8 +46,8 @@ def may_open(site: Site) -> bool:
 
 @DIRECT
 def test_connections_over_the_limit_get_503_and_there_is_room_again(direct_handshake: bool) -> None:
-    with serving(limit_connections=4, direct_handshake=direct_handshake) as site:
-        channels = [site.open() for _ in range(4)]
+    with under_attack(limit_connections=4, direct_handshake=direct_handshake) as site:
+        channels = [site.websocket() for _ in range(4)]
         answer = site.ask(LAST_GET)
         assert status(answer) == 503
         assert b"\r\nretry-after: " in answer
@@ -61,7 +60,7 @@ def test_connections_over_the_limit_get_503_and_there_is_room_again(direct_hands
 @DIRECT
 def test_every_way_a_connection_ends_makes_room(direct_handshake: bool) -> None:
     """Reset, refused, closed by either side, timed out: a hundred times the limit."""
-    with serving(
+    with under_attack(
         limit_connections=8, direct_handshake=direct_handshake, timeout_request_header=0.2
     ) as site:
         for number in range(200):
@@ -72,8 +71,7 @@ def test_every_way_a_connection_ends_makes_room(direct_handshake: bool) -> None:
                         client.sendall(b"BROKEN\r\n\r\n")
                         client.recv(1000)
                     case 1:
-                        linger = b"\x01\0\0\0\0\0\0\0"
-                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                        reset_on_close(client)
                         client.sendall(GET[:20])
                     case 2:
                         client.sendall(LAST_GET)
@@ -86,7 +84,7 @@ def test_every_way_a_connection_ends_makes_room(direct_handshake: bool) -> None:
         wait_until(lambda: room(site) == 8, "all of the room is there again")
 
 
-def room(site: Site) -> int:
+def room(site: Target) -> int:
     """How many connections get in at once."""
     with contextlib.ExitStack() as stack:
         count = 0
@@ -100,8 +98,8 @@ def room(site: Site) -> int:
 
 @DIRECT
 def test_one_address_has_its_share_and_no_more(direct_handshake: bool) -> None:
-    with serving(limit_connections_per_ip=2, direct_handshake=direct_handshake) as site:
-        greedy = [site.open(source=STRANGER) for _ in range(2)]
+    with under_attack(limit_connections_per_ip=2, direct_handshake=direct_handshake) as site:
+        greedy = [site.websocket(source=STRANGER) for _ in range(2)]
         answer = site.ask(LAST_GET, STRANGER)
         assert status(answer) == 429
         assert b"\r\nretry-after: " in answer
@@ -115,7 +113,7 @@ def test_one_address_has_its_share_and_no_more(direct_handshake: bool) -> None:
 
 @DIRECT
 def test_a_storm_is_let_in_at_the_rate_and_nobody_is_lost(direct_handshake: bool) -> None:
-    with serving(limit_accept_rate=50, direct_handshake=direct_handshake) as site:
+    with under_attack(limit_accept_rate=50, direct_handshake=direct_handshake) as site:
         clients = [site.connect() for _ in range(80)]
         for client in clients:
             client.sendall(LAST_GET)
@@ -127,7 +125,9 @@ def test_a_storm_is_let_in_at_the_rate_and_nobody_is_lost(direct_handshake: bool
 
 @DIRECT
 def test_past_limit_pending_503(direct_handshake: bool) -> None:
-    with serving(limit_accept_rate=1, limit_pending=2, direct_handshake=direct_handshake) as site:
+    with under_attack(
+        limit_accept_rate=1, limit_pending=2, direct_handshake=direct_handshake
+    ) as site:
         clients = [site.connect() for _ in range(12)]
         for client in clients:
             with contextlib.suppress(ConnectionError):  # refused already
@@ -166,7 +166,7 @@ LARGE_HEADS = {
 @DIRECT
 @pytest.mark.parametrize(("octets", "expected"), LARGE_HEADS.values(), ids=LARGE_HEADS)
 def test_large_heads(octets: bytes, expected: int, direct_handshake: bool) -> None:
-    with serving(direct_handshake=direct_handshake) as site:
+    with under_attack(direct_handshake=direct_handshake) as site:
         answer = site.ask(octets)
         assert status(answer) == expected, answer[:200]
         site.is_well()
@@ -186,7 +186,7 @@ def test_large_heads(octets: bytes, expected: int, direct_handshake: bool) -> No
     ids=["announced", "sent", "in chunks", "in chunks of one"],
 )
 def test_large_bodies(octets: bytes, direct_handshake: bool) -> None:
-    with serving(limit_request_body=1000, direct_handshake=direct_handshake) as site:
+    with under_attack(limit_request_body=1000, direct_handshake=direct_handshake) as site:
         assert status(site.ask(octets)) == 413
         fitting = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n"
         assert site.ask(fitting + bytes(1000)).endswith(b"\r\n\r\n1000")

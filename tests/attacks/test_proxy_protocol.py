@@ -9,12 +9,8 @@ import pytest
 import trustme
 
 from tests.attacks.proxies import haproxy
-from tests.attacks.site import (
-    LAST_GET,
-    read_to_end,
-    send_all,
-    serving,
-)
+from tests.attacks.site import under_attack
+from tests.support.client import LAST_GET, read_to_end, send_all
 from tests.support.tls import client_context, write_pair
 from tests.support.waiting import wait_until
 
@@ -33,7 +29,7 @@ ASK = b"GET /client HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 @DIRECT
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 def test_a_proxy_of_ours_speaks_for_its_client(header: bytes, direct_handshake: bool) -> None:
-    with serving(proxy_protocol=True, direct_handshake=direct_handshake) as site:
+    with under_attack(proxy_protocol=True, direct_handshake=direct_handshake) as site:
         assert site.ask(header + ASK, PROXY).endswith(b"\r\n\r\n192.0.2.7 http")
         with site.connect(PROXY) as client:  # octet by octet
             for octet in header + ASK:
@@ -46,7 +42,7 @@ def test_a_proxy_of_ours_speaks_for_its_client(header: bytes, direct_handshake: 
 @DIRECT
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 def test_a_stranger_with_a_header(header: bytes, direct_handshake: bool) -> None:
-    with serving(proxy_protocol=True, direct_handshake=direct_handshake) as site:
+    with under_attack(proxy_protocol=True, direct_handshake=direct_handshake) as site:
         assert site.ask(header + ASK, STRANGER) == b""
         assert site.ask(header, STRANGER) == b""
         assert site.record.requests == []
@@ -73,14 +69,14 @@ def test_a_stranger_with_a_header(header: bytes, direct_handshake: bool) -> None
 def test_a_malformed_or_missing_header_is_closed_without_a_word(
     octets: bytes, direct_handshake: bool
 ) -> None:
-    with serving(proxy_protocol=True, direct_handshake=direct_handshake) as site:
+    with under_attack(proxy_protocol=True, direct_handshake=direct_handshake) as site:
         assert site.ask(octets, PROXY) == b""
         assert site.record.requests == []
 
 
 @DIRECT
 def test_headers_that_never_end_have_a_deadline(direct_handshake: bool) -> None:
-    with serving(
+    with under_attack(
         proxy_protocol=True,
         direct_handshake=direct_handshake,
         timeout_first_octet=0.6,
@@ -92,7 +88,7 @@ def test_headers_that_never_end_have_a_deadline(direct_handshake: bool) -> None:
 
 @DIRECT
 def test_clients_behind_a_proxy_have_their_share_each(direct_handshake: bool) -> None:
-    with serving(
+    with under_attack(
         proxy_protocol=True, limit_connections_per_ip=2, direct_handshake=direct_handshake
     ) as site:
         other = V1.replace(b"192.0.2.7", b"192.0.2.8")
@@ -113,7 +109,7 @@ def test_clients_behind_a_proxy_have_their_share_each(direct_handshake: bool) ->
 def test_before_tls(tmp_path: Path, direct_handshake: bool) -> None:
     authority = trustme.CA()
     files = write_pair(tmp_path, "server", authority.issue_cert("localhost"))
-    with serving(
+    with under_attack(
         proxy_protocol=True,
         direct_handshake=direct_handshake,
         ssl_certfile=files.certificate,
@@ -141,7 +137,7 @@ def test_before_tls(tmp_path: Path, direct_handshake: bool) -> None:
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
 def test_through_a_real_haproxy(option: str, tmp_path: Path, direct_handshake: bool) -> None:
     with (
-        serving(proxy_protocol=True, direct_handshake=direct_handshake) as site,
+        under_attack(proxy_protocol=True, direct_handshake=direct_handshake) as site,
         haproxy(tmp_path, f"server s 127.0.0.1:{site.port} {option}") as front,
     ):
         assert front.ask(ASK, STRANGER).endswith(b"\r\n\r\n127.0.0.2 http")

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from asgi_poller.asgi.refusal_log import FIRST_COUNT, RefusalLog
-from tests.attacks.site import handshake, read_to_end, send_all
+from tests.support.client import handshake, read_to_end, send_all
 from tests.support.command import Command, running
 from tests.support.tls import write_pair
 from tests.support.waiting import DEADLINE_S
@@ -28,7 +28,7 @@ REFUSED = {
         b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 11\r\n\r\n"
     ),
     "414 the request target is too long": b"GET /%b HTTP/1.1\r\nhost: test\r\n\r\n" % (b"x" * 400),
-    "426 WebSocket version 13 is spoken here": handshake().replace(b"version: 13", b"version: 8"),
+    "426 WebSocket version 13 is spoken here": handshake().replace(b"Version: 13", b"Version: 8"),
     "431 too many header fields": b"GET / HTTP/1.1\r\nhost: test\r\n%b\r\n" % (b"a: b\r\n" * 40),
 }
 LIMITS = (

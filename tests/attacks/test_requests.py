@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.site import read_to_end, serving
+from tests.attacks.site import under_attack
+from tests.support.client import read_to_end
 from tests.support.waiting import DEADLINE_S, wait_until
 
 DIRECT = pytest.mark.parametrize("direct", [False, True], ids=["core", "poller"])
@@ -21,7 +22,7 @@ def get(*fields: bytes, target: bytes = b"/") -> bytes:
 @DIRECT
 def test_the_host_of_an_absolute_target_replaces_the_header(direct: bool) -> None:
     """RFC 9112, 3.2.2: what is allowed for one host must not be served as another."""
-    with serving(allow_hosts=("good.example",), direct_handshake=direct) as site:
+    with under_attack(allow_hosts=("good.example",), direct_handshake=direct) as site:
         close = b"connection: close"
         evil = get(b"host: good.example", close, target=b"http://evil.example/x")
         assert site.ask(evil).startswith(b"HTTP/1.1 400 ")
@@ -46,7 +47,7 @@ def test_the_host_of_an_absolute_target_replaces_the_header(direct: bool) -> Non
     ],
 )
 def test_close_comes_before_keep_alive(fields: tuple[bytes, ...], closes: bool) -> None:
-    with serving() as site:
+    with under_attack() as site:
         last = get(b"host: a", b"connection: close")
         answers = site.ask(get(b"host: a", *fields) + last).count(b"HTTP/1.1 200 ")
         assert answers == (1 if closes else 2)
@@ -54,7 +55,7 @@ def test_close_comes_before_keep_alive(fields: tuple[bytes, ...], closes: bool) 
 
 @pytest.mark.parametrize("version", [b"1.2", b"2.0", b"0.9", b"3.0", b"1.10", b"11"])
 def test_other_versions_than_1_0_and_1_1_reach_no_application(version: bytes) -> None:
-    with serving() as site:
+    with under_attack() as site:
         answer = site.ask(b"GET / HTTP/%b\r\nhost: a\r\nconnection: close\r\n\r\n" % version)
         assert answer[:13] in (b"HTTP/1.1 505 ", b"HTTP/1.1 400 ")
         assert site.record.requests == []
@@ -71,7 +72,7 @@ def test_other_versions_than_1_0_and_1_1_reach_no_application(version: bytes) ->
 def test_names_with_underscores_are_dropped_unless_a_proxy_sends_them(
     options: dict[str, Any], kept: bool
 ) -> None:
-    with serving(**options) as site:
+    with under_attack(**options) as site:
         fields = (b"host: a", b"connection: close", b"X_Forwarded_For: 10.0.0.1", b"x-a: b")
         assert site.ask(get(*fields)).startswith(b"HTTP/1.1 200 ")
         names = [name for name, _ in site.record.requests[0]["headers"]]
@@ -80,7 +81,7 @@ def test_names_with_underscores_are_dropped_unless_a_proxy_sends_them(
 
 
 def test_cookies_of_single_sign_on_fit_and_what_is_larger_is_refused() -> None:
-    with serving() as site:
+    with under_attack() as site:
         for octets, status in ((30_000, b"200"), (33_000, b"431")):
             fields = (b"host: a", b"connection: close", b"cookie: " + b"c" * octets)
             assert site.ask(get(*fields))[9:12] == status
@@ -93,7 +94,7 @@ def test_a_client_that_does_not_read_is_cut_off_with_a_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "asgi_poller.error")
-    with serving(timeout_write=0.5) as site, site.connect() as client:
+    with under_attack(timeout_write=0.5) as site, site.connect() as client:
         client.sendall(get(b"host: a", target=b"/large"))
         wait_until(lambda: "--timeout-write" in caplog.text, "it is cut off")
         assert len(read_to_end(client)) < 32 * 1024 * 1024
@@ -101,7 +102,7 @@ def test_a_client_that_does_not_read_is_cut_off_with_a_line(
 
 
 def test_one_that_reads_slowly_gets_all_of_it_and_0_is_no_limit() -> None:
-    with serving(timeout_write=0.0) as site, site.connect() as client:
+    with under_attack(timeout_write=0.0) as site, site.connect() as client:
         client.sendall(get(b"host: a", b"connection: close", target=b"/large"))
         assert len(read_to_end(client)) > 32 * 1024 * 1024
 
@@ -111,7 +112,7 @@ def test_the_ipv6_wildcard_alone_takes_ipv4_too() -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"this system has no IPv6: {error}")  # containers often have none
-    with serving(host="::") as site:
+    with under_attack(host="::") as site:
         asked = get(b"host: a", b"connection: close", target=b"/client")
         for host in ("127.0.0.1", "::1"):
             with socket.create_connection((host, site.port), DEADLINE_S) as client:

@@ -27,7 +27,7 @@ from tests.attacks.crowd import (
     crowds_apart,
     honest_echoes,
 )
-from tests.attacks.site import handshake, read_head, read_to_end
+from tests.support.client import handshake, read_head, read_to_end
 from tests.support.command import Command
 from tests.support.frames import frame
 from tests.support.tls import write_pair

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.proxies import Front, haproxy, nginx
-from tests.attacks.site import Site, serving
+from tests.attacks.site import Target, under_attack
 from tests.protocols.http1.smuggling import BROKEN, UNSUPPORTED
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -73,18 +73,18 @@ SEEN_BY_PROXY = re.compile(rb"HTTP/1\.[01] (\d\d\d)")
 
 
 @contextlib.contextmanager
-def through_nginx(site: Site, directory: Path) -> Iterator[Front]:
+def through_nginx(site: Target, directory: Path) -> Iterator[Front]:
     with nginx(directory, site.port) as front:
         yield front
 
 
 @contextlib.contextmanager
-def through_haproxy(site: Site, directory: Path) -> Iterator[Front]:
+def through_haproxy(site: Target, directory: Path) -> Iterator[Front]:
     with haproxy(directory, f"server s 127.0.0.1:{site.port}\n http-reuse always") as front:
         yield front
 
 
-Through = Callable[[Site, Path], contextlib.AbstractContextManager[Front]]
+Through = Callable[[Target, Path], contextlib.AbstractContextManager[Front]]
 
 
 @pytest.mark.tools
@@ -106,7 +106,7 @@ def one_reading_of_every_stream(through: Through, directory: Path, direct: bool)
         **{name: octets + SMUGGLED for name, (octets, _) in UNSUPPORTED.items()},
         "HTTP/0.9": b"",  # for which nginx has an answer without a status
     }
-    with serving(direct_handshake=direct) as site, through(site, directory) as front:
+    with under_attack(direct_handshake=direct) as site, through(site, directory) as front:
         for name, octets in suspects.items():
             before = len(site.record.requests)
             answer = front.ask(octets)

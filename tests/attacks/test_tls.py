@@ -17,16 +17,15 @@ import trustme
 from cryptography import x509
 
 from asgi_poller.tls import PLAINTEXT_REFUSAL
-from tests.attacks.site import (
+from tests.attacks.site import Target, under_attack
+from tests.support.client import (
     GET,
     LAST_GET,
-    Site,
     handshake,
     read_exactly,
     read_head,
     read_to_end,
     send_all,
-    serving,
 )
 from tests.support.command import Command
 from tests.support.frames import text
@@ -46,7 +45,7 @@ def files(tmp_path: Path, authority: trustme.CA) -> Files:
     return write_pair(tmp_path, "server", authority.issue_cert("localhost"))
 
 
-def secured(site: Site, authority: trustme.CA) -> ssl.SSLSocket:
+def secured(site: Target, authority: trustme.CA) -> ssl.SSLSocket:
     context = client_context(authority)
     return context.wrap_socket(site.connect(), server_hostname="localhost")
 
@@ -55,7 +54,7 @@ def secured(site: Site, authority: trustme.CA) -> ssl.SSLSocket:
 def test_plaintext_on_a_tls_port(
     files: Files, authority: trustme.CA, direct_handshake: bool
 ) -> None:
-    with serving(
+    with under_attack(
         ssl_certfile=files.certificate, ssl_keyfile=files.key, direct_handshake=direct_handshake
     ) as site:
         for octets in (GET, handshake(), b"\r\n", b"\x00", b"SSH-2.0-x\r\n", b"G"):
@@ -68,7 +67,7 @@ def test_plaintext_on_a_tls_port(
 
 
 def test_broken_handshakes_harm_nobody(files: Files, authority: trustme.CA) -> None:
-    with serving(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+    with under_attack(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
         for octets in (b"\x16", b"\x16\x03\x01\xff\xff" + bytes(100), b"\x16\x03\x01\0\x05" * 100):
             with site.connect() as client:
                 send_all(client, octets)
@@ -79,7 +78,7 @@ def test_broken_handshakes_harm_nobody(files: Files, authority: trustme.CA) -> N
 
 @pytest.mark.parametrize("beginning", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"])
 def test_handshakes_that_never_end(files: Files, authority: trustme.CA, beginning: bytes) -> None:
-    with serving(
+    with under_attack(
         ssl_certfile=files.certificate,
         ssl_keyfile=files.key,
         ssl_handshake_timeout=0.3,
@@ -97,7 +96,7 @@ def test_handshakes_that_never_end(files: Files, authority: trustme.CA, beginnin
 def test_plain_and_tls_side_by_side(
     files: Files, authority: trustme.CA, direct_handshake: bool
 ) -> None:
-    with serving(
+    with under_attack(
         bind=("127.0.0.1:0",),
         bind_tls=("127.0.0.1:0",),
         ssl_certfile=files.certificate,
@@ -107,9 +106,9 @@ def test_plain_and_tls_side_by_side(
         addresses = {
             listener.info.tls: listener.socket.getsockname() for listener in site.server.listeners
         }
-        site.address = addresses[False]
+        site.port = addresses[False][1]
         site.is_well()
-        site.address = addresses[True]
+        site.port = addresses[True][1]
         with secured(site, authority) as client:
             client.sendall(LAST_GET)
             assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
@@ -120,7 +119,7 @@ def test_plain_and_tls_side_by_side(
 
 
 def test_alpn_and_the_extension_of_a_websocket(files: Files, authority: trustme.CA) -> None:
-    with serving(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+    with under_attack(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
         context = client_context(authority, ("h2", "http/1.1"))
         with context.wrap_socket(site.connect(), server_hostname="localhost") as client:
             assert client.selected_alpn_protocol() == "http/1.1"
@@ -181,7 +180,7 @@ def test_a_changed_file_is_noticed(
     files: Files, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asgi_poller.serve.tls_reload.LOOK_EVERY_S", 0.05)
-    with serving(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+    with under_attack(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
         with secured(site, authority) as kept:
             old = serial(site.address, authority)
             Path(files.certificate).write_text("half of a certif")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.attacks.site import handshake
 from tests.protocols.http1.smuggling import BROKEN, UNSUPPORTED
+from tests.support.client import handshake
 from tests.support.frames import (
     BINARY,
     CLOSE,

@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.support.server import get, handshake, serving
+from tests.support.client import get, handshake
+from tests.support.server import serving
 
 ENOUGH = 10_000_000  # sends, seconds of them, which none that gives the loop its turn comes to
 
@@ -63,7 +64,7 @@ def _is_told_soon(loop: str, path: str) -> None:
     app = Talker()
     with serving(app, loop=loop, lifespan="off") as site:
         client = site.connect()
-        client.send(handshake(path=path))
+        client.sendall(handshake(path=path))
         assert app.said.wait(20)
         client.reset()
         app.reset.set()
@@ -79,11 +80,11 @@ def test_a_response_leaves_the_loop_to_others(loop: str) -> None:
     app = Talker()
     with serving(app, loop=loop, lifespan="off") as site:
         client = site.connect()
-        client.send(get())
+        client.sendall(get())
         assert app.said.wait(20)
         client.reset()
         with site.connect() as other:
-            other.send(get("/other"))
+            other.sendall(get("/other"))
             app.reset.set()
             assert int(other.response().body) < ENOUGH
         app.stop.set()

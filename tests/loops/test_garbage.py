@@ -14,14 +14,9 @@ from asgi_poller.loops.http_protocol import HttpProtocol
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
+from tests.support.client import Client, get, post
 from tests.support.frames import close, frame, text
-from tests.support.server import (
-    Raw,
-    Site,
-    get,
-    post,
-    serving,
-)
+from tests.support.server import Site, serving
 from tests.support.waiting import wait_until
 
 PARTS = (
@@ -53,13 +48,13 @@ async def app(scope: object, receive: object, send: object) -> None:
 def _requests(site: Site) -> None:
     with site.connect() as client:
         for request in (get(), post(b"body"), get("/again")):
-            client.send(request)
+            client.sendall(request)
             assert client.response().status == 200
 
 
 def _pipelined(site: Site) -> None:
     with site.connect() as client:
-        client.send(get() * 5 + get("/", "Connection: close"))
+        client.sendall(get() * 5 + get("/", "Connection: close"))
         assert client.rest().count(b"HTTP/1.1 200 ") == 6
 
 
@@ -69,31 +64,31 @@ def _nothing_said(site: Site) -> None:
 
 def _half_a_head(site: Site) -> None:
     with site.connect() as client:
-        client.send(get()[:-2])
+        client.sendall(get()[:-2])
 
 
 def _broken(site: Site) -> None:
     with site.connect() as client:
-        client.send(b"no request at all\r\n\r\n")
+        client.sendall(b"no request at all\r\n\r\n")
         assert client.response().status == 400
 
 
 def _unknown_upgrade(site: Site) -> None:
     with site.connect() as client:
-        client.send(get("/", "Connection: upgrade", "Upgrade: h2c"))
+        client.sendall(get("/", "Connection: upgrade", "Upgrade: h2c"))
         assert client.response().status == 200
 
 
-def _talked(site: Site) -> Raw:
+def _talked(site: Site) -> Client:
     client = site.websocket()
-    client.send(text("hello"))
+    client.sendall(text("hello"))
     assert client.frame().payload == b"hello"
     return client
 
 
 def _closed_by_peer(site: Site) -> None:
     with _talked(site) as client:
-        client.send(close(1000))
+        client.sendall(close(1000))
         assert client.frame().close_code == 1000
         assert client.rest() == b""
 
@@ -108,13 +103,13 @@ def _reset(site: Site) -> None:
 
 def _at_fault(site: Site) -> None:
     with _talked(site) as client:
-        client.send(frame(3, b""))  # a reserved opcode: wsproto finds the words
+        client.sendall(frame(3, b""))  # a reserved opcode: wsproto finds the words
         assert client.frame().close_code == 1002
 
 
 def _denied(site: Site) -> None:
     with site.connect() as client:
-        client.send(get("/denied", "Upgrade: websocket", "Connection: Upgrade"))
+        client.sendall(get("/denied", "Upgrade: websocket", "Connection: Upgrade"))
         assert client.response().status == 400
 
 

@@ -9,13 +9,8 @@ import pytest
 
 from tests.loops.apps import Site as Application
 from tests.protocols.http1.smuggling import BROKEN, CHUNKED, UNSUPPORTED
-from tests.support.server import (
-    LOOPS,
-    Site,
-    get,
-    post,
-    serving,
-)
+from tests.support.client import get, post
+from tests.support.server import LOOPS, Site, serving
 from tests.support.waiting import DEADLINE_S, settled, wait_until
 
 NEXT = get("/next", "Connection: close")
@@ -47,12 +42,12 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Site]:
 def test_requests_on_one_connection(shared: Site) -> None:
     with shared.connect() as client:
         for number in range(5):
-            client.send(post(str(number).encode()))
+            client.sendall(post(str(number).encode()))
             response = client.response()
             assert (response.status, response.body) == (200, str(number).encode())
             assert response.header("server") == "asgi-poller"
             assert response.header("date") is not None
-        client.send(get("/last", "Connection: close"))
+        client.sendall(get("/last", "Connection: close"))
         assert client.response().header("connection") == "close"
         assert client.rest() == b""
 
@@ -74,48 +69,48 @@ def test_pipelined_requests_are_answered_in_order(shared: Site, size: int) -> No
             wanted.append(b"abc")
     with shared.connect() as client:
         for at in range(0, len(data), size):
-            client.send(data[at : at + size])
+            client.sendall(data[at : at + size])
         assert [client.response().body for _ in wanted] == wanted
-        client.send(get("/and/on"))
+        client.sendall(get("/and/on"))
         assert client.response().status == 200
 
 
 def test_http_1_0(shared: Site) -> None:
     with shared.connect() as client:
-        client.send(b"GET /a HTTP/1.0\r\n\r\n")
+        client.sendall(b"GET /a HTTP/1.0\r\n\r\n")
         assert client.response().header("connection") == "close"
         assert client.rest() == b""
     with shared.connect() as client:
         for _ in range(3):
-            client.send(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            client.sendall(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
             assert client.response().header("connection") == "keep-alive"
-        client.send(b"GET /stream/2 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        client.sendall(b"GET /stream/2 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         assert client.response().body == bytes(2048)  # it ends with the connection
 
 
 def test_head(shared: Site) -> None:
     with shared.connect() as client:
         for _ in range(2):
-            client.send(get("/large/5000", method="HEAD"))
+            client.sendall(get("/large/5000", method="HEAD"))
             response = client.response(has_body=False)
             assert response.status == 200
-        client.send(get("/abc"))
+        client.sendall(get("/abc"))
         assert client.response().body == b""
 
 
 def test_waiting_for_continue(shared: Site) -> None:
     with shared.connect() as client:
         head = get("/", "Content-Length: 5", "Expect: 100-continue", method="POST")
-        client.send(head)
+        client.sendall(head)
         assert client.response().status == 100
-        client.send(b"hello")
+        client.sendall(b"hello")
         assert client.response().body == b"hello"
-        client.send(head + b"world")  # does not wait
+        client.sendall(head + b"world")  # does not wait
         response = client.response()
         if response.status == 100:
             response = client.response()
         assert response.body == b"world"
-        client.send(get("/early", "Content-Length: 5", "Expect: 100-continue", method="POST"))
+        client.sendall(get("/early", "Content-Length: 5", "Expect: 100-continue", method="POST"))
         response = client.response()
         assert (response.body, response.header("connection")) == (b"early", "close")
         assert client.rest() == b""
@@ -123,10 +118,10 @@ def test_waiting_for_continue(shared: Site) -> None:
 
 def test_a_response_before_the_end_of_the_request(shared: Site) -> None:
     with shared.connect() as client:
-        client.send(get("/early", "Content-Length: 300000", method="POST"))
-        client.send(b"x" * 1000)
+        client.sendall(get("/early", "Content-Length: 300000", method="POST"))
+        client.sendall(b"x" * 1000)
         assert client.response().body == b"early"
-        client.send(b"x" * 299_000 + get("/next"))
+        client.sendall(b"x" * 299_000 + get("/next"))
         assert client.response().status == 200
 
 
@@ -143,20 +138,22 @@ def test_upgrades_that_nobody_here_knows_are_requests(
     shared: Site, headers: tuple[str, ...]
 ) -> None:
     with shared.connect() as client:
-        client.send(get("/echo/a", *headers) + post(b"body", "/", *headers) + get("/echo/b"))
+        client.sendall(get("/echo/a", *headers) + post(b"body", "/", *headers) + get("/echo/b"))
         assert [client.response().body for _ in range(3)] == [b"a", b"body", b"b"]
-        client.send(get("/", *headers, "Content-Length: 4", method="POST"))
-        client.send(b"bo")
-        client.send(b"dy")
+        client.sendall(get("/", *headers, "Content-Length: 4", method="POST"))
+        client.sendall(b"bo")
+        client.sendall(b"dy")
         assert client.response().body == b"body"
-        client.send(CHUNKED.replace(b"\r\n\r\n", b"\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"))
-        client.send(b"2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n")
+        client.sendall(
+            CHUNKED.replace(b"\r\n\r\n", b"\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+        )
+        client.sendall(b"2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n")
         assert client.response().body == b"body"
 
 
 def test_without_websockets_a_handshake_is_a_request(loop: str, app: Application) -> None:
     with serving(app, loop=loop, ws="none") as site, site.connect() as client:
-        client.send(get("/echo/plain", "Upgrade: websocket", "Connection: Upgrade"))
+        client.sendall(get("/echo/plain", "Upgrade: websocket", "Connection: Upgrade"))
         assert client.response().body == b"plain"
         assert app.scopes[0]["type"] == "http"
 
@@ -168,7 +165,7 @@ def test_without_websockets_a_handshake_is_a_request(loop: str, app: Application
 def test_what_is_broken_is_refused_and_the_connection_ends(shared: Site, name: str) -> None:
     data, status = UNSUPPORTED[name] if name in UNSUPPORTED else (BROKEN[name], 400)
     with shared.connect() as client:
-        client.send(data + NEXT)
+        client.sendall(data + NEXT)
         response = client.response()
         assert response.status == status
         assert response.header("connection") == "close"
@@ -177,7 +174,7 @@ def test_what_is_broken_is_refused_and_the_connection_ends(shared: Site, name: s
 
 def test_requests_before_a_broken_one_are_answered(site: Site, app: Application) -> None:
     with site.connect() as client:
-        client.send(get("/echo/a") + get("/turns/9") + get("/echo/b") + b"what?\r\n\r\n" + NEXT)
+        client.sendall(get("/echo/a") + get("/turns/9") + get("/echo/b") + b"what?\r\n\r\n" + NEXT)
         assert [client.response().body for _ in range(3)] == [b"a", b"9", b"b"]
         assert client.response().status == 400
         assert client.rest() == b""
@@ -187,24 +184,24 @@ def test_requests_before_a_broken_one_are_answered(site: Site, app: Application)
 def test_a_fault_in_a_body_that_was_answered_is_not_answered_again(shared: Site) -> None:
     """Else a proxy would take it for the answer to somebody's next request."""
     with shared.connect() as client:
-        client.send(CHUNKED.replace(b"POST / ", b"POST /early "))
+        client.sendall(CHUNKED.replace(b"POST / ", b"POST /early "))
         assert client.response().body == b"early"
-        client.send(b"what?\r\n" + NEXT)
+        client.sendall(b"what?\r\n" + NEXT)
         assert client.rest() == b""
 
 
 def test_a_fault_in_a_body_breaks_a_response_that_has_begun(site: Site) -> None:
     with site.connect() as client:
-        client.send(CHUNKED.replace(b"POST / ", b"POST /stream/100000 "))
+        client.sendall(CHUNKED.replace(b"POST / ", b"POST /stream/100000 "))
         client.head()
-        client.send(b"what?\r\n")
+        client.sendall(b"what?\r\n")
         with pytest.raises((ConnectionResetError, EOFError)):
             list(client.chunks())
 
 
 def test_a_response_that_fails_midway_breaks_the_connection(site: Site) -> None:
     with site.connect() as client:
-        client.send(get("/block"))
+        client.sendall(get("/block"))
         client.head()
         chunks = client.chunks()
         assert next(chunks) == b"part"
@@ -231,11 +228,11 @@ def test_a_refusal_reaches_a_peer_that_is_still_sending(
     if status == 413 and b"Content-Length" in start:
         start = get("/", "Content-Length: 100000000", method="POST")
     with serving(app, loop=loop, limit_request_body=4000) as site, site.connect() as client:
-        client.send(start)
+        client.sendall(start)
         for _ in range(20):
-            client.send(b"x" * 65536)
+            client.sendall(b"x" * 65536)
         assert client.response().status == status
-        client.socket.shutdown(socket.SHUT_WR)
+        client.shutdown(socket.SHUT_WR)
         assert client.rest() == b""
 
 
@@ -245,8 +242,8 @@ def test_a_refusal_reaches_a_peer_that_is_still_sending(
 def test_half_a_head_is_408(loop: str, app: Application) -> None:
     with serving(app, loop=loop, timeout_first_octet=0.6, timeout_request_header=0.3) as site:
         clients = [site.connect() for _ in range(3)]
-        clients[0].send(b"GET / HT")
-        clients[1].send(get("/")[:-2])
+        clients[0].sendall(b"GET / HT")
+        clients[1].sendall(get("/")[:-2])
         assert [client.response().status for client in clients[:2]] == [408, 408]
         assert clients[2].rest() == b""  # said nothing: it gets no answer that it could mistake
         for client in clients:
@@ -259,22 +256,22 @@ def test_a_head_that_begins_late_has_its_whole_time(loop: str, app: Application)
     with serving(app, loop=loop, timeout_request_header=0.3) as site, site.connect() as client:
         assert client.is_silent(0.6)
         head = get("/echo/a")
-        client.send(head[:5])
+        client.sendall(head[:5])
         assert client.is_silent(0.1)
-        client.send(head[5:])
+        client.sendall(head[5:])
         assert client.response().body == b"a"
-        client.send(b"GET ")
+        client.sendall(b"GET ")
         assert client.response().status == 408
 
 
 def test_a_head_that_dribbles_is_408(loop: str, app: Application) -> None:
     with serving(app, loop=loop, timeout_request_header=0.5) as site, site.connect() as client:
-        client.send(get("/echo/a"))
+        client.sendall(get("/echo/a"))
         assert client.response().body == b"a"
         head = get("/", *(["X: y"] * 40))
         sent = 0
         while client.is_silent(0.05):  # no single octet is late
-            client.send(head[sent : sent + 1])
+            client.sendall(head[sent : sent + 1])
             sent += 1
         assert sent < len(head)
         assert client.response().status == 408
@@ -283,7 +280,7 @@ def test_a_head_that_dribbles_is_408(loop: str, app: Application) -> None:
 
 def test_an_idle_connection_is_closed(loop: str, app: Application) -> None:
     with serving(app, loop=loop, timeout_keep_alive=0.3) as site, site.connect() as client:
-        client.send(get("/echo/a"))
+        client.sendall(get("/echo/a"))
         client.response()
         assert client.rest() == b""
 
@@ -291,7 +288,7 @@ def test_an_idle_connection_is_closed(loop: str, app: Application) -> None:
 def test_a_busy_connection_is_not_idle(loop: str, app: Application) -> None:
     with serving(app, loop=loop, timeout_keep_alive=0.2, timeout_request_header=0.2) as site:
         with site.connect() as client:
-            client.send(post(b"late", "/wait"))
+            client.sendall(post(b"late", "/wait"))
             assert client.is_silent(0.8)
             app.go_on.set()
             assert client.response().body == b"late"
@@ -299,7 +296,7 @@ def test_a_busy_connection_is_not_idle(loop: str, app: Application) -> None:
 
 def test_a_body_that_stops_is_408(loop: str, app: Application) -> None:
     with serving(app, loop=loop, timeout_request_body=0.3) as site, site.connect() as client:
-        client.send(post(b"hello", "/watch")[:-2])
+        client.sendall(post(b"hello", "/watch")[:-2])
         response = client.response()
         assert (response.status, response.header("connection")) == (408, "close")
         assert client.rest() == b""
@@ -311,13 +308,13 @@ def test_a_body_that_goes_on_has_its_time_again(loop: str, app: Application) -> 
     head = get("/echo", f"Content-Length: {octets}", method="POST")
     with serving(app, loop=loop, timeout_request_body=1.0) as site:
         with site.connect() as client, site.connect() as stopped:
-            client.send(head)
-            stopped.send(head)
+            client.sendall(head)
+            stopped.sendall(head)
             while stopped.is_silent(0.05):  # the same time without octets is too long
-                client.send(b"x")
+                client.sendall(b"x")
                 sent += 1
             assert stopped.response().status == 408
-            client.send(b"x" * (octets - sent))
+            client.sendall(b"x" * (octets - sent))
             assert client.response().body == b"x" * octets
 
 
@@ -326,16 +323,16 @@ def test_a_peer_that_may_not_send_is_not_waited_for(loop: str, app: Application)
     octets = 20_000_000
     with serving(app, loop=loop, timeout_request_body=0.3) as site:
         with site.connect() as full, site.connect() as asks, site.connect() as stopped:
-            full.send(get("/wait", f"Content-Length: {octets}", method="POST"))
+            full.sendall(get("/wait", f"Content-Length: {octets}", method="POST"))
             sent = full.send_until_stuck(bytes(1 << 20), octets)
-            asks.send(get("/wait", "Content-Length: 5", "Expect: 100-continue", method="POST"))
+            asks.sendall(get("/wait", "Content-Length: 5", "Expect: 100-continue", method="POST"))
             settled(lambda: len(app.started), quiet_s=0.02)
-            stopped.send(post(b"hello", "/wait")[:-2])
+            stopped.sendall(post(b"hello", "/wait")[:-2])
             assert stopped.response().status == 408
             assert full.is_silent(0.0)
             assert asks.is_silent(0.0)
             app.go_on.set()
-            full.send(bytes(octets - sent))
+            full.sendall(bytes(octets - sent))
             assert len(full.response().body) == octets
             assert asks.response().status == 100  # from now on it is waited for
             assert asks.response().status == 408
@@ -343,7 +340,7 @@ def test_a_peer_that_may_not_send_is_not_waited_for(loop: str, app: Application)
 
 def test_a_response_that_has_begun_breaks_if_the_body_stops(loop: str, app: Application) -> None:
     with serving(app, loop=loop, timeout_request_body=0.3) as site, site.connect() as client:
-        client.send(get("/stream/100000000", "Content-Length: 5", method="POST"))
+        client.sendall(get("/stream/100000000", "Content-Length: 5", method="POST"))
         with pytest.raises((EOFError, ConnectionError)):
             client.response()
 
@@ -357,7 +354,7 @@ def test_an_application_learns_that_its_peer_has_gone(
     site: Site, app: Application, how: str, data: bytes
 ) -> None:
     client = site.connect()
-    client.send(data)
+    client.sendall(data)
     wait_until(lambda: bool(app.messages))
     getattr(client, how)()
     assert app.finished.wait(10)
@@ -368,16 +365,16 @@ def test_an_application_is_not_left_waiting_behind_a_large_response(
     site: Site, app: Application
 ) -> None:
     with site.connect() as client:
-        client.send(get("/background/20000000"))
+        client.sendall(get("/background/20000000"))
         assert len(client.response().body) == 20_000_000
         assert app.finished.wait(10)
-        client.send(get("/echo/a"))
+        client.sendall(get("/echo/a"))
         assert client.response().body == b"a"
 
 
 def test_a_slow_reader_slows_its_application(site: Site, app: Application) -> None:
     with site.connect() as client:
-        client.send(get("/stream/30000"))
+        client.sendall(get("/stream/30000"))
         settled(lambda: len(app.messages))
         assert len(app.messages) < 20_000  # KiB: what kernel and transport hold
         assert len(client.response().body) == 30_000 * 1024
@@ -387,20 +384,20 @@ def test_who_does_not_read_responses_gets_no_further_ones(site: Site, app: Appli
     """Pipelined requests are answered as the answers are read, not into memory."""
     count = 60
     with site.connect() as client:
-        client.send(get("/large/1000000") * count)
+        client.sendall(get("/large/1000000") * count)
         settled(lambda: len(app.started))
         assert len(app.started) < 20
         for _ in range(count):
             assert len(client.response().body) == 1_000_000
         assert len(app.started) == count
-        client.send(get("/echo/a"))
+        client.sendall(get("/echo/a"))
         assert client.response().body == b"a"
 
 
 def test_requests_one_by_one_that_nobody_reads_the_answers_of(site: Site, app: Application) -> None:
     with site.connect() as client:
         for _ in range(60):
-            client.send(get("/large/1000000"))
+            client.sendall(get("/large/1000000"))
             settled(lambda: len(app.started), quiet_s=0.02)
         assert len(app.started) < 20
         for _ in range(60):
@@ -410,18 +407,18 @@ def test_requests_one_by_one_that_nobody_reads_the_answers_of(site: Site, app: A
 def test_a_slow_application_slows_its_peer(site: Site, app: Application) -> None:
     octets = 60_000_000
     with site.connect() as client:
-        client.send(get("/wait", f"Content-Length: {octets}", method="POST"))
+        client.sendall(get("/wait", f"Content-Length: {octets}", method="POST"))
         sent = client.send_until_stuck(bytes(1 << 20), octets)
         assert sent < 30_000_000
         app.go_on.set()
-        client.send(bytes(octets - sent))
+        client.sendall(bytes(octets - sent))
         assert len(client.response().body) == octets
 
 
 def test_requests_behind_a_large_body_wait_in_the_network(site: Site, app: Application) -> None:
     """An exchange that asks for its body must not bring in what lies behind it."""
     with site.connect() as client:
-        client.send(post(bytes(200_000), "/echo") + get("/wait/a"))
+        client.sendall(post(bytes(200_000), "/echo") + get("/wait/a"))
         assert len(client.response().body) == 200_000
         assert client.send_until_stuck(get("/echo/b") * 2000, 200_000_000) < 40_000_000
         app.go_on.set()

@@ -12,6 +12,7 @@ import pytest
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from tests.loops.apps import Site as Application
+from tests.support.client import Client, get, handshake
 from tests.support.frames import (
     BINARY,
     CLOSE,
@@ -27,13 +28,7 @@ from tests.support.frames import (
     inflated,
     text,
 )
-from tests.support.server import (
-    Raw,
-    Site,
-    get,
-    handshake,
-    serving,
-)
+from tests.support.server import Site, serving
 from tests.support.waiting import settled, wait_until
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
@@ -50,7 +45,7 @@ def site(loop: str, app: Application, request: pytest.FixtureRequest) -> Iterato
         yield site
 
 
-def is_over(client: Raw) -> bool:
+def is_over(client: Client) -> bool:
     """Whether the server has ended the connection, without a reset."""
     return client.rest() == b""
 
@@ -58,10 +53,10 @@ def is_over(client: Raw) -> bool:
 def test_messages_and_a_clean_end(site: Site, app: Application) -> None:
     with site.websocket() as client:
         for size in (0, 1, 125, 126, 65535, 65536, 300_000):
-            client.send(binary(b"x" * size) + text("é" * (size // 2)))
+            client.sendall(binary(b"x" * size) + text("é" * (size // 2)))
             assert client.frame() == ServerFrame(BINARY, b"x" * size)
             assert client.frame() == ServerFrame(TEXT, "é".encode() * (size // 2))
-        client.send(close(4000, "enough"))
+        client.sendall(close(4000, "enough"))
         assert client.frame().close_code == 4000
         assert is_over(client)
     assert app.finished.wait(10)
@@ -79,13 +74,13 @@ def test_octet_by_octet(site: Site) -> None:
             (close(1000), ServerFrame(CLOSE, b"\x03\xe8")),
         ):
             for at in range(len(data)):
-                client.send(data[at : at + 1])
+                client.sendall(data[at : at + 1])
             assert client.frame() == answer
 
 
 def test_frames_in_the_packet_of_the_handshake(site: Site) -> None:
     with site.connect() as client:
-        client.send(handshake() + text("eager") + text("er"))
+        client.sendall(handshake() + text("eager") + text("er"))
         assert client.head().status == 101
         assert client.frame().payload == b"eager"
         assert client.frame().payload == b"er"
@@ -94,14 +89,14 @@ def test_frames_in_the_packet_of_the_handshake(site: Site) -> None:
 def test_a_handshake_behind_other_requests(site: Site, app: Application) -> None:
     """Answers keep their order, and what follows the handshake is frames."""
     with site.connect() as client:
-        client.send(get("/echo/a") + get("/turns/5") + get("/echo/b") + handshake() + text("ws"))
+        client.sendall(get("/echo/a") + get("/turns/5") + get("/echo/b") + handshake() + text("ws"))
         assert [client.response().body for _ in range(3)] == [b"a", b"5", b"b"]
         assert client.head().status == 101
         assert client.frame().payload == b"ws"
     with site.connect() as client:
-        client.send(get("/wait/a") + handshake())
+        client.sendall(get("/wait/a") + handshake())
         wait_until(lambda: "/wait/a" in app.started)
-        client.send(text("while") + text("waiting"))
+        client.sendall(text("while") + text("waiting"))
         app.go_on.set()
         assert client.response().body == b"a"
         assert client.head().status == 101
@@ -120,7 +115,7 @@ def test_a_handshake_behind_other_requests(site: Site, app: Application) -> None
 )
 def test_bad_handshakes(site: Site, app: Application, data: bytes, status: int) -> None:
     with site.connect() as client:
-        client.send(data)
+        client.sendall(data)
         assert client.response().status == status
         assert is_over(client)
     assert app.started == []
@@ -141,12 +136,12 @@ def test_the_reason_reaches_a_peer_that_is_still_sending(
 ) -> None:
     """close() with octets unread would be a reset, which destroys what the peer has not read."""
     with site.websocket() as client:
-        client.send(fault)
+        client.sendall(fault)
         for _ in range(50):
-            client.send(bytes(65536))
+            client.sendall(bytes(65536))
         sent = client.frame()
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
-        client.socket.shutdown(socket.SHUT_WR)
+        client.shutdown(socket.SHUT_WR)
         assert is_over(client)
     assert app.finished.wait(10)
     assert app.messages[0]["code"] == code
@@ -157,12 +152,12 @@ def test_the_reason_reaches_a_peer_that_is_still_sending(
 )
 def test_the_truth_about_the_end(site: Site, app: Application, how: str, code: int) -> None:
     client = site.websocket()
-    client.send(text("a"))
+    client.sendall(text("a"))
     assert client.frame().payload == b"a"
     if how == "half":
-        client.socket.shutdown(socket.SHUT_WR)
+        client.shutdown(socket.SHUT_WR)
     elif how == "Close":
-        client.send(close())
+        client.sendall(close())
         assert client.frame() == ServerFrame(CLOSE, b"")
     else:
         getattr(client, how)()
@@ -173,13 +168,13 @@ def test_the_truth_about_the_end(site: Site, app: Application, how: str, code: i
 
 def test_compression_of_each_message_by_itself(site: Site) -> None:
     with site.connect() as client:
-        client.send(handshake(DEFLATE + "; client_max_window_bits"))
+        client.sendall(handshake(DEFLATE + "; client_max_window_bits"))
         extensions = client.head().header("sec-websocket-extensions")
         assert extensions is not None
         assert "server_no_context_takeover" in extensions
         for size in (0, 10, 300, 100_000):
             message = b"ab" * (size // 2)
-            client.send(frame(BINARY, deflated(message), rsv=4))
+            client.sendall(frame(BINARY, deflated(message), rsv=4))
             answer = client.frame()
             assert answer.rsv == (4 if size >= 256 else 0)
             assert (inflated(answer.payload) if answer.rsv else answer.payload) == message
@@ -187,7 +182,7 @@ def test_compression_of_each_message_by_itself(site: Site) -> None:
 
 def test_a_bomb_is_refused_while_it_is_inflated(site: Site) -> None:
     with site.websocket(DEFLATE) as client:
-        client.send(frame(BINARY, deflated(bytes(17 * 1024 * 1024)), rsv=4))
+        client.sendall(frame(BINARY, deflated(bytes(17 * 1024 * 1024)), rsv=4))
         assert client.frame().close_code == 1009
 
 
@@ -251,12 +246,12 @@ def test_a_deaf_application_does_not_cost_its_peer_the_channel(loop: str, deaf: 
     """Peers are known that kill it: the Pong waits behind a message that nobody receives."""
     options = {"ws_ping_interval": 0.2, "ws_ping_timeout": 0.2}
     with serving(deaf, loop=loop, **options) as site, site.websocket() as client:
-        client.send(text("one") + text("two"))
+        client.sendall(text("one") + text("two"))
         for _ in range(5):  # more than an interval and a timeout
             assert client.frame().opcode == PING
-            client.send(frame(PONG))
+            client.sendall(frame(PONG))
         deaf.go_on.set()
-        client.send(close(1000))
+        client.sendall(close(1000))
         while (last := client.frame()).opcode == PING:
             pass
         assert last.close_code == 1000
@@ -277,11 +272,13 @@ def test_a_dead_peer_is_noticed(loop: str, app: Application) -> None:
 def test_send_waits_for_a_peer_that_does_not_read(loop: str, deaf: Deaf) -> None:
     with serving(deaf, loop=loop) as site:
         client = site.connect(receive_buffer=8192)
-        client.send(handshake(path="/flood"))
+        client.sendall(handshake(path="/flood"))
         assert client.head().status == 101
         settled(lambda: deaf.sent)
         assert deaf.sent < 20_000_000
-        client.send(frame(PING, b"x" * 125) * 50_000)  # answered with one Pong in the end, at most
+        client.sendall(
+            frame(PING, b"x" * 125) * 50_000
+        )  # answered with one Pong in the end, at most
         settled(lambda: deaf.sent)
         before = deaf.sent
         client.exactly(1_000_000)
@@ -300,7 +297,7 @@ def test_an_application_that_does_not_accept(loop: str) -> None:
             assert (await receive())["type"] == "websocket.disconnect"
 
     with serving(sleeps, loop=loop, ws_accept_timeout=0.3) as site, site.connect() as client:
-        client.send(handshake())
+        client.sendall(handshake())
         assert client.response().status == 500
         assert is_over(client)
 
@@ -313,7 +310,7 @@ def test_our_close_that_is_not_answered(loop: str) -> None:
 
     with serving(goes, loop=loop, ws_close_timeout=0.3) as site, site.websocket() as client:
         assert client.frame().close_code == 1001
-        client.send(text("never mind"))
+        client.sendall(text("never mind"))
         assert is_over(client)
 
 
@@ -330,7 +327,7 @@ def test_a_denial(loop: str, streamed: bool) -> None:
         await send({"type": kind, "body": b"never"})
 
     with serving(denies, loop=loop) as site, site.connect() as client:
-        client.send(handshake() + text("too early"))
+        client.sendall(handshake() + text("too early"))
         response = client.response()
         assert (response.status, response.header("x-reason")) == (401, "why not")
         assert response.body == b"no " * 3000 * streamed + b"never"

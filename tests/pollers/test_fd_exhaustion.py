@@ -199,7 +199,8 @@ AT_THE_LIMIT = textwrap.dedent("""
     import logging, os, resource, sys, threading
     from asgi_poller.pollers.pool import PollerPool
     from asgi_poller.handoff.thread_lane import ThreadLane
-    from tests.pollers.fakes import LoopCore, make_listener, wait_until
+    from tests.pollers.fakes import LoopCore, make_listener
+    from tests.support.waiting import wait_until
 
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
     core = LoopCore()

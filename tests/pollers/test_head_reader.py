@@ -28,7 +28,9 @@ from asgi_poller.protocols.host_origin import HostMatcher
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
 from tests.attacks.echo import app as echo
 from tests.pollers.fakes import PromptLane, connect, make_listener, serving
+from tests.support import client as requests
 from tests.support import server as product
+from tests.support.client import reset_on_close
 from tests.support.frames import text
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -176,7 +178,7 @@ def test_who_goes_is_forgotten() -> None:
         connect(at.listener).close()
         client = connect(at.listener)
         client.sendall(GET[:5])
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        reset_on_close(client)
         client.close()
         wait_until(lambda: at.ended == [3, 3])
         assert at.poller_pool.stats().pending_heads == 0
@@ -242,21 +244,21 @@ def test_within_one_process_a_head_is_parsed_once(
     header = V1 if proxied else b""
     with product.serving(echo, direct_handshake=True, proxy_protocol=proxied) as site:
         with site.connect() as client:
-            client.send(header + product.handshake() + text("with the head"))
+            client.sendall(header + requests.handshake() + text("with the head"))
             assert client.response(has_body=False).status == 101
             assert client.frame().payload == b"with the head"
         with site.connect() as client:
-            client.send(header + product.get() + product.get()[:20])
+            client.sendall(header + requests.get() + requests.get()[:20])
             assert client.response().status == 200
-            client.send(product.get()[20:])
+            client.sendall(requests.get()[20:])
             assert client.response().status == 200
         with site.connect() as client:
-            client.send(header + product.post(b"a body in two pieces")[:-5])
-            client.send(b"ieces" + b"BROKEN\r\n\r\n")
+            client.sendall(header + requests.post(b"a body in two pieces")[:-5])
+            client.sendall(b"ieces" + b"BROKEN\r\n\r\n")
             assert client.response().status == 200
             assert client.response().status == 400, "in its turn"
         with site.connect() as client:  # an upgrade that nobody offers is not asked for
-            client.send(header + product.get("/", "Upgrade: chess", "Connection: upgrade"))
+            client.sendall(header + requests.get("/", "Upgrade: chess", "Connection: upgrade"))
             assert client.response().status == 200
 
 

@@ -26,6 +26,7 @@ from tests.pollers.fakes import (
     make_listener,
     serving,
 )
+from tests.support.client import reset_on_close
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -166,7 +167,7 @@ def test_a_refused_client_that_has_gone_costs_nothing() -> None:
         at.visit().close()
         client = socket.create_connection(at.listeners[0].getsockname())
         connection, peer = at.listeners[0].accept()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        reset_on_close(client)
         client.close()  # a reset
         assert at.rate_limiter(Accepted(connection.detach(), 0, peer)) is None
 

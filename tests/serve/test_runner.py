@@ -14,13 +14,9 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.errors import StartupError
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.serve.runner import run_loop
+from tests.support.client import get, handshake
 from tests.support.fake_connection import errors_in
-from tests.support.server import (
-    LOOPS,
-    get,
-    handshake,
-    serving,
-)
+from tests.support.server import LOOPS, serving
 from tests.support.waiting import wait_until
 
 LOOP = pytest.mark.parametrize("loop", LOOPS)
@@ -142,14 +138,14 @@ def test_an_application_that_exits_ends_its_request_alone(
         others = [site.connect() for _ in range(4)]
         for _ in range(4):
             with site.connect() as client:
-                client.send(get("/exit"))
+                client.sendall(get("/exit"))
                 assert client.response().status == 500
             with site.connect() as client:
-                client.send(handshake())
+                client.sendall(handshake())
                 assert client.head().status == 101
                 assert client.frame().close_code == 1011
         for other in others:
-            other.send(get())
+            other.sendall(get())
             assert other.response().body == b"still here"
             other.close()
         wait_until(lambda: len(errors_in(caplog)) == 8)

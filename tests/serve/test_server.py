@@ -18,13 +18,8 @@ from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.errors import ListenError, OperatorFault, StartupError
 from asgi_poller.serve.server import Server
-from tests.support.server import (
-    Site,
-    get,
-    handshake,
-    post,
-    serving,
-)
+from tests.support.client import get, handshake, post
+from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S
 
 
@@ -297,7 +292,7 @@ def test_each_loop_has_a_thread_a_lifespan_and_a_state(loop: str) -> None:
         clients = [site.connect() for _ in range(6)]
         names = []
         for client in clients:
-            client.send(get())
+            client.sendall(get())
             names.append(client.response().body)
         # connections that stay open are spread evenly
         assert sorted(names.count(name) for name in set(names)) == [2, 2, 2]
@@ -329,7 +324,7 @@ def test_with_a_factory_each_loop_has_an_application() -> None:
     with serving(make, factory=True, loops=2) as site:
         clients = [site.connect() for _ in range(4)]
         for client in clients:
-            client.send(get())
+            client.sendall(get())
         assert sorted(client.response().body for client in clients) == [b"1", b"1", b"2", b"2"]
         for client in clients:
             client.close()
@@ -355,7 +350,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 def answered(site: Site, request: bytes) -> Any:
     with site.connect() as client:
-        client.send(request)
+        client.sendall(request)
         return client.response()
 
 
@@ -369,7 +364,7 @@ def test_header_switches() -> None:
         assert [value for name, value in headers if name == "x-a"] == ["1", "2"]
         assert [value for name, value in headers if name == "server"] == ["mine"]
         with site.connect() as client:
-            client.send(handshake())
+            client.sendall(handshake())
             assert client.head().header("x-a") == "2"
 
 
@@ -386,7 +381,7 @@ def test_limit_concurrency(kind: str) -> None:
     with serving(echo, limit_concurrency=2) as site:
         idle = [site.connect() for _ in range(5)]
         for client in idle:
-            client.send(get())
+            client.sendall(get())
             assert client.response().status == 200
         busy = []
         for _ in range(2):
@@ -394,13 +389,13 @@ def test_limit_concurrency(kind: str) -> None:
                 busy.append(site.websocket())
             else:
                 client = site.connect()
-                client.send(get("/", "Content-Length: 1", "Expect: 100-continue", method="POST"))
+                client.sendall(get("/", "Content-Length: 1", "Expect: 100-continue", method="POST"))
                 assert client.response().status == 100  # it waits for its body
                 busy.append(client)
         refused = answered(site, get())
         assert refused.status == 503
         with site.connect() as client:
-            client.send(handshake())
+            client.sendall(handshake())
             assert client.response().status == 503
         for client in [*busy, *idle]:
             client.close()

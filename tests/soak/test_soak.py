@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.site import read_to_end
 from tests.soak.load import Address, Load
+from tests.support.client import read_to_end
 from tests.support.command import Command
 from tests.support.waiting import DEADLINE_S, wait_until
 

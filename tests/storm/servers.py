@@ -6,25 +6,16 @@ import base64
 import hashlib
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tests.support.client import read_exactly, read_head, reset_on_close
+from tests.support.frames import masked, server_frame
 from tests.support.waiting import DEADLINE_S
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 Behaviour = Callable[[socket.socket], None]
-
-
-def read_head(sock: socket.socket) -> bytes:
-    """The request head, or what there is of it when the client goes."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        if not (data := sock.recv(65536)):
-            break
-        received += data
-    return received
 
 
 def accept_head(request: bytes, *, extra: str = "") -> bytes:
@@ -65,12 +56,7 @@ def opening(then: Behaviour, *, extra: str = "") -> Behaviour:
 def resetting(sock: socket.socket) -> None:
     """RST instead of an answer."""
     read_head(sock)
-    resetting_now(sock)
-
-
-def resetting_now(sock: socket.socket) -> None:
-    """RST when the connection is closed."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(sock)
 
 
 def ending(sock: socket.socket) -> None:
@@ -89,32 +75,21 @@ def silent(sock: socket.socket) -> None:
 
 
 def read_frame(sock: socket.socket) -> tuple[int, bytes]:
-    """One frame from a client: its first octet and its payload, unmasked. (0, b"") at the end."""
-    head = _exactly(sock, 2)
-    if len(head) < 2:
+    """One frame from a client: its first byte and its payload, unmasked. (0, b"") at the end."""
+    try:
+        first, length = read_exactly(sock, 2)
+        length &= 127
+        if length >= 126:
+            length = int.from_bytes(read_exactly(sock, 2 if length == 126 else 8), "big")
+        mask = read_exactly(sock, 4)
+        return first, masked(read_exactly(sock, length), mask)
+    except EOFError:
         return 0, b""
-    length = head[1] & 127
-    if length >= 126:
-        length = int.from_bytes(_exactly(sock, 2 if length == 126 else 8), "big")
-    key = int.from_bytes((_exactly(sock, 4) * (length // 4 + 1))[:length], "big")
-    masked = int.from_bytes(_exactly(sock, length), "big")
-    return head[0], (masked ^ key).to_bytes(length, "big")
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size and (more := sock.recv(size - len(data))):
-        data += more
-    return bytes(data)
 
 
 def frame(first: int, payload: bytes) -> bytes:
-    """A frame as a server sends it."""
-    if len(payload) < 126:
-        return bytes((first, len(payload))) + payload
-    if len(payload) < 1 << 16:
-        return bytes((first, 126)) + len(payload).to_bytes(2, "big") + payload
-    return bytes((first, 127)) + len(payload).to_bytes(8, "big") + payload
+    """A frame as a server sends it, with FIN and the opcode in its first byte."""
+    return server_frame(first & 15, payload, fin=first >= 128)
 
 
 @contextmanager

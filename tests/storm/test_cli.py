@@ -22,6 +22,7 @@ from asgi_poller.storm.stats import CAUSES
 from asgi_poller.storm.summary import SCHEMA, TIMELINE_COLUMNS
 from tests.storm import servers
 from tests.storm.runs import check_balance, command, finished
+from tests.support.client import read_head
 from tests.support.waiting import DEADLINE_S
 
 
@@ -116,7 +117,7 @@ def test_interrupt_still_reports(mode: str, tmp_path: Path) -> None:
     def behave(sock: socket.socket) -> None:
         asked.append(sock)
         if mode == "hold":
-            sock.sendall(servers.accept_head(servers.read_head(sock)))
+            sock.sendall(servers.accept_head(read_head(sock)))
         if len(asked) == 10:
             process.send_signal(signal.SIGINT)
         servers.silent(sock)

@@ -21,6 +21,7 @@ from asgi_poller.storm.plan import made_payload
 from asgi_poller.storm.summary import document, rows
 from tests.storm import servers
 from tests.storm.runs import causes, check_balance, plan_for, run
+from tests.support.client import read_head
 
 APPLICATION = """
 async def app(scope, receive, send):
@@ -230,7 +231,7 @@ class FanServer:
             for sock in ready:
                 if sock is self.listener:
                     new = sock.accept()[0]
-                    new.sendall(servers.accept_head(servers.read_head(new)))
+                    new.sendall(servers.accept_head(read_head(new)))
                     channels.append(new)
                     continue
                 try:

@@ -14,6 +14,7 @@ from asgi_poller.storm.fleet import Fleet
 from asgi_poller.storm.plan import StormError
 from tests.storm import servers
 from tests.storm.runs import causes, plan_for, run
+from tests.support.client import read_head, reset_on_close
 from tests.support.processes import free_port, open_descriptors
 
 WRONG_ACCEPT = (
@@ -131,7 +132,7 @@ def test_an_answer_octet_by_octet() -> None:
 
     def behave(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for octet in servers.accept_head(servers.read_head(sock)):
+        for octet in servers.accept_head(read_head(sock)):
             sock.send(bytes((octet,)))
         servers.silent(sock)
 
@@ -165,7 +166,7 @@ def test_lost_channels_are_not_failures() -> None:
     """What opened and was then dropped by the server is counted as lost, by how it ended."""
     ends = [
         servers.ending,
-        servers.resetting_now,
+        reset_on_close,
         servers.closing,
     ]
     turn = iter(range(10**6))
@@ -186,7 +187,7 @@ def test_no_more_are_under_way_than_asked() -> None:
     lock = threading.Lock()
 
     def behave(sock: socket.socket) -> None:
-        request = servers.read_head(sock)
+        request = read_head(sock)
         with lock:
             waiting.append(sock)
             most.append(len(waiting))

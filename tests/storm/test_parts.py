@@ -16,6 +16,7 @@ from hypothesis import strategies as some
 from asgi_poller.storm import frames, handshake, probe, svg
 from asgi_poller.storm.plan import Plan, attempts_due, parse_header, parse_octets, parse_seconds
 from asgi_poller.storm.stats import BUCKET_COUNT, Histogram, Tally, bounds_of, bucket_of
+from tests.storm import servers
 
 # -- units and plans -------------------------------------------------------------------------------
 
@@ -67,19 +68,14 @@ def test_request_has_what_was_given_instead_of_the_default() -> None:
 # -- frames ----------------------------------------------------------------------------------------
 
 
-def server_frame(first: int, payload: bytes) -> bytes:
-    """An unmasked frame with any first octet."""
-    return bytes((first,)) + frames.header(0, len(payload))[1:] + payload
-
-
 STREAM = (
-    server_frame(0x81, b"one")
-    + server_frame(0x89, b"ping")
-    + server_frame(0x02, b"tw")
-    + server_frame(0x8A, b"")
-    + server_frame(0x80, b"o" * 70_000)
-    + server_frame(0x82, b"")
-    + server_frame(0x88, b"\x03\xe8")
+    servers.frame(0x81, b"one")
+    + servers.frame(0x89, b"ping")
+    + servers.frame(0x02, b"tw")
+    + servers.frame(0x8A, b"")
+    + servers.frame(0x80, b"o" * 70_000)
+    + servers.frame(0x82, b"")
+    + servers.frame(0x88, b"\x03\xe8")
 )
 
 

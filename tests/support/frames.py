@@ -1,4 +1,4 @@
-"""WebSocket frames as a client sends them, and as it reads what a server sends (RFC 6455, 5.2)."""
+"""WebSocket frames of both sides (RFC 6455, 5.2): what clients and servers of the tests send."""
 
 from __future__ import annotations
 
@@ -36,8 +36,15 @@ def header(first: int, length: int, is_masked: bool = True) -> bytes:
 
 def masked(payload: bytes, mask: bytes) -> bytes:
     """RFC 6455, 5.3; its own inverse."""
-    repeated = mask * (len(payload) // 4 + 1)
-    return bytes(a ^ b for a, b in zip(payload, repeated, strict=False))
+    length = len(payload)
+    repeated = (mask * (length // 4 + 1))[:length]
+    number = int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")
+    return number.to_bytes(length, "big")
+
+
+def server_frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """A frame as a server sends it."""
+    return frame(opcode, payload, fin=fin, mask=None)
 
 
 def text(message: str) -> bytes:
