@@ -21,9 +21,10 @@ import trustme
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.gunicorn.command import gunicorn
+from tests.support.client import get
 from tests.support.command import Command
 from tests.support.processes import open_descriptors
-from tests.support.server import get, serving
+from tests.support.server import serving
 from tests.support.tls import write_pair
 from tests.support.waiting import DEADLINE_S, wait_until
 
