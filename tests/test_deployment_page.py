@@ -79,12 +79,12 @@ def ask_through(port: int, scheme: str) -> None:
     with httpx.Client(transport=transport, timeout=DEADLINE_S, headers=headers) as client:
         seen = client.get(f"http://127.0.0.1:{port}/there").raise_for_status().json()
     assert (seen["client"][0], seen["scheme"], seen["path"]) == (CLIENT, scheme, "/there")
-    url = f"ws://127.0.0.1:{port}/channel"
-    with connect(url, open_timeout=DEADLINE_S, source_address=(CLIENT, 0)) as channel:
-        seen = json.loads(channel.recv(timeout=DEADLINE_S))
+    url = f"ws://127.0.0.1:{port}/websocket"
+    with connect(url, open_timeout=DEADLINE_S, source_address=(CLIENT, 0)) as websocket:
+        seen = json.loads(websocket.recv(timeout=DEADLINE_S))
         assert (seen["client"][0], seen["scheme"]) == (CLIENT, scheme.replace("http", "ws"))
-        channel.send("hello")
-        assert channel.recv(timeout=DEADLINE_S) == "hello"
+        websocket.send("hello")
+        assert websocket.recv(timeout=DEADLINE_S) == "hello"
 
 
 @pytest.mark.tools

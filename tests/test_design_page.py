@@ -94,3 +94,13 @@ def test_every_module_can_be_found_from_the_page() -> None:
         new = {path for module in new for path in imports_of(module)} - found
         found |= new
     assert sorted(wanted - found) == [], "docs/design.md has no way to these"
+
+
+def test_the_words_name_classes_of_the_code() -> None:
+    words = re.search(r"## Words.*?\n## ", PAGE, re.DOTALL)
+    assert words is not None
+    ours = [line.split(" | ")[1] for line in words[0].splitlines() if line.startswith("| ")]
+    named = {name for cell in ours for name in re.findall(r"`([A-Z]\w+)`", cell)}
+    assert len(named) > 10
+    code = "\n".join((PACKAGE / module).read_text(encoding="utf-8") for module in MODULES)
+    assert named - set(re.findall(r"^class (\w+)", code, re.MULTILINE)) == set()

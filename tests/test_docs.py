@@ -113,9 +113,9 @@ def test_the_first_application() -> None:
 def test_the_application_with_fastapi() -> None:
     with served(code_blocks()[1]) as address:
         assert httpx.get(f"http://{address}/").json() == {"hello": "world"}
-        with connect(f"ws://{address}/echo") as channel:
-            channel.send("hi")
-            assert channel.recv(timeout=DEADLINE_S) == "hi"
+        with connect(f"ws://{address}/echo") as websocket:
+            websocket.send("hi")
+            assert websocket.recv(timeout=DEADLINE_S) == "hi"
 
 
 def test_the_lifespan() -> None:
