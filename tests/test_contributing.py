@@ -8,11 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.support.calls import APPLICATION, FILE_VARIABLE, Call, Calls, read
 from tests.support.command import Command, get
@@ -121,12 +124,10 @@ def functions_of(walk: str) -> set[tuple[str, str]]:
     return {(path, name) for path, rest in items for name in re.findall(r"`([\w.]+)`", rest)}
 
 
-def hold(walk: str, calls: Iterable[Call]) -> None:
-    """Each function of the walk is called, with nothing but the walk's files on its stack, and each
-    file is called from one before it.
+def hold(walked: list[str], named: set[tuple[str, str]], calls: Iterable[Call]) -> None:
+    """Each function that is named is called, with nothing but the walk's files on its stack, and
+    each file is called from one before it.
     """
-    walked = files_of(walk)
-    named = functions_of(walk)
     seen = set()
     reached = {walked[0]}
     for call in calls:
@@ -144,12 +145,9 @@ def hold(walk: str, calls: Iterable[Call]) -> None:
     assert set(walked) - reached <= entered_otherwise
 
 
-@pytest.mark.parametrize(
-    ("walk", "workers", "most"), [("one process", 1, 9), ("to a worker", 2, 12)]
-)
-def test_the_way_of_a_connection(walk: str, workers: int, most: int, tmp_path: Path) -> None:
-    assert len(files_of(walk)) <= most
-    record = tmp_path / "calls"
+@contextmanager
+def recorded(record: Path, workers: int) -> Iterator[tuple[str, int]]:
+    """The address of a server that writes its calls to `record` until it has ended."""
     command = Command(
         "--port=0",
         f"--workers={workers}",
@@ -158,11 +156,29 @@ def test_the_way_of_a_connection(walk: str, workers: int, most: int, tmp_path: P
     )
     try:
         command.wait_for("running on")
-        get(command.address, "/")
+        yield command.address
         command.stop()
-        hold(walk, read(record))
     finally:
         command.close()
+
+
+@pytest.mark.parametrize(
+    ("walk", "workers", "most"), [("one process", 1, 9), ("to a worker", 2, 12)]
+)
+def test_the_way_of_a_request(walk: str, workers: int, most: int, tmp_path: Path) -> None:
+    with recorded(tmp_path / "calls", workers) as address:
+        get(address, "/")
+    assert len(files_of(walk)) <= most
+    hold(files_of(walk), functions_of(walk), read(tmp_path / "calls"))
+
+
+def test_a_websocket_takes_one_file_more(tmp_path: Path) -> None:
+    with recorded(tmp_path / "calls", workers=1) as (host, port):
+        with connect(f"ws://{host}:{port}/") as websocket, pytest.raises(ConnectionClosed):
+            websocket.recv(timeout=DEADLINE_S)
+    walked = [*files_of("one process")[:-1], "loops/upgrade.py", files_of("one process")[-1]]
+    assert "between 8 and 9: `loops/upgrade.py`" in PAGE
+    hold(walked, functions_of("one process"), read(tmp_path / "calls"))
 
 
 def test_the_way_of_a_message() -> None:

@@ -107,14 +107,18 @@ def app(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> Awaitable[None]:
-    """Answers with its process id; no coroutine function, so that it sees who calls it."""
-    if _calls is not None and scope["type"] == "http":
+    """Answers with its process id, or accepts and returns. No coroutine function, so that it sees
+    who calls it.
+    """
+    if _calls is not None and scope["type"] != "lifespan":
         _calls.note_application()
     return _answer(scope, send)
 
 
 async def _answer(scope: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-    if scope["type"] == "http":
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+    elif scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
 
