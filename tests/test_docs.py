@@ -75,6 +75,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(linked), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """From the repository's root, or below the package."""
+    named = re.findall(
+        r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|json))`", page.read_text(encoding="utf-8")
+    )
+    roots = (ROOT, ROOT / "asgi_poller")
+    assert [name for name in named if not any((root / name).is_file() for root in roots)] == []
+
+
 def code_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)
 
