@@ -1,6 +1,6 @@
 """The command line: `asgi-poller APP [OPTIONS]`, made from the table of options.
 
-The only module that ends the process. Whatever the operator has to mend is one line on standard
+The only module that ends the process. Whatever the operator has to change is one line on standard
 error and an exit code: 2 for an option, 1 for an address, 3 for an application that does not start
 (as uvicorn's).
 """
@@ -28,7 +28,7 @@ NOTHING = (None, (), "", False)  # defaults that --help need not show
 
 
 def _refuse(message: str, exit_code: int) -> NoReturn:
-    """Says on one line what the operator has to mend, and ends the command."""
+    """Prints on one line what the operator has to change, and ends the command."""
     click.echo(f"{PROGRAM}: error: {' '.join(message.split())}", err=True)
     raise click.exceptions.Exit(exit_code)
 
@@ -127,7 +127,7 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
 
     Every option can also be set by an environment variable (--ws-max-size: ASGI_POLLER_WS_MAX_SIZE)
     and in a TOML file (ws_max_size = "16MiB"). The command line goes first, then the environment,
-    then the file. Durations are seconds or 50ms, 5s, 2m, 1h; sizes are octets or 64k, 16MiB, 1g;
+    then the file. Durations are seconds or 50ms, 5s, 2m, 1h; sizes are bytes or 64k, 16MiB, 1g;
     "none" takes a limit off.
     """
     ctx = click.get_current_context()

@@ -54,7 +54,7 @@ class Config(
 
     `Config("module:app", port=8001, workers="auto")`: attribute names are those of the command line
     with underscores; the first four may be positional, as uvicorn's. Durations are seconds, sizes
-    octets; text with a unit (`"16MiB"`, `"50ms"`) is accepted for both. None means "not given"
+    bytes; text with a unit (`"16MiB"`, `"50ms"`) is accepted for both. None means "not given"
     unless None is a value of the option. uvicorn's keywords are understood. Raises ConfigError for
     an unknown keyword (with the nearest known one), a wrong type or range, and settings that
     contradict each other.

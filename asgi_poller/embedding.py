@@ -49,7 +49,7 @@ class Config(config.Config):
     def configure_logging(self) -> None:
         """Done already, when it was made. Raises ConfigError for a log_config that cannot be used.
 
-        To be called anew after something else has configured logging.
+        To be called again after something else has configured logging.
         """
         from asgi_poller.logs import configure_logging, log_notices
 

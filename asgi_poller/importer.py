@@ -7,7 +7,6 @@ frame on), since nothing else says where. Every other failure is one line.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import logging
@@ -19,6 +18,7 @@ from typing import Any, cast
 from asgi_poller.config import ASGIApplication, Config
 from asgi_poller.errors import StartupError
 from asgi_poller.settings.sources import env_file_values
+from asgi_poller.settings.table import nearest
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -68,7 +68,7 @@ def import_object(path: str, *, app_dir: str = "") -> Any:
             found = getattr(found, name)
         except AttributeError:
             raise StartupError(
-                f"{module_name!r} has no attribute {attributes!r}{_nearest(name, dir(found))}"
+                f"{module_name!r} has no attribute {attributes!r}{nearest(name, dir(found))}"
             ) from None
     return found
 
@@ -98,7 +98,7 @@ def _import_module(name: str, app_dir: str) -> ModuleType:
         frames = _frames_of_user(error.__traceback__)
         if isinstance(error, ModuleNotFoundError) and frames is None:
             raise StartupError(
-                f"there is no module {error.name!r}{_nearest(name, _modules_in(app_dir))}"
+                f"there is no module {error.name!r}{nearest(name, _modules_in(app_dir))}"
                 f" (looked in {os.path.abspath(app_dir)} and sys.path)"
             ) from None
         _log.error("%r failed while it was imported", name, exc_info=(type(error), error, frames))
@@ -130,11 +130,6 @@ def _modules_in(app_dir: str) -> list[str]:
     return names
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _call_factory(factory: Any, name: str) -> Any:
     if not callable(factory):
         raise StartupError(f"{name} is no factory: {type(factory).__name__} cannot be called")
@@ -154,7 +149,7 @@ def _call_factory(factory: Any, name: str) -> Any:
 
 
 def _accepts(app: Any, count: int) -> bool:
-    """Whether `app` can be called with so many positional arguments; True if nobody knows."""
+    """Whether `app` can be called with so many positional arguments; True if that is not known."""
     try:
         inspect.signature(app).bind(*range(count))
     except TypeError:

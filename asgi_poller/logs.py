@@ -330,7 +330,7 @@ def _read_yaml(path: str) -> Any:
 
 
 def _with_colours(given: Mapping[str, Any], use_colors: bool | None) -> dict[str, Any]:
-    """A copy of the configuration in which our two formatters, if it has them, are told about
+    """A copy of the configuration in which our two formatters, if it has them, get
     colours.
     """
     configuration = dict(given)
@@ -358,11 +358,11 @@ def log_notices(config: Config) -> None:
 
 
 def reopen_log_files() -> int:
-    """Opens the file of every file handler anew (SIGUSR1, after a rotation) and returns how many
+    """Opens the file of every file handler again (SIGUSR1, after a rotation) and returns how many
     there were.
 
-    A file that cannot be opened is kept as it was, and said. Call it on the main thread; not from a
-    signal handler, because it takes the handlers' locks.
+    A file that cannot be opened is kept as it was, and a line says so. Call it on the main thread;
+    not from a signal handler, because it takes the handlers' locks.
     """
     reopened = 0
     for handler in set(_file_handlers()):

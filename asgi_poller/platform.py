@@ -31,7 +31,7 @@ NODELAY_IS_INHERITED = LINUX
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
 HAS_FORK = hasattr(os, "fork")
 HAS_FD_PASSING = HAS_UNIX_SOCKETS and hasattr(socket, "SCM_RIGHTS") and hasattr(os, "fork")
-#: The kind of unix socket pair that keeps message boundaries and tells the death of the other side
+#: The kind of unix socket pair that keeps message boundaries and shows the death of the other side
 #: (unix(7)). macOS has no SOCK_SEQPACKET for it; its SOCK_DGRAM keeps boundaries, and the other
 #: side's death is learnt from the process.
 FD_SOCKET_TYPE: int = socket.SOCK_SEQPACKET if LINUX else socket.SOCK_DGRAM
@@ -148,7 +148,7 @@ def _name_task(task: int, name: str) -> None:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether there is a process of this number, whoever's it is."""
+    """Whether there is a process of this number, of any user."""
     if WINDOWS:
         return False  # os.kill() would end it there, whatever the signal
     try:
@@ -158,7 +158,7 @@ def process_is_alive(pid: int) -> bool:
     except OverflowError:
         return False  # larger than any process's number
     except OSError:
-        return True  # somebody else's
+        return True  # another user's
     return pid > 0
 
 
@@ -172,7 +172,7 @@ def somaxconn() -> int | None:
 
 
 def reuse_address(connection: socket.socket) -> None:
-    """Let a restarted server have its port back at once, and nobody else while it listens."""
+    """Let a restarted server have its port back at once, and no other process while it listens."""
     if WINDOWS:
         # there, SO_REUSEADDR would let another process steal the port
         option: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", -5)
@@ -339,7 +339,7 @@ class ReserveDescriptor:
         self.spend()
 
 
-def shared_memory(name: str, octets: int) -> int:
+def shared_memory(name: str, size: int) -> int:
     """A descriptor of memory that processes can share: a nameless file where there is no memfd.
 
     Its size is sealed (fcntl(2), "File sealing"): a process that maps it would die of SIGBUS if a
@@ -348,16 +348,16 @@ def shared_memory(name: str, octets: int) -> int:
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-        os.ftruncate(fd, octets)
+        os.ftruncate(fd, size)
         return fd
     import fcntl
 
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, octets)
+        os.ftruncate(fd, size)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except BaseException:  # nobody else knows the descriptor
+    except BaseException:  # no caller has the descriptor yet
         os.close(fd)
         raise
     return fd

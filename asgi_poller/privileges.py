@@ -223,7 +223,7 @@ def _verify(identity: Identity) -> None:
 def library_problem() -> str | None:
     """What is wrong if Python's own library cannot be read any more; for a warning after `drop`.
 
-    An interpreter under somebody's home directory is the usual case. What is loaded works on, and
+    An interpreter under a home directory is the usual case. What is loaded works on, and
     the first import of something else fails in the middle of a request.
     """
     library = os.path.dirname(os.__file__)

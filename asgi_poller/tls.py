@@ -2,7 +2,7 @@
 certificates.
 
 A reload builds a whole new context and puts it in the place of the old one when it is complete.
-Connections keep the context that they began with, so nobody is dropped; and there is no moment at
+Connections keep the context that they began with, so none is dropped; and there is no moment at
 which a certificate is paired with the other one's key, which loading into the live context would
 have while a new pair is being written. Each handshake takes `TlsContext.context` as it is then.
 
@@ -20,10 +20,10 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 
 HANDSHAKE_RECORD = (
-    0x16  # RFC 8446, 5.1: ContentType handshake, the first octet of every TLS connection
+    0x16  # RFC 8446, 5.1: ContentType handshake, the first byte of every TLS connection
 )
 
-# What a client that speaks HTTP to a TLS port is told, as nginx tells it; then closed.
+# The answer to a client that speaks HTTP to a TLS port, as nginx gives it; then it is closed.
 PLAINTEXT_REFUSAL = (
     b"HTTP/1.1 400 Bad Request\r\n"
     b"content-type: text/plain; charset=utf-8\r\n"
@@ -39,7 +39,7 @@ _CERTIFICATE = re.compile(
 
 
 def is_plaintext(first: bytes) -> bool:
-    """Whether the first octet(s) of a connection to a TLS port are not TLS. b"" is no answer:
+    """Whether the first byte(s) of a connection to a TLS port are not TLS. b"" is no answer:
     False.
     """
     return bool(first) and first[0] != HANDSHAKE_RECORD
@@ -111,7 +111,7 @@ def build_context(config: Config) -> ServerContext:
     """A context for the server's side of handshakes. Raises ConfigError, naming the option.
 
     As uvicorn makes it, and besides: ALPN, and no renegotiation (TLS 1.2; a client could keep us at
-    it for the price of a few octets).
+    it for the price of a few bytes).
     """
     certfile = config.ssl_certfile
     assert certfile is not None  # `context_of` has looked
@@ -164,13 +164,13 @@ def _first_certificate(pem: bytes, path: str) -> str:
 
 
 class _NoPassword(Exception):
-    """Raised inside OpenSSL's question for a password that nobody configured."""
+    """Raised inside OpenSSL's question for a password that is not configured."""
 
 
 class _Password:
     """Answers OpenSSL's question for the password, and remembers that it was asked.
 
-    Without it OpenSSL would ask at the terminal, where a server has nobody.
+    Without it OpenSSL would ask at the terminal, where nobody types.
     """
 
     __slots__ = ("_password", "asked")

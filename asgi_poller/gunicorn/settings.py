@@ -73,7 +73,7 @@ SHARED: dict[str, Shared] = {
     "websocket_max_message_size": Shared("ws_max_size", _or_unlimited),
 }
 
-# Settings that would surprise whoever gave them, and what to do instead.
+# Settings that have no effect here, and what to do instead.
 _WITHOUT_EFFECT = {
     "http2_cleartext": "HTTP/2 is not served: let a proxy in front speak it",
     "http_protocols": "only HTTP/1.1 is served: let a proxy in front speak HTTP/2",

@@ -1,4 +1,4 @@
-"""The worker's life under gunicorn's arbiter.
+"""The worker class for gunicorn: one process under its arbiter.
 
 gunicorn opens the listeners, forks, and watches; each worker accepts with pollers of its own and
 serves on loops of its own. What the arbiter's signals mean here:
@@ -45,7 +45,7 @@ from asgi_poller.system.fork_guard import ForkGuard
 
 _BEAT_S = 1.0  # the arbiter looks at the heartbeats once a second
 _BEATS_PER_TIMEOUT = 4
-_QUICK_S = 0.5  # for goodbyes, when there is to be no grace
+_QUICK_S = 0.5  # for closing handshakes, after INT and QUIT
 _OUR_LOGGER = "asgi_poller"
 _OUTER_FILES = frozenset((__file__, asyncio.runners.__file__))
 
@@ -106,7 +106,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             self.log.error("%s", fault)
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
 
-    # A life
+    # Start and end
 
     async def _serve(self, config: Config, application: Application) -> None:
         loop = asyncio.get_running_loop()
@@ -158,10 +158,8 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         return [listener_on(each.sock, tls=tls, option="--bind") for each in self.sockets]
 
     async def _beat(self, serving: Serving) -> None:
-        """Tell the arbiter that every loop of this process moves; notice what the arbiter or its
-        end asks.
-        """
-        # self.timeout is half of --timeout; 0: nobody looks
+        """Tell the arbiter that every loop of this process answers; stop once it has ended."""
+        # self.timeout is half of --timeout; 0: it does not check
         interval_s = min(_BEAT_S, 2 * self.timeout / _BEATS_PER_TIMEOUT or _BEAT_S)
         while True:
             for server in serving.loop_servers[1:]:
@@ -170,9 +168,9 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             self.notify()
             self._turns.publish()
             if self.ppid != os.getppid():
-                self.log.info("The arbiter has gone: worker shutting down")
+                self.log.info("The arbiter has ended: worker shutting down")
                 self.alive = False
-            self._obey()
+            self._check_alive()
             await asyncio.sleep(interval_s)
 
     def _limit_reached(self) -> None:
@@ -184,9 +182,9 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         if self.alive:
             self.log.info("Autorestarting worker: --max-requests is reached")
             self.alive = False
-            self._obey()
+            self._check_alive()
 
-    def _obey(self) -> None:
+    def _check_alive(self) -> None:
         """`alive` is how gunicorn, its reloader and hooks say that the worker should end."""
         if not self.alive:
             self._stop.set()
@@ -204,11 +202,11 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         loop.add_signal_handler(signal.SIGQUIT, self._on_quit)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         loop.add_reader(self.PIPE[0], self._on_pipe)  # the reloader's thread writes to it
-        self._obey()  # what came before
+        self._check_alive()  # what came before
 
     @property
     def should_exit(self) -> bool:
-        """Whether it has been told to end, as uvicorn's Server says it."""
+        """Whether it has been asked to end, as uvicorn's Server says it."""
         return not self.alive
 
     def _take_term(self, number: int, frame: FrameType | None) -> None:
@@ -217,7 +215,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
 
     def _on_term(self) -> None:
         self.alive = False
-        self._obey()
+        self._check_alive()
 
     def _on_quit(self) -> None:
         if not self._force.is_set():
@@ -227,12 +225,12 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
 
     def _on_pipe(self) -> None:
         os.read(self.PIPE[0], 4096)
-        self._obey()
+        self._check_alive()
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
-        """The arbiter misses the heartbeat: leave word of what blocks the loop. It exits."""
+        """The arbiter misses the heartbeat: log what blocks the loop. It exits."""
         self.log.critical(
-            "The event loop has not moved for %s s (--timeout). It is at:\n%s",
+            "The event loop has been blocked for %s s (--timeout). It is at:\n%s",
             self.cfg.timeout,
             _stacks(frame),
         )
@@ -263,7 +261,7 @@ def _stack(frame: FrameType | None) -> str:
 
 
 def _log_to(error_log: logging.Logger) -> None:
-    """Let our lines go where gunicorn's error log goes, unless --log-config has said otherwise."""
+    """Send our log lines where gunicorn's error log goes, unless --log-config configures them."""
     ours = logging.getLogger(_OUR_LOGGER)
     if not ours.handlers:
         ours.handlers = error_log.handlers

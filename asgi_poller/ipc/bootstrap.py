@@ -1,8 +1,8 @@
-"""What a child process is given at its birth: a specification, and descriptors beside it.
+"""Bootstrap of a child process: a specification and descriptors, sent over its control socket.
 
-It comes over the control socket, the one descriptor that a child inherits, so that a process that
-was started afresh and one that was forked by the fork server get it in the same way. It is pickled:
-only the supervisor sends parcels.
+The control socket is the one descriptor that a child inherits, so a fresh interpreter and a process
+that the fork server forked get their specification in the same way. It is pickled: only the
+supervisor sends it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.loops.accepted_socket import ListenerInfo
 
-_HEADER = struct.Struct("!QI")  # octets that follow, descriptors in all
+_HEADER = struct.Struct("!QI")  # bytes that follow, descriptors in all
 _DESCRIPTORS_AT_ONCE = 200  # of the 253 that a message may carry (unix(7), SCM_MAX_FD)
 _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a process that was started afresh comes from: it imports what its parent could."""
+    """The parent's paths and arguments: a fresh interpreter can import what its parent can."""
 
     path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
     arguments: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
@@ -42,11 +42,11 @@ class Origin:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
     """A worker: `number` is its name, unique among those that live; `rows` are its lanes' rows of
-    the counters, one for each core, and `marks` what each marks its tickets with.
+    the counters, one for each loop, and `marks` what each marks its tickets with.
 
     The descriptors beside it: the counters, where stacks are written to, each lane's end, and the
     table of connections if `has_table`. `config` is None for a forked worker, which has it, and the
-    application, already. `nice` is added to its nice value. `websocket_share` is as for Cores.
+    application, already. `nice` is added to its nice value. `websocket_share` is as for LoopGroup.
     """
 
     number: int
@@ -72,7 +72,7 @@ Spec = WorkerSpec | ForkServerSpec
 
 
 def packed(spec: Spec) -> bytes:
-    """A specification as octets. Raises ConfigError if the settings hold what cannot be passed."""
+    """A specification as bytes. Raises ConfigError if the settings hold what cannot be passed."""
     try:
         return pickle.dumps(spec)
     except Exception as error:  # pickle raises whatever the object's own methods do
@@ -83,46 +83,48 @@ def packed(spec: Spec) -> bytes:
         ) from error
 
 
-async def send_bootstrap(sock: socket.socket, octets: bytes, fds: Sequence[int]) -> None:
+async def send_bootstrap(sock: socket.socket, packed_spec: bytes, fds: Sequence[int]) -> None:
     """Send what `packed` made. Raises OSError if the child has died already."""
     sock.setblocking(False)
-    header = _HEADER.pack(len(octets), len(fds))
+    header = _HEADER.pack(len(packed_spec), len(fds))
     for start in range(0, max(1, len(fds)), _DESCRIPTORS_AT_ONCE):
         some = array.array("i", fds[start : start + _DESCRIPTORS_AT_ONCE])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, some)] if some else []
         sock.sendmsg([header if start == 0 else b"+"], rights)
-    await asyncio.get_running_loop().sock_sendall(sock, octets)
+    await asyncio.get_running_loop().sock_sendall(sock, packed_spec)
 
 
 def receive_bootstrap(sock: socket.socket) -> tuple[Spec, list[int]]:
-    """Wait for the parcel; the descriptors are the caller's. Raises EOFError if none comes."""
+    """Wait for the specification; the descriptors are the caller's. Raises EOFError if the
+    supervisor ends before.
+    """
     sock.setblocking(True)
     header, fds = receive_fds(sock, _HEADER.size, _DESCRIPTORS_AT_ONCE)
     if len(header) < _HEADER.size:
-        raise EOFError("the supervisor has gone")
+        raise EOFError("the supervisor has ended")
     length, count = _HEADER.unpack(header)
     while len(fds) < count:
         _, more = receive_fds(sock, 1, _DESCRIPTORS_AT_ONCE)
         if not more:
-            raise EOFError("the supervisor has gone")
+            raise EOFError("the supervisor has ended")
         fds += more
-    octets = bytearray()
-    while len(octets) < length:
-        piece = sock.recv(length - len(octets))
+    received = bytearray()
+    while len(received) < length:
+        piece = sock.recv(length - len(received))
         if not piece:
-            raise EOFError("the supervisor has gone")
-        octets += piece
-    return pickle.loads(bytes(octets)), fds
+            raise EOFError("the supervisor has ended")
+        received += piece
+    return pickle.loads(bytes(received)), fds
 
 
-def receive_fds(sock: socket.socket, octets: int, count: int) -> tuple[bytes, list[int]]:
-    """Up to so many octets, and up to so many descriptors, which no program that we start inherits.
+def receive_fds(sock: socket.socket, limit: int, count: int) -> tuple[bytes, list[int]]:
+    """Up to `limit` bytes and `count` descriptors, which no program that we start inherits.
 
     (`socket.recv_fds` ignores its `flags`.)
     """
     fds = array.array("i")
     room = socket.CMSG_SPACE(count * fds.itemsize)
-    received, ancillary, _, _ = sock.recvmsg(octets, room, _CLOSE_ON_EXEC)
+    received, ancillary, _, _ = sock.recvmsg(limit, room, _CLOSE_ON_EXEC)
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])

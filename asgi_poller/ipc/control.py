@@ -1,11 +1,11 @@
-"""What the supervisor and a child process say to each other, connections aside.
+"""Control messages between the supervisor and a child process, over a socket pair.
 
-A stream socket pair, whose end tells either side that the other is gone. The first thing on it is
-the parcel (`bootstrap.py`); from then on it is lines of JSON in both directions, each a message
-with a `kind`. JSON, because the supervisor may have more rights than its workers: nothing that one
+The first thing on it is the specification (`bootstrap.py`); then come lines of JSON in both
+directions, each a message with a `kind`. The end of the stream tells either side that the other has
+ended. JSON, because the supervisor may have more rights than its workers: nothing that one
 of them sends can do more than be misunderstood.
 
-    worker to supervisor    ready(threads)             its cores are up; their threads' identifiers
+    worker to supervisor    ready(threads)             its loops serve; their threads' identifiers
                             failed(problem, exit_code) it cannot start, and ends
                             leaving                    it was sent SIGTERM and waits for `drain`
                             limit                      --limit-max-requests is reached
@@ -28,21 +28,21 @@ Message = dict[str, Any]
 _log = logging.getLogger("asgi_poller.error")
 
 _READ_BYTES = 65536
-# Unit: octets. A line longer than any that is ever sent: the other side is not what it should be.
+# Unit: bytes. Longer than any line that is ever sent: the other side is broken.
 _LINE_LIMIT_BYTES = 1024 * 1024
 
 
 class Lines:
-    """Turns octets into messages. Raises ValueError for what is no message."""
+    """Turns bytes into messages. Raises ValueError for what is no message."""
 
     __slots__ = ("_rest",)
 
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, octets: bytes) -> list[Message]:
+    def feed(self, data: bytes) -> list[Message]:
         """The messages that are complete now."""
-        *lines, self._rest = (self._rest + octets).split(b"\n")
+        *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _LINE_LIMIT_BYTES:
             raise ValueError("a line without an end")
         return [self._parsed(line) for line in lines]
@@ -55,15 +55,15 @@ class Lines:
 
 
 def encoded(kind: str, **fields: Any) -> bytes:
-    """One message as octets."""
+    """One message as bytes."""
     return json.dumps({"kind": kind, **fields}).encode() + b"\n"
 
 
 class Control:
     """One end, on the running loop. Owned by that loop's thread; it owns `sock`.
 
-    `on_message` gets each message, `on_end` is called once when the other side is gone, but not
-    after `close`. Sending never waits and never fails: to nobody, it does nothing.
+    `on_message` gets each message, `on_end` is called once when the other side has ended, but
+    not after `close`. Sending never waits and never fails; after the end it does nothing.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Control:
         except BlockingIOError:
             return
         except OSError:
-            sent = len(self._unsent)  # nobody is there: reading finds that out
+            sent = len(self._unsent)  # the other side has ended: reading finds that out
         self._unsent = self._unsent[sent:]
         if not self._unsent:
             self._loop.remove_writer(self._sock.fileno())
@@ -122,19 +122,19 @@ class Control:
     def _read(self) -> bool:
         """Whether there was something."""
         try:
-            octets = self._sock.recv(_READ_BYTES)
+            data = self._sock.recv(_READ_BYTES)
         except BlockingIOError:
             return False
         except OSError:
-            octets = b""
+            data = b""
         try:
-            messages = self._lines.feed(octets)
+            messages = self._lines.feed(data)
         except ValueError as error:
-            _log.error("a process of ours does not speak our language: %s", error)
-            octets, messages = b"", []
+            _log.error("A control socket is closed, since what came is no message: %s", error)
+            data, messages = b"", []
         for message in messages:
             self._on_message(message)
-        if not octets and self._is_open:
+        if not data and self._is_open:
             self.close()
             self._on_end()
-        return bool(octets)
+        return bool(data)

@@ -1,8 +1,8 @@
-"""The heartbeat of each event loop, and what its absence means.
+"""Heartbeat of each event loop: a counter in shared memory, and what it means if it stands still.
 
-A loop that turns counts a cell of its lane's row up, once a second: it costs no message, and the
-supervisor reads it whether the worker can still talk or not. A thread beside the loop could not
-tell that the loop is blocked, so the beat is on the loop itself.
+Once a second each loop counts a cell of its lane's row up. That costs no message, and the
+supervisor can read it although the worker is blocked. A thread beside the loop would not notice
+that the loop is blocked, so the loop itself counts.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Protocol
 
 from asgi_poller.handoff.shared_counters import FIRST_FREE
 
-#: Beats of the core's loop.
+#: Beats of the loop.
 BEATS = FIRST_FREE
-#: Requests and WebSockets that the core has begun, as of its last beat.
+#: Requests and WebSockets that the loop has begun, as of its last beat.
 REQUESTS = FIRST_FREE + 1
 
 _BEAT_S = 1.0
 # Unit: seconds without a beat. A loop that is blocked so long is worth a line with its stack,
 # although its worker is not replaced yet, or never.
 NOTICE_S = 10.0
-# Unit: seconds between looks. A longer gap means that we were stopped (SIGTSTP, a debugger), and
-# then so was everybody.
+# Unit: seconds between looks. After a longer gap this process itself was stopped (SIGTSTP, a
+# debugger), and the workers probably were too.
 _GAP_S = 5.0
 
 
@@ -33,8 +33,8 @@ def beat_interval_s(limit_s: float) -> float:
     return min(_BEAT_S, limit_s / 4) if limit_s else _BEAT_S
 
 
-class BeatingCore(Protocol):
-    """The part of a core that beats."""
+class BeatingLoop(Protocol):
+    """The part of a LoopServer that Heartbeat uses."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -46,24 +46,24 @@ class BeatingCore(Protocol):
 
 
 class Heartbeat:
-    """Beats, on the core's thread, until its loop ends. `cells` is the core's row of Counters."""
+    """Beats, on the loop's thread, until the loop ends. `cells` is the loop's row of Counters."""
 
-    __slots__ = ("_cells", "_core", "_interval_s")
+    __slots__ = ("_cells", "_interval_s", "_server")
 
-    def __init__(self, core: BeatingCore, cells: memoryview[int], interval_s: float) -> None:
-        self._core = core
+    def __init__(self, server: BeatingLoop, cells: memoryview[int], interval_s: float) -> None:
+        self._server = server
         self._cells = cells
         self._interval_s = interval_s
 
     def beat(self) -> None:
-        """Beat now, and from now on. Call it once, on the core's thread."""
-        self._cells[REQUESTS] = self._core.requests
+        """Beat now, and from now on. Call it once, on the loop's thread."""
+        self._cells[REQUESTS] = self._server.requests
         self._cells[BEATS] += 1
-        self._core.loop.call_later(self._interval_s, self.beat)
+        self._server.loop.call_later(self._interval_s, self.beat)
 
 
 class Health(enum.Enum):
-    """What a look at a pulse finds. BLOCKED and BACK are each told once."""
+    """What `Pulse.look` finds. BLOCKED and RECOVERED are each returned once."""
 
     OK = enum.auto()
     BLOCKED = enum.auto()
@@ -72,7 +72,7 @@ class Health(enum.Enum):
 
 
 class Pulse:
-    """Feels the heartbeat of one worker's cores, in the supervisor. Owned by its main thread.
+    """Reads the heartbeats of one worker's loops, in the supervisor. Owned by its main thread.
 
     `look` is to be called about once a second, with monotonic seconds. LOST is the answer after
     `limit_s` seconds without a beat (0: never), BLOCKED after NOTICE_S at the latest.
@@ -110,12 +110,12 @@ class Pulse:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last beat of the core that has been silent for longest."""
+        """Seconds since the last beat of the loop that has been silent for longest."""
         return self._looked_at - min(self._since)
 
     @property
-    def silent_core(self) -> int:
-        """Which core that is."""
+    def silent_index(self) -> int:
+        """Which of the loops that is."""
         return self._since.index(min(self._since))
 
     @property

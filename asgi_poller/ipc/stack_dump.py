@@ -1,4 +1,4 @@
-"""The stack of a blocked thread, out of a process that does nothing any more.
+"""Stack dump of a blocked worker, by faulthandler and a pipe.
 
 The worker registers faulthandler for a signal: it writes from the signal handler itself, in C, and
 so works while a C function holds the GIL and no Python code runs at all. It writes into a pipe that
@@ -14,19 +14,19 @@ import os
 import re
 import signal
 
-#: Sent to a worker that shall write its stacks.
+#: Sent to a worker: it writes its stacks.
 STACK_SIGNAL: int = getattr(signal, "SIGUSR2", 0)  # 0: Windows, which has no workers
 
 _READ_BYTES = 65536
-_FIRST_S = 2.0  # to wait for the first octet: a stopped process writes nothing
-_QUIET_S = 0.2  # without an octet: that was all
+_FIRST_S = 2.0  # to wait for the first byte: a stopped process writes nothing
+_QUIET_S = 0.2  # without a byte: that was all
 # Thread 0x00007f… (most recent call first):, with a name before the bracket in Python 3.14
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)\b.*$", re.MULTILINE)
 
 
 def write_stacks_to(fd: int) -> None:
     """In the worker: write every thread's stack to `fd` whenever STACK_SIGNAL comes."""
-    os.set_blocking(fd, False)  # nobody reads: the handler must not wait
+    os.set_blocking(fd, False)  # if the pipe is not read, the handler must not wait
     faulthandler.register(STACK_SIGNAL, file=fd, all_threads=True, chain=False)
 
 

@@ -92,7 +92,7 @@ class LimitsWiring:
         return self._rate_limiter
 
     def end_ticket(self, ticket: int) -> None:
-        """For whoever closes a connection that no loop has. Any thread."""
+        """Called for each connection that is closed and that no loop has. Any thread."""
         if self.connection_limits is not None:
             self.connection_limits.end(ticket)
 

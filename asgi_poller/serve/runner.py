@@ -1,8 +1,8 @@
-"""Running a loop to its end, and a process: neither waits for ever for what an application left.
+"""Running an event loop, and a process, to its end without waiting for ever for the application.
 
 `asyncio.run` waits until every task has heeded its cancellation and every thread of the default
 executor has come back, and Python until all threads have ended. An application's blocking call may
-take hours; what stops a server has been told how long it may take.
+take hours; a stop has its own time limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _log = logging.getLogger("asgi_poller.error")
 
 _TASKS_S = 1.0  # for tasks to heed their cancellation
-_NOTE_TURNS = 200  # of a loop, for an exception to come out of all middleware: 0.01 s
+_NOTE_ROUNDS = 200  # of a loop, for an exception to come out of all middleware: 0.01 s
 _THREADS_S = 3.0  # for threads, and for what runs at exit (Sentry: 2 s)
 # Containers made before the youngest generation is searched. A connection makes about 30 that live
 # as long as it does, so that CPython's 700 means a search every 23 connects, each over objects that
@@ -57,12 +57,12 @@ def run_loop(main: Coroutine[Any, Any, T], make_loop: LoopFactory) -> T:
 
 
 def with_exits_as_failures(application: ASGIApplication) -> ASGIApplication:
-    """The same application for a loop that somebody else runs, and that a SystemExit or
+    """The same application for a loop that the caller runs, and that a SystemExit or
     KeyboardInterrupt out of a handler would stop: a RuntimeError, caused by it, takes its place.
     """
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":  # which minds them itself
+        if scope["type"] == "lifespan":  # it handles them itself
             await application(scope, receive, send)
             return
         try:
@@ -76,9 +76,9 @@ def with_exits_as_failures(application: ASGIApplication) -> ASGIApplication:
 def _tolerate(error: BaseException, loop: asyncio.AbstractEventLoop) -> None:
     """Raises it again, unless it came out of an application's task."""
     errors = [error]
-    # who waits for the task is told in the loop's next turn, and then leaves a note; middleware
-    # that runs the application in tasks of its own passes the error on, a few turns each
-    for _ in range(_NOTE_TURNS):
+    # the task's done callback runs in the loop's next round, and puts the note on the error;
+    # middleware that runs the application in its own tasks passes it on, a few rounds each
+    for _ in range(_NOTE_ROUNDS):
         try:
             loop.run_until_complete(asyncio.sleep(0))
         except (SystemExit, KeyboardInterrupt) as another:
@@ -96,17 +96,22 @@ async def _end_tasks() -> None:
     if tasks:
         _, stubborn = await asyncio.wait(tasks, timeout=_TASKS_S)
         if stubborn:
-            _log.warning("%d tasks ignore their cancellation and are left behind.", len(stubborn))
+            _log.warning(
+                "%d tasks ignore their cancellation; the server ends without them.", len(stubborn)
+            )
     try:
         await asyncio.wait_for(asyncio.get_running_loop().shutdown_asyncgens(), _TASKS_S)
     except TimeoutError:
-        _log.warning("An asynchronous generator of the application does not end.")
+        _log.warning(
+            "An asynchronous generator of the application does not end; the server ends without it."
+        )
 
 
 def settle_garbage() -> None:
-    """Call once, after start-up: what lives now lives on and is searched no more.
+    """Call once, after start-up: the garbage collector skips the objects that exist now, and looks
+    at new ones less often.
 
-    Only for a process that we own; a program that embeds the server keeps its own policy.
+    Only for a process that is the server's; a program that embeds the server keeps its settings.
     """
     gc.collect()
     gc.freeze()
@@ -115,7 +120,7 @@ def settle_garbage() -> None:
 
 def end_process_soon(exit_code: int) -> None:
     """From now on Python has a few seconds to end this process; then it ends without threads."""
-    watch = threading.Thread(target=_end_process, args=(exit_code,), name="Departure", daemon=True)
+    watch = threading.Thread(target=_end_process, args=(exit_code,), name="ProcessEnd", daemon=True)
     watch.start()
 
 
@@ -126,7 +131,9 @@ def _end_process(exit_code: int) -> None:
         for thread in threading.enumerate()
         if not thread.daemon and thread is not threading.main_thread()
     ]
-    _log.warning("Threads of the application have not ended: %s. Leaving without them.", names)
+    _log.warning(
+        "Threads of the application have not ended: %s. The process ends without them.", names
+    )
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -209,7 +209,7 @@ class Server:
                 await serving.end(config.timeout_graceful_shutdown, self._force)
             guard.end()
         if self._service_notifier is not None:
-            self._service_notifier.end()  # now: the signal that is raised again may be the very end
+            self._service_notifier.end()  # now: the signal, raised again, may end the process
         log_with_pid("Finished server process [%d]", os.getpid())
 
     async def _come_up(self, serving: Serving, application: Any) -> bool:
@@ -264,7 +264,7 @@ class Server:
             signal.raise_signal(number)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        """SIGHUP, where there are certificates: read them anew."""
+        """SIGHUP, where there are certificates: read them again."""
         if self._loop is not None and self._serving is not None:
             self._loop.call_soon_threadsafe(self._serving.reload_certificates)
 
@@ -285,9 +285,9 @@ class Server:
 
 
 def _leave(number: int) -> None:
-    """End the process if its loop does not let it end: somebody has asked twice."""
+    """End the process although its loop is blocked, after a second signal."""
     threading.Event().wait(_FORCE_S)
-    _log.error("The event loop does not move: leaving without it.")
+    _log.error("The event loop is blocked: the process ends without it.")
     end_daemons()
     logging.shutdown()
     os._exit(128 + number)

@@ -25,7 +25,7 @@ class Serving:
     """Loop servers, lanes and pollers. Owned by the thread whose loop `start` runs on.
 
     The order of a life: `start`, `stop_accepting`, `end`; the last two are in order after a `start`
-    that failed, too. Listeners are closed by whoever opened them, after `stop_accepting`.
+    that failed, too. The caller closes the listeners it has opened, after `stop_accepting`.
     `limit_reached` is called as LoopGroup says. `access_log` and `pollers` replace what the
     configuration would give.
     """

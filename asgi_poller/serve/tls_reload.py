@@ -17,7 +17,7 @@ LOOK_EVERY_S = 5.0
 def reload(tls: TlsContext) -> bool:
     """Read certificate and key again, for handshakes from now on; whether they were good.
 
-    Nobody is dropped. If they are bad, the old ones stay, and one line says why.
+    No connection is dropped. If they are bad, the old ones stay, and the log says why.
     """
     try:
         tls.reload()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 KIB = 1024
-OCTETS_PER_UNIT = {"": 1, "k": KIB, "m": KIB**2, "g": KIB**3, "t": KIB**4}
+BYTES_PER_UNIT = {"": 1, "k": KIB, "m": KIB**2, "g": KIB**3, "t": KIB**4}
 SECONDS_PER_UNIT = {
     "": 1.0,
     "us": 1e-6,
@@ -31,7 +31,7 @@ TRUE_WORDS = frozenset({"1", "true", "yes", "on", "y", "t"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off", "n", "f"})
 NONE_WORDS = frozenset({"none", ""})
 
-_OCTETS = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?(?:e-?\d+)?)\s*(us|ms|s|min|m|h|d)?", re.IGNORECASE)
 
 
@@ -142,25 +142,25 @@ def seconds(minimum: float = 0.0) -> Kind:
     return Kind("SECONDS", parse, check)
 
 
-def octets(minimum: int = 0) -> Kind:
-    """A size in octets: a whole number, or text with a unit of 1024s (64k, 16MiB, 1g)."""
-    hint = "must be octets, or a size such as 64k, 16MiB or 1g"
+def size(minimum: int = 0) -> Kind:
+    """A size in bytes: a whole number, or text with a unit of 1024s (64k, 16MiB, 1g)."""
+    hint = "must be bytes, or a size such as 64k, 16MiB or 1g"
 
     def parse(text: str) -> int:
-        found = _OCTETS.fullmatch(text.strip())
+        found = _SIZE.fullmatch(text.strip())
         if found is None:
             raise ValueError(f"{hint}, not {shown(text)}")
-        size = float(found[1]) * OCTETS_PER_UNIT[found[2].lower()]
-        if not size.is_integer():
-            raise ValueError(f"must be a whole number of octets, not {shown(text)}")
-        return check(int(size))
+        amount = float(found[1]) * BYTES_PER_UNIT[found[2].lower()]
+        if not amount.is_integer():
+            raise ValueError(f"must be a whole number of bytes, not {shown(text)}")
+        return check(int(amount))
 
     def check(value: object) -> int:
         if isinstance(value, str):
             return parse(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{hint}, not {shown(value)}")
-        _within(value, minimum, math.inf, "octets")
+        _within(value, minimum, math.inf, "bytes")
         return value
 
     return Kind("SIZE", parse, check)

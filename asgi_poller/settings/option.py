@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from asgi_poller.settings.kinds import OCTETS_PER_UNIT, Kind
+from asgi_poller.settings.kinds import BYTES_PER_UNIT, Kind
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class Option:
     `name` is the attribute of `Config` and the TOML key, `flag` its name on the command line
     without dashes, `aliases` other keywords that mean the same. `help` is one sentence; `note` goes
     to the settings page only: what happens beyond a limit and where the number comes from.
-    `uvicorn` is "same" where name and default are uvicorn's, else uvicorn's default in words, and
+    `uvicorn` is "same" where name and default are uvicorn's, else uvicorn's default as text, and
     empty where uvicorn has no such option.
     """
 
@@ -47,8 +47,8 @@ class Option:
 
     @property
     def unit(self) -> str:
-        """What a bare number means: "seconds", "octets", or nothing."""
-        return {"SECONDS": "seconds", "SIZE": "octets"}.get(self.kind.metavar, "")
+        """What a bare number means: "seconds", "bytes", or nothing."""
+        return {"SECONDS": "seconds", "SIZE": "bytes"}.get(self.kind.metavar, "")
 
     @property
     def shown_default(self) -> str:
@@ -73,9 +73,9 @@ def _as_typed(value: Any, metavar: str) -> str:
     if metavar == "MODE":
         return f"{value:o}"
     if metavar == "SIZE":
-        for unit, octets in (("MiB", OCTETS_PER_UNIT["m"]), ("KiB", OCTETS_PER_UNIT["k"])):
-            if value and value % octets == 0:
-                return f"{value // octets}{unit}"
+        for unit, size in (("MiB", BYTES_PER_UNIT["m"]), ("KiB", BYTES_PER_UNIT["k"])):
+            if value and value % size == 0:
+                return f"{value // size}{unit}"
     return str(value) or "empty"
 
 

@@ -11,10 +11,10 @@ from asgi_poller.settings.kinds import (
     flag,
     integer,
     integer_or,
-    octets,
     optional,
     seconds,
     shown,
+    size,
     text,
     texts,
 )
@@ -44,7 +44,7 @@ class Processes:
 
     __slots__ = ()
 
-    # "auto" is turned into a number by Config, so that whoever reads it has a number.
+    # "auto" is turned into a number by Config, so that every reader has a number.
     workers: int = option(
         1,
         integer_or("auto", 1),
@@ -94,14 +94,14 @@ class Lifetime:
         10.0,
         seconds(),
         "Seconds that open requests and WebSockets get to finish at shutdown; then they are cut.",
-        note="Never endless: a service manager would kill the process without a goodbye to anyone.",
+        note="Never endless: else a service manager kills the process, and connections break.",
         uvicorn="none (waits for ever)",
     )
     drain_spread: float = option(
         0.0,
         seconds(),
         "Seconds over which the WebSockets of a worker that is replaced are closed (1012).",
-        note="Spreads the moment at which their clients connect anew. 0: all at once.",
+        note="Spreads the moment at which their clients connect again. 0: all at once.",
     )
     timeout_worker_startup: float = option(
         60.0,
@@ -111,7 +111,7 @@ class Lifetime:
     timeout_worker_heartbeat: float = option(
         60.0,
         seconds(),
-        "Replace a worker whose event loop has not moved for so many seconds. 0: only log it.",
+        "Replace a worker whose event loop has been blocked for so many seconds. 0: only log it.",
         note="The heartbeat runs on the event loop itself, so that a blocked one is noticed; "
         "the stack that blocks it is logged.",
     )
@@ -135,7 +135,7 @@ class Lifetime:
     )
     worker_max_memory: int | None = option(
         None,
-        optional(octets(MIB)),
+        optional(size(MIB)),
         "Replace a worker whose resident memory exceeds this size.",
     )
 

@@ -14,10 +14,10 @@ from asgi_poller.settings.kinds import (
     choice,
     flag,
     integer,
-    octets,
     optional,
     seconds,
     shown,
+    size,
     text,
 )
 from asgi_poller.settings.option import option
@@ -125,19 +125,19 @@ class Http:
         seconds(0.001),
         "Seconds in which something must have arrived on a new connection; else it is closed.",
         note="Long, because after an overflow of the kernel's queue it is TCP that sends the first "
-        "octets again, at growing intervals. nginx's client_header_timeout has the same default.",
+        "bytes again, at growing intervals. nginx's client_header_timeout has the same default.",
     )
     timeout_request_header: float = option(
         10.0,
         seconds(0.001),
         "Seconds in which a request's head must have arrived; else 408.",
-        note="Counted from its first octet. Ends slow-header attacks (slowloris), so it cannot be "
+        note="Counted from its first byte. Ends slow-header attacks (slowloris), so it cannot be "
         "switched off.",
     )
     timeout_request_body: float | None = option(
         60.0,
         optional(seconds(), zero_is_none=True),
-        "Seconds that may pass between two octets of a request's body; then 408.",
+        "Seconds that may pass between two bytes of a request's body; then 408.",
         note="0: no limit. Not counted while the application does not take what has come. nginx's "
         "client_body_timeout has the same default.",
     )
@@ -163,8 +163,8 @@ class Http:
     )
     limit_request_line: int = option(
         16 * KIB,
-        octets(64),
-        "Octets of a request target. Longer ones get 414.",
+        size(64),
+        "Bytes of a request target. Longer ones get 414.",
         note="Apache's LimitRequestLine, with room for long queries.",
     )
     limit_request_fields: int = option(
@@ -175,18 +175,18 @@ class Http:
     )
     limit_request_field_size: int = option(
         32 * KIB,
-        octets(64),
-        "Octets of one header field. Longer ones get 431.",
+        size(64),
+        "Bytes of one header field. Longer ones get 431.",
         note="Apache's LimitRequestFieldSize, with room for the cookies of single sign-on.",
     )
     limit_request_head: int = option(
         64 * KIB,
-        octets(256),
-        "Octets of a whole request head. Longer ones get 431.",
+        size(256),
+        "Bytes of a whole request head. Longer ones get 431.",
         note="uvicorn's --h11-max-incomplete-event-size sets it too.",
     )
     limit_request_body: int | None = option(
-        None, optional(octets()), "Octets of a request's body. Larger ones get 413."
+        None, optional(size()), "Bytes of a request's body. Larger ones get 413."
     )
 
 
@@ -204,9 +204,9 @@ class WebSockets:
     )
     ws_max_size: int = option(
         16 * MIB,
-        octets(1),
-        "Octets of a message, inflated. Larger ones close the channel with 1009.",
-        note="Text is counted in UTF-8 octets.",
+        size(1),
+        "Bytes of a message, inflated. Larger ones close the WebSocket with 1009.",
+        note="Text is counted in UTF-8 bytes.",
         uvicorn="same",
     )
     ws_max_queue: int = option(
@@ -225,7 +225,7 @@ class WebSockets:
     ws_ping_timeout: float | None = option(
         20.0,
         optional(seconds(), zero_is_none=True),
-        "Seconds to wait for a pong before the channel is closed. 0: for ever.",
+        "Seconds to wait for a pong before the WebSocket is closed. 0: for ever.",
         uvicorn="same",
     )
     ws_per_message_deflate: Literal["off", "on", "takeover"] = option(
@@ -233,13 +233,13 @@ class WebSockets:
         _deflate(),
         "Compression. on: each message by itself, no memory while idle; takeover: with context.",
         note="true and false are accepted for on and off. takeover compresses small, similar "
-        "messages better and keeps a compressor and a decompressor for each channel.",
+        "messages better and keeps a compressor and a decompressor for each WebSocket.",
         uvicorn="same",
     )
     ws_deflate_threshold: int = option(
         256,
-        octets(),
-        "Messages of fewer octets are sent uncompressed.",
+        size(),
+        "Messages of fewer bytes are sent uncompressed.",
         note="Small messages hardly shrink, and compressing them costs more than sending them. A "
         "message that does not get smaller is sent as it is; 0: each is sent compressed.",
     )
@@ -256,24 +256,24 @@ class WebSockets:
     )
     ws_send_limit: int = option(
         64 * KIB,
-        octets(1),
-        "Octets that may wait to be sent on one channel; beyond, send() waits.",
+        size(1),
+        "Bytes that may wait to be sent on one WebSocket; beyond, send() waits.",
     )
     ws_slow_consumer: Literal["wait", "close"] = option(
         "wait",
         choice("wait", "close"),
-        "What to do with a peer that reads too slowly: wait for it, or close the channel.",
+        "What to do with a peer that reads too slowly: wait for it, or close the WebSocket.",
         note="Closed with 1008, and send() raises from then on.",
     )
     ws_slow_consumer_timeout: float = option(
         10.0,
         seconds(),
-        "With --ws-slow-consumer close: seconds that a channel may stay above --ws-send-limit.",
+        "With --ws-slow-consumer close: seconds that a WebSocket may stay above --ws-send-limit.",
     )
     ws_max_lifetime: float | None = option(
         None,
         optional(seconds(), zero_is_none=True),
-        "Close a channel after so many seconds (1012), however busy it is.",
+        "Close a WebSocket after so many seconds (1012), however busy it is.",
     )
     ws_max_lifetime_jitter: float = option(
         0.0, seconds(), "Add up to so many seconds, at random, to --ws-max-lifetime."
@@ -281,6 +281,6 @@ class WebSockets:
     ws_idle_timeout: float | None = option(
         None,
         optional(seconds(), zero_is_none=True),
-        "Close a channel on which no message has passed for so many seconds.",
+        "Close a WebSocket on which no message has passed for so many seconds.",
         note="With 1001. Pings and pongs are no messages. Met up to a quarter late.",
     )

@@ -1,6 +1,4 @@
-"""What options say together: values that follow from others, contradictions, and things to tell the
-operator.
-"""
+"""Rules across options: values that follow from others, contradictions, start-up notices."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ def cpu_count() -> int:
 
 
 def apply_rules(app: object, values: Values) -> list[str]:
-    """Completes `values` (one for every setting, changed in place) and returns a line for each
-    thing to be told.
+    """Completes `values` (one for every setting, changed in place) and returns the notices,
+    a line each.
 
     Raises ConfigError for settings that cannot both be meant.
     """
@@ -50,7 +48,7 @@ def _check_app(app: object, values: Values) -> None:
         return
     if not callable(app):
         raise ConfigError("APP", f"must be MODULE:ATTRIBUTE or an application, not {app!r}")
-    reason = "needs the application as text such as 'main:app', so that it can be imported anew"
+    reason = "needs the application as text such as 'main:app', so that it can be imported again"
     if values["reload"]:
         raise ConfigError("--reload", reason)
     # A forked worker inherits the object; any other must import it.

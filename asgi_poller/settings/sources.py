@@ -38,7 +38,7 @@ taken_secrets: dict[str, str] = {}
 
 def take_secrets() -> None:
     """Take the variables with passwords out of os.environ: no process that the application starts
-    shall inherit them, and nothing that shows an environment shall show them.
+    inherits them, and nothing that shows an environment shows them.
     """
     for name, option in BY_SPELLING.items():
         variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"

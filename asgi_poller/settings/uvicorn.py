@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asgi_poller.errors import ConfigError
-from asgi_poller.settings.kinds import choice, flag, octets, optional, seconds
+from asgi_poller.settings.kinds import choice, flag, optional, seconds, size
 from asgi_poller.settings.option import option
 from asgi_poller.settings.process import Lifetime
 
@@ -37,7 +37,7 @@ class UvicornOptions:
         uvicorn="same",
     )
     h11_max_incomplete_event_size: int | None = option(
-        None, optional(octets(256)), "The same as --limit-request-head.", uvicorn="same"
+        None, optional(size(256)), "The same as --limit-request-head.", uvicorn="same"
     )
     timeout_worker_healthcheck: float | None = option(
         None,

@@ -1,4 +1,4 @@
-"""Looks after workers once a second: do their loops turn, have they had their time?"""
+"""Checks workers once a second: do their loops answer, must they be replaced?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asgi_poller.supervisor.worker_pool import WorkerPool
 
 _log = logging.getLogger("asgi_poller.error")
 
-_NO_STACK = "  it gives no stack: it is stopped, or the application has taken SIGUSR2 for itself"
+_NO_STACK = "  no stack came: the worker is stopped, or the application handles SIGUSR2 itself"
 
 _MIB = 1024 * 1024
 _KIB = 1024
@@ -32,7 +32,7 @@ class HealthMonitor:
         self._asking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         try:
             while True:
                 await asyncio.sleep(self._look_s)
@@ -51,14 +51,14 @@ class HealthMonitor:
             case Health.LOST:
                 self._ask(worker, worker.pulse, is_lost=True)
             case Health.RECOVERED:
-                _log.warning("%s: its event loop turns again", worker.name)
+                _log.warning("%s: its event loop runs again", worker.name)
             case Health.OK:
                 why = reason_to_recycle(self._config, pid=worker.pid, age_s=worker.age_s)
                 if why is not None:
                     self._pool.recycle(worker, why)
 
     def _ask(self, worker: WorkerHandle, pulse: Pulse, *, is_lost: bool) -> None:
-        """Log where it hangs; nobody else waits for that."""
+        """Log where it is blocked, in a task: the other workers are checked meanwhile."""
         if is_lost:
             self._pool.give_up(worker)
         task = asyncio.ensure_future(self._report(worker, pulse.silent_s, is_lost=is_lost))
@@ -91,7 +91,7 @@ def reason_to_recycle(config: Config, *, pid: int, age_s: float) -> str | None:
 
 
 def resident_bytes(pid: int) -> int | None:
-    """The resident memory of a process, what it shares included; None if it cannot be told."""
+    """The resident memory of a process, what it shares included; None if it is not known."""
     if platform.LINUX:
         try:
             with open(f"/proc/{pid}/statm", "rb") as file:

@@ -21,9 +21,9 @@ _log = logging.getLogger("asgi_poller.error")
 class Launchers:
     """Makes launchers. Owned by the supervisor's main thread.
 
-    An application that is an object cannot be loaded anew: its fork server is forked from this very
-    process, before it has threads, and there is only one. Any other is a fresh interpreter, and
-    every call of `make` gives a new one.
+    An application that is an object cannot be loaded a second time: its fork server is forked from
+    this process, before it has threads, and there is only one. Any other fork server is a fresh
+    interpreter, and every call of `make` gives a new one.
     """
 
     def __init__(self, config: Config) -> None:
@@ -54,7 +54,7 @@ class Launchers:
         if self._only.is_gone:
             raise StartupError(
                 "the fork server has died, and an application that is not given as text cannot be"
-                " loaded anew: restart the server"
+                " loaded again: restart the server"
             )
         return self._only
 
@@ -83,13 +83,13 @@ class Launchers:
 
 
 async def _spawn_fork_server(config: Config) -> ForkLauncher:
-    octets = packed(ForkServerSpec(config=config, origin=Origin()))
+    packed_spec = packed(ForkServerSpec(config=config, origin=Origin()))
     ours: socket.socket | None = None
     try:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await SpawnLauncher().launch(theirs)
-        await send_bootstrap(ours, octets, [])
+        await send_bootstrap(ours, packed_spec, [])
     except OSError as error:
         if ours is not None:
             ours.close()  # it ends, if it has begun

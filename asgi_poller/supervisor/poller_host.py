@@ -1,6 +1,4 @@
-"""The door and the way in: listeners, pollers, the lane monitor, and lanes to workers that
-change.
-"""
+"""The supervisor's listeners, pollers and lane monitor, and the lanes to its workers."""
 
 from __future__ import annotations
 
@@ -68,7 +66,7 @@ class PollerHost:
         self._is_open = False
 
     def open(self) -> None:
-        """Accept from now on, and say where."""
+        """Accept from now on, and log where."""
         self._limits.start(self._poller_pool)
         self._poller_pool.start()
         self._is_open = True
@@ -77,10 +75,10 @@ class PollerHost:
     def make_worker(
         self, number: int, callbacks: Callbacks, *, with_config: bool = True
     ) -> WorkerHandle:
-        """A worker that has not been started, with a lane for each of its cores.
+        """A worker that has not been started, with a lane for each of its loops.
 
-        `with_config`: it is not forked, and must be told the settings. Raises OperatorFault where
-        the system denies what it takes; nothing is left of it then.
+        `with_config`: it is not forked, and needs the settings. Raises OperatorFault where the
+        system has no descriptors or memory for it; then nothing is left open.
         """
         lanes: list[ProcessLane] = []
         try:
@@ -89,7 +87,7 @@ class PollerHost:
                 if self._limits.connection_limits is not None:
                     lanes[-1].mark = self._limits.connection_limits.new_worker()
             return self._handle(number, lanes, callbacks, with_config=with_config)
-        except BaseException as error:  # rows and sockets are given back, whatever it was
+        except BaseException as error:  # rows and sockets are given back, whatever the error
             for lane in lanes:
                 self._lane_monitor.worker_died(lane)
             if isinstance(error, OSError):
@@ -123,22 +121,22 @@ class PollerHost:
         )
 
     def admit(self, worker: WorkerHandle) -> None:
-        """It serves: give it its share of the connections."""
+        """The worker serves: give it its share of the connections."""
         for lane in worker.lanes:
             self._lane_monitor.add(lane)
 
     def retire(self, worker: WorkerHandle) -> None:
-        """Give it nothing more; what it has not received goes elsewhere."""
+        """Give the worker nothing more; what it has not received goes to others."""
         for lane in worker.lanes:
             self._lane_monitor.retire(lane)
 
     def worker_died(self, worker: WorkerHandle) -> None:
-        """It has ended: what it never claimed goes elsewhere."""
+        """The worker has ended: what it has not claimed goes to others."""
         for lane in worker.lanes:
             self._lane_monitor.worker_died(lane)
 
     def stop(self, *, unlink: bool = True) -> None:
-        """Accept nothing more. What has been accepted is with the workers now.
+        """Accept nothing more. The workers have what was accepted.
 
         `unlink`: socket files go too; False if another process has taken them over.
         """
@@ -151,14 +149,14 @@ class PollerHost:
         self.listeners = []
 
     def close(self) -> None:
-        """Give back what is left. The workers have ended and been buried."""
+        """Give back what is left, after `worker_died` for each worker."""
         self._lane_monitor.stop()
         self._counters.close()
         if self._limits.connection_limits is not None:
             self._limits.connection_limits.table.close()
 
     def _websocket_share(self) -> int | None:
-        """Each core's part of --limit-channels, where pollers do not see what is a channel."""
+        """Each loop's part of --limit-channels, where pollers do not see which are WebSockets."""
         config = self._config
         if config.limit_channels is None or self._limits.head_reader is not None:
             return None

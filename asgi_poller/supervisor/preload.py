@@ -16,7 +16,7 @@ from asgi_poller.ipc.control import Control, Message, encoded
 from asgi_poller.supervisor.spawn import Process, described_exit
 
 _log = logging.getLogger("asgi_poller.error")
-_EXIT_UNKNOWN = -9  # SIGKILL: nobody is left who could have waited for it
+_EXIT_UNKNOWN = -9  # SIGKILL: no process is left that could have waited for it
 
 
 class ForkedProcess:
@@ -25,7 +25,7 @@ class ForkedProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._is_orphan = False  # the fork server has died: nobody will wait for it
+        self._is_orphan = False  # the fork server has died: no process will wait for it
         self._has_hung_up = False
 
     def send_signal(self, number: int) -> None:
@@ -50,8 +50,8 @@ class ForkedProcess:
             self.exit_code.set_result(code)
 
     def _presume(self) -> None:
-        """Where nobody is left to wait for it: a process that has closed its sockets runs no code
-        any more, and one that only seemed to is made to.
+        """Set the exit code where no process is left to wait for it. It has closed its sockets, so
+        it runs no more code; SIGKILL makes sure of that.
         """
         if self._is_orphan and self._has_hung_up:
             self.send_signal(signal.SIGKILL)
@@ -61,8 +61,8 @@ class ForkedProcess:
 class ForkLauncher:
     """One fork server. Owned by the supervisor's main thread.
 
-    `control` is our end of its control socket, over which its parcel has been sent, `process` the
-    fork server itself. After `close` it ends once its last worker has been waited for.
+    `control` is our end of its control socket, over which its specification has been sent,
+    `process` the fork server itself. After `close` it ends with the last of its workers.
     """
 
     def __init__(self, control: socket.socket, process: Process | None) -> None:
@@ -95,7 +95,7 @@ class ForkLauncher:
         async with self._one_at_a_time:
             self._answer = asyncio.get_running_loop().create_future()
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [end.fileno()]))]
-            # a few octets, and nothing else is under way: they fit
+            # a few bytes, and nothing else is under way: they fit
             self._socket.sendmsg([encoded("fork")], rights)
             answer = await self._answer
         match answer:
@@ -111,7 +111,7 @@ class ForkLauncher:
         self._close_if_idle()
 
     def kill(self) -> None:
-        """End the fork server by force; its workers live on, and nobody waits for them."""
+        """End the fork server by force; its workers live on, and no process waits for them."""
         self._is_closing = True
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
@@ -134,11 +134,11 @@ class ForkLauncher:
                 self._settle_answer(message)
 
     def _on_end(self) -> None:
-        """It has gone, and with it whoever could wait for its children."""
+        """The fork server has died, and no other process can wait for its children."""
         if self._process is not None and self._process.exit_code.done():
             self._fail(f"the fork server {described_exit(self._process.exit_code.result())}")
         self._fail("the fork server died while it loaded the application")
-        self._settle_answer({"kind": "gone", "problem": "the fork server has died"})
+        self._settle_answer({"kind": "died", "problem": "the fork server has died"})
         for child in self._children.values():
             child.orphaned()
         if not self._is_closing:

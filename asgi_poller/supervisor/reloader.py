@@ -1,9 +1,9 @@
-"""`--reload`: one worker, started afresh whenever the source changes.
+"""`--reload`: one worker, started again whenever the source changes, and the watcher of the source.
 
 The listeners and pollers are in this process and stay: connections that come while there is no
-worker wait. The old worker ends before the new one starts, because what applications hold in
-development (a file, a port, a database) is often not to be had twice. What does not start is shown,
-and the next change is waited for.
+worker wait. The old worker ends before the new one starts, because in development an application
+often holds something that cannot be opened twice (a file, a port, a database). What does not start
+is shown, and the next change starts it again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from asgi_poller.system.signals import run_parent
 
 _log = logging.getLogger("asgi_poller.error")
 
-# Unit: seconds for open requests when the source has changed. Less than in production: somebody
-# waits to see the effect.
+# Unit: seconds for open requests when the source has changed. Less than in production: the
+# developer waits to see the effect.
 _RELOAD_GRACE_S = 2.0
 
 _DEFAULT_INCLUDES = ("*.py",)
 _DEFAULT_EXCLUDES = (".*", ".py[cod]", ".sw.*", "~*")
-# Unit: milliseconds. How long it may go unnoticed that the watcher shall end.
+# Unit: milliseconds between looks at whether the watcher is to end.
 _STOP_MS = 500
 # Unit: milliseconds without a further change, after which a set of changes is complete.
 _STEP_MS = 50
@@ -85,8 +85,8 @@ class Reloader:
         _log.info("Will watch for changes in: %s", shown)
         if watcher.is_polling:
             _log.info(
-                "watchfiles is not installed: the times of files are looked at"
-                " (pip install 'asgi-poller[reload]' to notice changes sooner)"
+                "watchfiles is not installed: changes are found by the times of files"
+                " (pip install 'asgi-poller[reload]' to find them sooner)"
             )
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_stop)
@@ -144,8 +144,8 @@ class Reloader:
             poller_host.admit(worker)
             await _first(worker.ended, changed)
             if not changed.done():
-                told = described_exit(worker.ended.result())
-                _log.error("%s %s. Waiting for a change.", worker.name, told)
+                end = described_exit(worker.ended.result())
+                _log.error("%s %s. Waiting for a change.", worker.name, end)
         await changed
 
     async def _start(self, worker: WorkerHandle) -> None:
@@ -166,7 +166,7 @@ class Reloader:
             await asyncio.shield(worker.ended)
         finally:
             if not worker.ended.done():
-                self._worker = worker  # interrupted: whoever interrupts ends it
+                self._worker = worker  # cancelled: the one that cancels ends it
             else:
                 poller_host.worker_died(worker)
 
@@ -192,7 +192,7 @@ async def _first(*futures: asyncio.Future[Any]) -> None:
 
 
 def _let_leave(worker: WorkerHandle) -> None:
-    """It was sent SIGTERM: there is nobody to take over from it."""
+    """It was sent SIGTERM, and no other worker can take over."""
     worker.drain(_RELOAD_GRACE_S, adopt=True)
 
 

@@ -1,4 +1,4 @@
-"""Noticing changed files without watchfiles: their times are looked at again and again."""
+"""Finding changed files without watchfiles: it compares the times of files again and again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 _PAUSE_S = 0.25  # between two looks
 # A look at a large tree may take long: it has at most a fifth of the time.
 _PAUSE_FOR_EACH_S = 4.0
-# Where nobody's source is; hidden directories are left out as well.
+# Folders without source of the application; hidden directories are left out as well.
 _NEVER_SOURCE = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 Marks = dict[Path, tuple[int, int, int]]
-"""(time of the last change in nanoseconds, octets, inode) of each file."""
+"""(time of the last change in nanoseconds, bytes, inode) of each file."""
 
 
 def changes(
@@ -59,6 +59,6 @@ def _marks(directories: Iterable[Path], is_source: Callable[[Path], bool]) -> Ma
                     try:
                         about = path.stat()
                     except OSError:
-                        continue  # gone meanwhile, or not ours to read: as if it were not there
+                        continue  # removed meanwhile, or not readable: as if it did not exist
                     marks[path] = (about.st_mtime_ns, about.st_size, about.st_ino)
     return marks

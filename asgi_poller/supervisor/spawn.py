@@ -1,4 +1,4 @@
-"""Child processes: how they are started, waited for and signalled, whoever their parent is.
+"""Child processes: how they are started, waited for and signalled.
 
 A worker is the supervisor's own child if it was started afresh (`SpawnLauncher`), and the fork
 server's if it was forked (`ForkLauncher` in `preload.py`). The rest of the supervisor sees a
@@ -123,7 +123,7 @@ class SpawnedProcess:
 
     def _wait(self) -> None:
         code = self._popen.wait()
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody wants to know
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the supervisor
             self._loop.call_soon_threadsafe(self._settle, code)
 
     def _settle(self, code: int) -> None:
@@ -135,7 +135,7 @@ def _command(fd: int) -> list[str]:
     """The command of a fresh interpreter with this one's flags.
 
     -P, so that nothing in the current directory can stand in for the standard library: the paths
-    that the application needs come with the parcel.
+    that the application needs come with the specification.
     """
     program = (
         f"import sys; sys.path.append({_HOME!r}); "

@@ -1,7 +1,7 @@
 """The supervisor: parent of the workers, owner of the listeners, and what signals mean.
 
-It runs no application code. Its main thread has an event loop for orders and children; pollers and
-the lane monitor are threads beside it (`poller_host.py`).
+It runs no application code. Its main thread has an event loop for signals and child processes;
+pollers and the lane monitor are further threads (`poller_host.py`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Supervisor:
         self._upgrade: Upgrade | None = None
         self._launchers = Launchers(config)
         self._identity: Identity | None = None
-        self._orders: asyncio.Queue[int] = asyncio.Queue()
+        self._signals: asyncio.Queue[int] = asyncio.Queue()
         self._stop_by: asyncio.Future[int]  # the signal; made with the loop
         self._restart_task: asyncio.Task[None] | None = None
         self._is_restart_wanted = False
@@ -83,22 +83,22 @@ class Supervisor:
         self._stop_by = loop.create_future()
         handlers = self._handlers(poller_host, pool)
         for number in handlers:
-            loop.add_signal_handler(number, self._orders.put_nowait, number)
-        minding = asyncio.ensure_future(HealthMonitor(self._config, pool).run())
-        obeying = asyncio.ensure_future(self._obey(handlers))
+            loop.add_signal_handler(number, self._signals.put_nowait, number)
+        monitoring = asyncio.ensure_future(HealthMonitor(self._config, pool).run())
+        handling = asyncio.ensure_future(self._handle_signals(handlers))
         self._service_notifier.feed_watchdog()
         try:
             if await self._start(poller_host, pool):
                 await self._stop_by
         finally:
-            minding.cancel()
+            monitoring.cancel()
             await self._end(poller_host, pool)
-            obeying.cancel()
+            handling.cancel()
         log_with_pid("Finished supervisor [%d]", os.getpid())
         return 0
 
     async def _start(self, poller_host: PollerHost, pool: WorkerPool) -> bool:
-        """Whether it came up before it was told to stop. Raises OperatorFault."""
+        """Start; False if a signal to stop came before all workers served. Raises OperatorFault."""
         self._service_notifier.starting(2 * self._config.timeout_worker_startup)
         starting = asyncio.ensure_future(pool.start(poller_host.open))
         first: set[asyncio.Future[Any]] = {starting, self._stop_by}
@@ -129,7 +129,7 @@ class Supervisor:
             self._upgrade.give_up()
         is_succeeded = self._upgrade is not None and self._upgrade.is_done
         poller_host.stop(unlink=not is_succeeded)
-        # only where somebody takes clients in again it is worth while to send them there in turns
+        # to spread the closes helps only if a new supervisor takes the clients that come back
         await pool.stop(timeout_s, self._config.drain_spread if is_succeeded else 0.0)
         pool.close()
         poller_host.close()
@@ -151,18 +151,18 @@ class Supervisor:
             signal.SIGUSR2: lambda: self._start_upgrade(poller_host),
         }
 
-    async def _obey(self, handlers: dict[int, Callable[[], Any]]) -> None:
+    async def _handle_signals(self, handlers: dict[int, Callable[[], Any]]) -> None:
         while True:
-            number = await self._orders.get()
+            number = await self._signals.get()
             _log.info("Received %s", signal.Signals(number).name)
             try:
                 handlers[number]()
             except Exception:
-                _log.exception("%s could not be obeyed", signal.Signals(number).name)
+                _log.exception("%s could not be handled", signal.Signals(number).name)
 
     def _stop(self, number: int, pool: WorkerPool) -> None:
         if self._stop_by.done():
-            _log.warning("Told to stop again: killing the workers")
+            _log.warning("Second signal to stop: killing the workers")
             pool.kill()
         else:
             self._stop_by.set_result(number)
@@ -183,7 +183,7 @@ class Supervisor:
 
     def _scale(self, pool: WorkerPool, by: int) -> None:
         if not self._is_stopping:
-            _log.info("There shall be %d workers", pool.scale(by))
+            _log.info("Number of workers: %d", pool.scale(by))
 
     def _reopen_logs(self, pool: WorkerPool) -> None:
         reopen_log_files()
@@ -197,7 +197,7 @@ class Supervisor:
     def _on_upgraded(self, pid: int) -> None:
         """The new supervisor serves: this one ends."""
         self._service_notifier.hand_over(pid)
-        self._orders.put_nowait(signal.SIGTERM)
+        self._signals.put_nowait(signal.SIGTERM)
 
     @property
     def _is_stopping(self) -> bool:

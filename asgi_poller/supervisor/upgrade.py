@@ -2,8 +2,8 @@
 
 The old one runs its own command again, which may be another version by now, with the listeners as
 inherited descriptors and a description of them in the environment. The new one says so on a pipe
-when all its workers serve; until then the old one serves, and if the new one fails it goes on as if
-nothing had been. Both accept for a moment: no connection is refused, none waits for nobody.
+when all its workers serve; until then the old one serves, and if the new one fails the old
+one goes on unchanged. Both accept for a moment, so no connection is refused or left waiting.
 
 The new supervisor listens where the old one did, whatever its settings say: addresses change at a
 restart.
@@ -52,12 +52,12 @@ class Predecessor:
         if text is None:
             return None
         try:
-            told = json.loads(text)
-            if told["pid"] != os.getppid():
+            state = json.loads(text)
+            if state["pid"] != os.getppid():
                 return None  # for a process before us: it leaked through a shell perhaps
-            listeners = [_taken_over(**entry) for entry in told["listeners"]]
-            os.set_inheritable(told["pipe"], False)
-            return cls(told["pid"], listeners, told["pipe"])
+            listeners = [_taken_over(**entry) for entry in state["listeners"]]
+            os.set_inheritable(state["pipe"], False)
+            return cls(state["pid"], listeners, state["pipe"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise ListenError(f"{_VARIABLE}: cannot take the listeners over: {error}") from error
 
@@ -66,7 +66,7 @@ class Predecessor:
         try:
             os.write(self._pipe, _READY)
         except OSError:
-            pass  # it has ended meanwhile, which is what this was about
+            pass  # it has ended already
         os.close(self._pipe)
 
 
@@ -74,7 +74,7 @@ def _described(listener: Listener) -> dict[str, object]:
     file = listener.file
     return {
         "fd": listener.socket.fileno(),
-        "info": listener.info[:3],  # its address is asked anew
+        "info": listener.info[:3],  # its address is asked for again
         "url": listener.url,
         "option": listener.option,
         "file": None if file is None else [file.path, *file.identity],
@@ -115,7 +115,7 @@ class Upgrade:
             _log.warning("An upgrade is under way already: process %d", self._popen.pid)
             return
         self._pipe, theirs = os.pipe()
-        told = {
+        state = {
             "pid": os.getpid(),
             "pipe": theirs,
             "listeners": [_described(listener) for listener in listeners],
@@ -124,7 +124,7 @@ class Upgrade:
         try:
             self._popen = subprocess.Popen(
                 [sys.executable, *sys.orig_argv[1:]],
-                env={**self._environ, _VARIABLE: json.dumps(told)},
+                env={**self._environ, _VARIABLE: json.dumps(state)},
                 pass_fds=fds,
             )
         except OSError as error:
@@ -143,7 +143,7 @@ class Upgrade:
             self._close_pipe()
 
     def _on_answer(self, upgraded: Callable[[int], object]) -> None:
-        """It says that it serves, or has ended, or has closed the pipe without a word."""
+        """The new supervisor serves, or has closed the pipe without having served."""
         assert self._popen is not None
         answer = os.read(self._pipe, 1)
         self._close_pipe()
@@ -153,7 +153,7 @@ class Upgrade:
             return
         self._popen.send_signal(signal.SIGTERM)
         popen, self._popen = self._popen, None
-        asyncio.ensure_future(self._report(popen))  # noqa: RUF006  # nobody waits for it
+        asyncio.ensure_future(self._report(popen))  # noqa: RUF006  # no task waits for it
 
     async def _report(self, popen: subprocess.Popen[bytes]) -> None:
         code = await asyncio.to_thread(popen.wait)

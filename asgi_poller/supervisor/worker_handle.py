@@ -1,4 +1,4 @@
-"""The supervisor's view of one worker: its process, its control socket, its lanes, its pulse.
+"""A worker as the supervisor sees it: its process, control socket, lanes and heartbeat.
 
 Its states, and what moves them:
 
@@ -31,7 +31,7 @@ from asgi_poller.supervisor.spawn import Launcher, Process, described_exit
 _log = logging.getLogger("asgi_poller.error")
 
 # Unit: seconds beyond what a worker was given to drain, for its application's shutdown and its
-# interpreter's; then it is killed. And for one that has hung up to be gone.
+# interpreter's; then it is killed. And for one that has closed its control socket, to end.
 _END_MARGIN_S = 5.0
 
 
@@ -67,7 +67,7 @@ class WorkerFailed(StartupError):
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """What a worker tells its owner: that it was sent SIGTERM, and that it has had its requests."""
+    """Called with the worker: it was sent SIGTERM; it has reached --limit-max-requests."""
 
     leaving: Callable[[WorkerHandle], object]
     limit_reached: Callable[[WorkerHandle], object]
@@ -77,7 +77,7 @@ class WorkerHandle:
     """Owned by the supervisor's main thread, made on its loop. Seconds are the loop's.
 
     The order of a life: `start`, `wait_ready`, `drain` or `kill`, and `ended` is done at last; the
-    owner then buries the lanes.
+    owner then calls `PollerHost.worker_died`.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class WorkerHandle:
         return 0.0 if self.ready_at is None else self._loop.time() - self.ready_at
 
     async def start(self, launcher: Launcher) -> None:
-        """Start the process and give it its parcel. Raises WorkerFailed, ConfigError; it has ended
-        then, or is about to.
+        """Start the process and send it its specification. Raises WorkerFailed, ConfigError; then
+        it has ended, or is about to.
         """
         ours: socket.socket | None = None
         try:
-            octets = packed(self._spec)
+            packed_spec = packed(self._spec)
             ours, theirs = socket.socketpair()
             with theirs:
                 self._process = await launcher.launch(theirs)
@@ -139,7 +139,7 @@ class WorkerHandle:
             ends = [lane.worker_end.fileno() for lane in self.lanes]
             tables = [] if self._table is None else [self._table.fd]
             fds = [self._counters.fd, self._stacks.worker_end, *ends, *tables]
-            await send_bootstrap(ours, octets, fds)
+            await send_bootstrap(ours, packed_spec, fds)
             self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
         except BaseException as error:
             if ours is not None:
@@ -186,14 +186,14 @@ class WorkerHandle:
             self._process.send_signal(signal.SIGKILL)
 
     async def blocked_stack(self) -> str:
-        """The stack of the thread whose loop does not turn; empty if there is no answer."""
+        """The stack of the thread whose loop is blocked; empty if there is no answer."""
         if self._process is None or self.pulse is None:
             return ""
         self._process.send_signal(STACK_SIGNAL)
         dump = await self._stacks.read()
-        return stack_of(self._threads[self.pulse.silent_core], dump) if dump else ""
+        return stack_of(self._threads[self.pulse.silent_index], dump) if dump else ""
 
-    # What happens to it
+    # Events
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -207,7 +207,7 @@ class WorkerHandle:
             case {"kind": "limit"}:
                 self._callbacks.limit_reached(self)
             case _:
-                _log.error("%s says what is not known: %.200r", self.name, message)
+                _log.error("%s sent an unknown message: %.200r", self.name, message)
 
     def _on_ready(self) -> None:
         now = self._loop.time()
@@ -229,7 +229,7 @@ class WorkerHandle:
     def _end(self, code: int) -> None:
         self._enter("ended")
         if self._control is not None:
-            self._control.read_now()  # its last words: why it failed
+            self._control.read_now()  # its last messages say why it failed
             self._control.close()
         if self._kill_timer is not None:
             self._kill_timer.cancel()
@@ -238,7 +238,7 @@ class WorkerHandle:
             self._ready.set_exception(
                 self._failure or self._failed(f"it {described_exit(code)} before it was ready")
             )
-            self._ready.exception()  # whether somebody waits for it or not
+            self._ready.exception()  # taken, in case no task waits for it
         self.ended.set_result(code)
 
     def _failed(self, problem: str) -> WorkerFailed:

@@ -1,5 +1,4 @@
-"""The workers of a supervisor: as many as there should be, replaced when they die or have had
-their time.
+"""The workers of a supervisor: as many as wanted, replaced when they die or reach a limit.
 
 Replacements of workers that serve (rolling restart, recycling, a blocked loop) come one at a time,
 and the new one is ready before the old one drains. Replacements of dead workers come at once, and
@@ -11,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
+from asgi_poller.supervisor.poller_host import PollerHost
 from asgi_poller.supervisor.spawn import Launcher, described_exit
 from asgi_poller.supervisor.worker_handle import Callbacks, State, WorkerHandle
 
@@ -28,24 +28,6 @@ _LAST_S = 30.0
 _LONG_LIFE_S = 10.0
 # Unit: seconds without a further early death, after which the next one is the first again.
 _FORGET_S = 60.0
-
-
-class WorkerSite(Protocol):
-    """The part of a PollerHost that the pool needs."""
-
-    def make_worker(
-        self, number: int, callbacks: Callbacks, *, with_config: bool = True
-    ) -> WorkerHandle:
-        """A worker that has not been started."""
-
-    def admit(self, worker: WorkerHandle) -> None:
-        """It serves."""
-
-    def retire(self, worker: WorkerHandle) -> None:
-        """Give it nothing more."""
-
-    def worker_died(self, worker: WorkerHandle) -> None:
-        """It has ended."""
 
 
 LauncherMaker = Callable[[], Coroutine[Any, Any, Launcher]]
@@ -86,7 +68,7 @@ class WorkerPool:
     """Owned by the supervisor's main thread."""
 
     def __init__(
-        self, config: Config, poller_host: WorkerSite, make_launcher: LauncherMaker
+        self, config: Config, poller_host: PollerHost, make_launcher: LauncherMaker
     ) -> None:
         self._config = config
         self._poller_host = poller_host
@@ -112,7 +94,7 @@ class WorkerPool:
     # Start and end
 
     async def start(self, first_serves: Callable[[], object]) -> None:
-        """Start all workers: one alone, so that what is wrong is said once, then the others.
+        """Start all workers: one alone, so that an error is reported once, then the others.
 
         `first_serves` is called in between. Raises OperatorFault if one of them fails.
         """
@@ -138,7 +120,7 @@ class WorkerPool:
             worker.drain(timeout_s, spread_s, adopt=True)
         while self._living:
             await asyncio.wait([worker.ended for worker in self._living])
-            await asyncio.sleep(0)  # their burials
+            await asyncio.sleep(0)  # their done callbacks
 
     def kill(self) -> None:
         """End all workers by force; `stop` then returns soon."""
@@ -249,7 +231,7 @@ class WorkerPool:
             worker.kill()
             raise
         if worker.state is not State.SERVING:
-            raise StartupError(f"{worker.name} was told to end before it served")
+            raise StartupError(f"{worker.name} was asked to end before it served")
         self._members.append(worker)
         self._poller_host.admit(worker)
         _log.info("%s is ready", worker.name)
@@ -265,7 +247,7 @@ class WorkerPool:
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
     def _drain(self, worker: WorkerHandle, spread_s: float) -> None:
-        """Out of the poller pool first, so that nobody is sent to a worker that leaves."""
+        """Take it out of the poller pool first, so that it gets no more connections."""
         if worker in self._members:
             self._members.remove(worker)
             self._poller_host.retire(worker)
@@ -279,16 +261,16 @@ class WorkerPool:
         self._members.remove(worker)
         self._backoff.failed(self._now(), worker.age_s)
         if not self._is_stopping:
-            told = f"{worker.name} {described_exit(code)} after {worker.age_s:.0f} s"
-            _log.error("%s; starting another%s", told, self._told_delay())
+            end = f"{worker.name} {described_exit(code)} after {worker.age_s:.0f} s"
+            _log.error("%s; starting another%s", end, self._shown_delay())
             self._level()
 
     def _on_leaving(self, worker: WorkerHandle) -> None:
-        """Somebody sent SIGTERM to it alone."""
+        """SIGTERM was sent to this worker alone."""
         if worker not in self._members or self._is_stopping:
             worker.drain(self._config.timeout_graceful_shutdown, adopt=self._is_stopping)
             return
-        _log.info("%s was told to end; starting another", worker.name)
+        _log.info("%s was asked to end; starting another", worker.name)
         self._drain(worker, 0.0)
         self._level()
 
@@ -324,9 +306,9 @@ class WorkerPool:
                 return
             except OperatorFault as fault:
                 self._backoff.failed(self._now())
-                _log.error("A worker cannot start: %s; trying again%s", fault, self._told_delay())
+                _log.error("A worker cannot start: %s; trying again%s", fault, self._shown_delay())
 
-    def _told_delay(self) -> str:
+    def _shown_delay(self) -> str:
         delay_s = self._backoff.delay_s
         return f" in {delay_s:g} s (failure {self._backoff.count})" if delay_s else ""
 

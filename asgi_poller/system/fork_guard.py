@@ -1,4 +1,4 @@
-"""A child that the application forks is not the server.
+"""Guard for forks by the application: a child does not keep the server's sockets and signals.
 
 `multiprocessing` forks on Linux up to Python 3.13, and so do pools and data loaders. Such a child
 inherits the server's signal handlers, its wakeup descriptor and its sockets: SIGTERM for the child
@@ -49,7 +49,7 @@ class ForkGuard:
         """Guard forks of this process from now on."""
         global _is_registered
         if not hasattr(os, "register_at_fork"):
-            return  # Windows: nobody forks
+            return  # Windows: there is no fork
         if not _is_registered:
             _is_registered = True
             os.register_at_fork(
@@ -118,7 +118,7 @@ def _descriptors() -> list[int]:
 def _name_of(fd: int) -> Any:
     """The address of a socket's own end; None for what is no socket."""
     try:
-        # the family is not looked at: getsockname() tells by itself what it got
+        # the family given here does not matter: getsockname() returns the real one
         looked_at = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""The pid file: which process is the server.
+"""The pid file.
 
 Written as a whole or not at all, never over a server that runs, never over a file that is something
 else, and removed only by the process that it names.
@@ -57,7 +57,7 @@ class PidFile:
         pid, self._pid = self._pid, None
         if pid is None or pid != os.getpid():
             return
-        # Gone already, or the directory may not be written to any more (--user): what is left names
+        # Removed already, or the directory is not writable any more (--user): what is left names
         # a dead process, and the next start replaces it.
         with contextlib.suppress(OSError, ValueError):
             fd = _open(self._path)
@@ -68,7 +68,7 @@ class PidFile:
                 os.close(fd)
 
     def _write(self, pid: int) -> None:
-        # A name that nobody can guess, and O_EXCL: no link is followed, whoever may write here.
+        # A name that cannot be guessed, and O_EXCL: no link is followed, whoever may write here.
         fd, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
         new = Path(name)
         try:
@@ -87,7 +87,7 @@ class PidFile:
                     return
         finally:
             new.unlink(missing_ok=True)
-        raise ConfigError(self._option, f"{self._path} changes hands all the time")
+        raise ConfigError(self._option, f"{self._path} is replaced again and again")
 
     def _take_over(self, new: Path, pid: int) -> bool:
         """Put `new` in the place of a dead process's file; ConfigError if it is not to be had.
@@ -101,7 +101,7 @@ class PidFile:
         except ValueError as error:
             raise self._no_pid_file() from error
         try:
-            # Between reading and replacing, nobody else may do the same with this very file.
+            # Between reading and replacing, no other process may do the same with this file.
             if not _lock(old):
                 raise ConfigError(self._option, f"another process is writing {self._path}")
             try:

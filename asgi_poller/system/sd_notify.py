@@ -1,4 +1,4 @@
-"""Telling the service manager: systemd's notification socket.
+"""systemd's notification socket (sd_notify).
 
 Source: sd_notify(3) and sd_watchdog_enabled(3); systemd.service(5) for what Type=notify,
 Type=notify-reload and WatchdogSec= make of it. Without $NOTIFY_SOCKET every method does nothing, so
@@ -42,7 +42,7 @@ class ServiceManager:
     def from_environment(cls, environ: MutableMapping[str, str]) -> ServiceManager:
         """Read $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID, and take them out of `environ`.
 
-        Out, so that no worker and nothing that the application starts speaks for the server.
+        Out, so that no worker and nothing that the application starts sends notifications.
         """
         address = environ.pop("NOTIFY_SOCKET", None)
         limit_us = environ.pop("WATCHDOG_USEC", "")
@@ -54,7 +54,7 @@ class ServiceManager:
 
     @property
     def is_there(self) -> bool:
-        """Whether anybody is told anything."""
+        """Whether there is a service manager."""
         return self._address is not None
 
     @property
@@ -106,7 +106,7 @@ class ServiceManager:
                 connection.settimeout(_SEND_TIMEOUT_S)
                 connection.sendto("\n".join(lines).encode(), self._address)
         except OSError:
-            return False  # no manager, or a stuck one: none of our business
+            return False  # no manager, or one that does not read: the server goes on
         return True
 
 

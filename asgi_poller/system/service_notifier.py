@@ -1,6 +1,4 @@
-"""What a server that has its process to itself owes to others: the pid file, the service manager,
-and its watchdog.
-"""
+"""Pid file, service manager and its watchdog, for a server that has a process to itself."""
 
 from __future__ import annotations
 
@@ -36,26 +34,26 @@ class ServiceNotifier:
         self._manager.extend_timeout(limit_s)
 
     def feed_watchdog(self) -> None:
-        """Show that the running loop turns, as often as the manager wants to see it."""
+        """Feed the manager's watchdog from the running loop, as often as it expects."""
         interval_s = self._manager.watchdog_interval_s
         if interval_s is not None and self._watchdog is None:
             self._watchdog = asyncio.ensure_future(self._feed(interval_s))
 
     def ready(self, status: str = "") -> None:
-        """It serves, for the first time or again."""
+        """The server serves, for the first time or again."""
         self._manager.ready(status)
 
     def reloading(self) -> None:
-        """It will say `ready` again."""
+        """A reload has begun; `ready` follows."""
         self._manager.reloading()
 
     def hand_over(self, pid: int) -> None:
-        """Another process is the server from now on, and speaks for it."""
+        """Another process is the server from now on, and notifies instead of this one."""
         self._manager.hand_over(pid)
         self._manager = ServiceManager()
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """The server has begun to stop."""
         self._manager.stopping()
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ from asgi_poller import platform
 
 T = TypeVar("T")
 
-#: What the supervisor decides on.
+#: Signals that only the supervisor acts on.
 SUPERVISOR_SIGNALS = platform.HANDLED_SIGNALS
 
 
@@ -44,9 +44,10 @@ def interrupt_blocked() -> Iterator[None]:
 
 
 def leave_signals() -> None:
-    """Leave to the supervisor what is sent to all of its process group. For a child's main thread.
+    """Ignore signals that the supervisor acts on: they are sent to its whole process group. For the
+    main thread of a child.
 
-    Handlers that do nothing rather than SIG_IGN, which whatever the application starts inherits.
+    Handlers that do nothing, not SIG_IGN: what the application starts would inherit that.
     """
     for number in SUPERVISOR_SIGNALS:
         signal.signal(number, _nothing)

@@ -55,9 +55,9 @@ class ForkServer:
         try:
             self._load()
         except OperatorFault as fault:
-            self._tell("failed", problem=str(fault), exit_code=fault.exit_code)
+            self._send("failed", problem=str(fault), exit_code=fault.exit_code)
             return None
-        self._tell("loaded")
+        self._send("loaded")
         reader, writer = socket.socketpair()
         with reader, writer:
             for end in (reader, writer):
@@ -90,28 +90,28 @@ class ForkServer:
                 reader.recv(_READ_BYTES)
                 self._reap()
             if self._control in ready:
-                octets, fds = receive_fds(self._control, _READ_BYTES, 1)
-                if not octets:
+                data, fds = receive_fds(self._control, _READ_BYTES, 1)
+                if not data:
                     return None
-                for message in self._lines.feed(octets):
-                    end = self._obey(message, fds)
+                for message in self._lines.feed(data):
+                    end = self._handle(message, fds)
                     if end is not None:
                         return end
 
-    def _obey(self, message: Message, fds: list[int]) -> socket.socket | None:
+    def _handle(self, message: Message, fds: list[int]) -> socket.socket | None:
         if message["kind"] != "fork" or not fds:
-            _log.error("an order that is not known: %r", message)
+            _log.error("Unknown message from the supervisor: %r", message)
             return None
         fd = fds.pop()
         try:
             pid = os.fork()
         except OSError as error:
-            self._tell("not_forked", problem=str(error))
+            self._send("not_forked", problem=str(error))
         else:
             if pid == 0:
                 return self._become_child(fd)
             self._children.add(pid)
-            self._tell("forked", pid=pid)
+            self._send("forked", pid=pid)
         os.close(fd)
         return None
 
@@ -129,13 +129,13 @@ class ForkServer:
             waited, status = os.waitpid(pid, os.WNOHANG)
             if waited:
                 self._children.discard(pid)
-                self._tell("ended", pid=pid, code=os.waitstatus_to_exitcode(status))
+                self._send("ended", pid=pid, code=os.waitstatus_to_exitcode(status))
 
-    def _tell(self, kind: str, **fields: Any) -> None:
+    def _send(self, kind: str, **fields: Any) -> None:
         try:
             self._control.sendall(encoded(kind, **fields))
         except OSError:
-            pass  # the supervisor has gone: the next read says so
+            pass  # the supervisor has ended: the next read says so
 
 
 def _noticed(number: int, frame: object) -> None:
@@ -143,7 +143,7 @@ def _noticed(number: int, frame: object) -> None:
 
 
 def fork_from_here(control: socket.socket) -> bool:
-    """Fork a process to be a fork server with an application that cannot be imported anew.
+    """Fork a process to be a fork server with an application that cannot be imported again.
 
     Only before this process has started a thread. True in the child, which keeps `control` alone.
     """

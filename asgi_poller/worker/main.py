@@ -1,4 +1,4 @@
-"""Where every child process begins: it opens its parcel, and becomes what that says."""
+"""The start of every child process: it receives its specification and becomes what that says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(fd: int) -> int:
     try:
         spec, fds = receive_bootstrap(control)
     except (EOFError, OSError):
-        return _EXIT_ORPHANED  # the supervisor has gone: nothing has begun
+        return _EXIT_ORPHANED  # the supervisor has ended already
     spec.origin.apply()
     if isinstance(spec, ForkServerSpec):
         configure_logging(spec.config)
@@ -52,9 +52,10 @@ def run_fork_server(control: socket.socket, config: Config) -> int:
 
 
 def leave(code: int) -> None:
-    """End a process that was forked in the middle of somebody's program, without running its end.
+    """End a process that was forked in the middle of a user's program.
 
-    What the program registered with atexit, and the `finally` blocks below us, are the parent's.
+    What the program registered with atexit, and the `finally` blocks below us, are the parent's:
+    they do not run.
     """
     end_daemons()
     logging.shutdown()

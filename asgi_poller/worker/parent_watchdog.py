@@ -16,8 +16,8 @@ _EXIT_ORPHANED = 1
 class ParentWatchdog:
     """A thread that sleeps until the supervisor's end of `control` is closed.
 
-    The event loop learns of that too, and drains; `limit_s` seconds later there has been time
-    enough for that. `end_process` is a seam for tests.
+    The event loop sees that too, and drains. `limit_s` seconds later this thread ends the process
+    in any case, by `end_process`.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class ParentWatchdog:
         self._fd = os.dup(control.fileno())
         self._limit_s = limit_s
         self._end_process = end_process
-        self._thread = threading.Thread(target=self._watch, name="OrphanGuard", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="ParentWatchdog", daemon=True)
 
     def fileno(self) -> int:
         """Its own descriptor of the socket."""

@@ -3,8 +3,8 @@
     new ──► starting ── ready ──► serving ── drain ──► draining ─► end
                 └── failed ─────────────────────────────────────────┘
 
-It drains when the supervisor says so, or when the supervisor is gone. SIGTERM makes it ask: the
-supervisor then gives its lanes nothing more before it says drain.
+It drains when the supervisor sends `drain`, or when the supervisor has ended. After SIGTERM it asks
+the supervisor, which gives its lanes nothing more and then sends `drain`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ORPHAN_MARGIN_S = 10.0
 @dataclass(frozen=True, slots=True)
 class Drain:
     """An order to end: seconds as for `LoopServer.drain`. `adopt`: what waits in the lanes comes
-    first, since nobody else will take it.
+    first, since no other worker will take it.
     """
 
     timeout_s: float
@@ -102,7 +102,7 @@ class Worker:
         self._control: Control | None = None
         self._orders: asyncio.Queue[Drain] = asyncio.Queue()
         self._is_ordered = False  # to end
-        self._is_limit_told = False
+        self._is_limit_reported = False
 
     def run(self) -> int:
         """Serve until the supervisor wants no more; the exit code."""
@@ -119,11 +119,11 @@ class Worker:
             [info.address for info in self._spec.infos],
             [self._socket.fileno, watch.fileno, *(each.fileno for each in self._receivers)],
         ).begin()
-        return run_loop(self._live(), loop_factory(config.loop))
+        return run_loop(self._main(), loop_factory(config.loop))
 
-    # A life
+    # Start and end
 
-    async def _live(self) -> int:
+    async def _main(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._control = Control(self._socket, on_message=self._on_message, on_end=self._on_orphaned)
         # a bound method, not the loop's own handler: sse-starlette asks the object behind it
@@ -138,7 +138,7 @@ class Worker:
         try:
             threads = await starting
         except asyncio.CancelledError:
-            return 0  # told to end before it had begun
+            return 0  # asked to end before it served
         except OperatorFault as fault:
             self._control.send("failed", problem=str(fault), exit_code=fault.exit_code)
             return fault.exit_code
@@ -202,7 +202,7 @@ class Worker:
         await asyncio.wait(drains)
         await loops.shutdown(deadline_s)
 
-    # What is said to it
+    # Messages and signals
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -211,15 +211,15 @@ class Worker:
             case {"kind": "reopen_logs"}:
                 reopen_log_files()
             case _:
-                _log.error("an order that is not known: %r", message)
+                _log.error("Unknown message from the supervisor: %r", message)
 
     def _on_orphaned(self) -> None:
-        _log.error("The supervisor has died: worker %d ends.", self._spec.number)
+        _log.error("The supervisor has ended: worker %d ends too.", self._spec.number)
         self._order(Drain(self._config.timeout_graceful_shutdown, adopt=True))
 
     @property
     def should_exit(self) -> bool:
-        """Whether it has been told to end, as uvicorn's Server says it."""
+        """Whether it has been asked to end, as uvicorn's Server says it."""
         return self._is_ordered
 
     def _take_sigterm(self, number: int, frame: object) -> None:
@@ -241,9 +241,9 @@ class Worker:
 
     def _on_limit_reached(self) -> None:
         """On any loop's thread, and perhaps more than once."""
-        if self._is_limit_told or self._control is None or self._loops is None:
+        if self._is_limit_reported or self._control is None or self._loops is None:
             return
-        self._is_limit_told = True
+        self._is_limit_reported = True
         with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the worker
             self._loops.servers[0].loop.call_soon_threadsafe(self._control.send, "limit")
 

@@ -213,7 +213,7 @@ def test_a_blocked_loop_is_reported_with_its_stack_and_replaced() -> None:
         blocked = server.seen()["pid"]
         with pytest.raises(httpx.HTTPError):
             server.get("/block").raise_for_status()
-        server.wait_for("The event loop has not moved for 2 s")
+        server.wait_for("The event loop has been blocked for 2 s")
         server.wait_for("in that_never_returns")
         assert not server.said("in spawn_worker")  # only what is of interest
         server.wait_for("Application startup complete", 2)
@@ -341,5 +341,5 @@ def test_workers_end_when_their_arbiter_has_died() -> None:
         server.signal(signal.SIGKILL)
         assert close_code(channel) == 1012
         server.ended()  # its output ends when the last worker has
-        assert len(server.said("The arbiter has gone")) == 2
+        assert len(server.said("The arbiter has ended")) == 2
         assert len(server.said("lifespan has ended")) == 2

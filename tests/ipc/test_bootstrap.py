@@ -37,7 +37,7 @@ def spec(config: Config | None) -> WorkerSpec:
     )
 
 
-def test_a_parcel_arrives_whole_with_any_number_of_descriptors() -> None:
+def test_a_specification_arrives_whole_with_any_number_of_descriptors() -> None:
     config = Config("main:app", headers=[("x-long", "x" * 4000)] * 200)
     ours, theirs = socket.socketpair()
     fds = [os.dup(0) for _ in range(450)]
@@ -45,9 +45,9 @@ def test_a_parcel_arrives_whole_with_any_number_of_descriptors() -> None:
     reader = threading.Thread(target=lambda: received.extend(receive_bootstrap(theirs)))
     with ours, theirs:
         reader.start()
-        octets = packed(spec(config))
-        assert len(octets) > 500_000
-        asyncio.run(asyncio.wait_for(send_bootstrap(ours, octets, fds), DEADLINE_S))
+        packed_spec = packed(spec(config))
+        assert len(packed_spec) > 500_000
+        asyncio.run(asyncio.wait_for(send_bootstrap(ours, packed_spec, fds), DEADLINE_S))
         reader.join(DEADLINE_S)
         got, got_fds = received
     assert got == spec(config)
@@ -58,7 +58,7 @@ def test_a_parcel_arrives_whole_with_any_number_of_descriptors() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 5, 40])
-def test_a_parcel_that_breaks_off_is_the_end(cut: int) -> None:
+def test_a_specification_that_breaks_off_is_the_end(cut: int) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         with ours:

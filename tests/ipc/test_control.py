@@ -80,4 +80,4 @@ def test_one_that_babbles_is_hung_up_on(caplog: pytest.LogCaptureFixture) -> Non
         assert theirs.recv(1) == b""
 
     with_control(work)
-    assert "does not speak our language" in caplog.text
+    assert "what came is no message" in caplog.text

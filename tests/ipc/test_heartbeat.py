@@ -47,7 +47,7 @@ def test_a_loop_beats_several_times_within_the_limit() -> None:
     assert beat_interval_s(2.0) == 0.5
 
 
-def test_a_silent_core_is_told_of_once_and_then_lost() -> None:
+def test_a_silent_index_is_told_of_once_and_then_lost() -> None:
     rows = [cells(), cells()]
     pulse = Pulse(rows, 30.0, 0.0)
     for now in range(1, 31):
@@ -55,7 +55,7 @@ def test_a_silent_core_is_told_of_once_and_then_lost() -> None:
         health = pulse.look(float(now))
         expected = {int(NOTICE_S): Health.BLOCKED, 30: Health.LOST}.get(now, Health.OK)
         assert health is expected, now
-    assert pulse.silent_core == 1
+    assert pulse.silent_index == 1
     assert pulse.silent_s == 30.0
 
 

@@ -29,15 +29,15 @@ from asgi_poller.settings.table import OPTIONS
         ("1TiB", 1024**4),
     ],
 )
-def test_sizes_are_octets_in_units_of_1024(text: str, expected: int) -> None:
-    assert kinds.octets().parse(text) == expected
-    assert kinds.octets().check(text) == expected, "TOML and Python may write sizes as text too"
+def test_sizes_are_bytes_in_units_of_1024(text: str, expected: int) -> None:
+    assert kinds.size().parse(text) == expected
+    assert kinds.size().check(text) == expected, "TOML and Python may write sizes as text too"
 
 
 @pytest.mark.parametrize("text", ["", "x", "1x", "-1", "1 2", "k", "0.0001k", "1e3", "16 MiBs"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
-        kinds.octets().parse(text)
+        kinds.size().parse(text)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_loop_that_is_blocked_is_ended_by_the_second_signal() -> None:
             run.signal(signal.SIGINT)
             run.signal(signal.SIGTERM)
             assert run.wait() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        assert "leaving without it" in run.text
+        assert "the process ends without it" in run.text
         assert "Application shutdown complete" not in run.text
 
 

@@ -30,7 +30,7 @@ def test_processes_and_threads_have_names() -> None:
             lambda: {"MasterPoller-0", "LaneKeeper"} <= threads_of(command.pid), "pollers' names"
         )
         for worker in command.workers:
-            assert {"Loop-1", "OrphanGuard"} <= threads_of(worker)
+            assert {"Loop-1", "ParentWatchdog"} <= threads_of(worker)
 
 
 def test_the_whole_title_is_set_where_that_can_be_done(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_one_more_and_one_less() -> None:
             assert all(client.code == 1012 for client in leavers)
             wait_until(lambda left=left: len(command.workers) == left, "one leaves")  # type: ignore[misc]  # bound early
         command.signal(signal.SIGTTOU)
-        command.wait_for("There shall be 1 workers", count=2)
+        command.wait_for("Number of workers: 1", count=2)
         assert pid_at(command.address) in command.workers
 
 
