@@ -91,8 +91,8 @@ def integer(minimum: int, maximum: float = math.inf, *, metavar: str = "N") -> K
     return Kind(metavar, parse, check)
 
 
-def number(minimum: float, maximum: float = math.inf, *, metavar: str = "NUMBER") -> Kind:
-    """A number, whole or not, within bounds, or text that is one."""
+def number(minimum: float) -> Kind:
+    """A number, whole or not, from `minimum` on, or text that is one."""
 
     def check(value: object) -> float:
         if isinstance(value, str):
@@ -103,7 +103,7 @@ def number(minimum: float, maximum: float = math.inf, *, metavar: str = "NUMBER"
             or not math.isfinite(value)
         ):
             raise ValueError(f"must be a number, not {shown(value)}")
-        _within(value, minimum, maximum, "a number")
+        _within(value, minimum, math.inf, "a number")
         return value
 
     def parse(text: str) -> float:
@@ -113,7 +113,7 @@ def number(minimum: float, maximum: float = math.inf, *, metavar: str = "NUMBER"
             raise ValueError(f"must be a number, not {shown(text)}") from None
         return check(number)
 
-    return Kind(metavar, parse, check)
+    return Kind("NUMBER", parse, check)
 
 
 def seconds(minimum: float = 0.0) -> Kind:

@@ -19,6 +19,7 @@ from asgi_poller.platform import process_is_alive
 
 _LIMIT_BYTES = 32  # more than any number needs: a longer file is no pid file
 _ATTEMPTS_COUNT = 20
+_OPTION = "--pid"
 _NO_SURPRISE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -27,11 +28,10 @@ class PidFile:
     only.
     """
 
-    __slots__ = ("_option", "_path", "_pid", "_predecessor")
+    __slots__ = ("_path", "_pid", "_predecessor")
 
-    def __init__(self, path: str, *, option: str = "--pid") -> None:
+    def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._option = option
         self._pid: int | None = None  # in the file, once written
         self._predecessor: int | None = None
 
@@ -44,9 +44,7 @@ class PidFile:
         try:
             self._write(pid)
         except OSError as error:
-            raise ConfigError(
-                self._option, f"cannot write {self._path}: {error.strerror}"
-            ) from error
+            raise ConfigError(_OPTION, f"cannot write {self._path}: {error.strerror}") from error
         self._pid = pid
 
     def remove(self) -> None:
@@ -87,7 +85,7 @@ class PidFile:
                     return
         finally:
             new.unlink(missing_ok=True)
-        raise ConfigError(self._option, f"{self._path} is replaced again and again")
+        raise ConfigError(_OPTION, f"{self._path} is replaced again and again")
 
     def _take_over(self, new: Path, pid: int) -> bool:
         """Put `new` in the place of a dead process's file; ConfigError if it is not to be had.
@@ -103,7 +101,7 @@ class PidFile:
         try:
             # Between reading and replacing, no other process may do the same with this file.
             if not _lock(old):
-                raise ConfigError(self._option, f"another process is writing {self._path}")
+                raise ConfigError(_OPTION, f"another process is writing {self._path}")
             try:
                 if not os.path.samestat(os.fstat(old), os.lstat(self._path)):
                     return False
@@ -122,12 +120,10 @@ class PidFile:
             raise self._no_pid_file() from error
         if other not in (None, pid, self._predecessor) and process_is_alive(other):
             problem = f"process {other} is running; remove {self._path} if that is another program"
-            raise ConfigError(self._option, problem)
+            raise ConfigError(_OPTION, problem)
 
     def _no_pid_file(self) -> ConfigError:
-        return ConfigError(
-            self._option, f"{self._path} exists and is no pid file; choose another path"
-        )
+        return ConfigError(_OPTION, f"{self._path} exists and is no pid file; choose another path")
 
 
 def _open(path: Path) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 
 # Unit: seconds. The manager's queue is full only while it is stuck itself.
 _SEND_TIMEOUT_S = 1.0
@@ -22,20 +22,18 @@ class ServiceManager:
     """One notification socket. Owned by the process that the manager started (its main process).
 
     `from_environment` makes it; the constructor takes the value of $NOTIFY_SOCKET and, in seconds,
-    the watchdog's limit. `clock_us` gives CLOCK_MONOTONIC in microseconds.
+    the watchdog's limit.
     """
 
-    __slots__ = ("_address", "_clock_us", "watchdog_limit_s")
+    __slots__ = ("_address", "watchdog_limit_s")
 
     def __init__(
         self,
         address: str | None = None,
         *,
         watchdog_limit_s: float | None = None,
-        clock_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
     ) -> None:
         self._address = _socket_address(address)
-        self._clock_us = clock_us
         self.watchdog_limit_s = None if self._address is None else watchdog_limit_s
 
     @classmethod
@@ -53,11 +51,6 @@ class ServiceManager:
         return cls(address, watchdog_limit_s=limit_s)
 
     @property
-    def is_there(self) -> bool:
-        """Whether there is a service manager."""
-        return self._address is not None
-
-    @property
     def watchdog_interval_s(self) -> float | None:
         """Seconds between calls of `watchdog`: half of what the manager allows, as it advises.
 
@@ -69,34 +62,30 @@ class ServiceManager:
         """Start-up, or a reload, is complete. `status` is a line for people."""
         return self._send(f"READY=1\nMAINPID={os.getpid()}", status)
 
-    def reloading(self, status: str = "") -> bool:
+    def reloading(self) -> bool:
         """A reload has begun; `ready` must follow. The time stamp is for Type=notify-reload."""
-        return self._send(f"RELOADING=1\nMONOTONIC_USEC={self._clock_us()}", status)
+        return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self, status: str = "") -> bool:
+    def stopping(self) -> bool:
         """Shutdown has begun."""
-        return self._send("STOPPING=1", status)
+        return self._send("STOPPING=1")
 
     def hand_over(self, pid: int) -> bool:
         """Another process is the server from now on."""
-        return self._send(f"MAINPID={pid}", "")
-
-    def status(self, status: str) -> bool:
-        """A line for people who ask `systemctl status`."""
-        return self._send("", status)
+        return self._send(f"MAINPID={pid}")
 
     def watchdog(self) -> bool:
         """Still alive. To be called from what must be alive, not from a timer of its own."""
-        return self._send("WATCHDOG=1", "")
+        return self._send("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> bool:
         """Start-up, reload or shutdown may take so much longer from now on."""
-        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}", "")
+        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
-    def _send(self, state: str, status: str) -> bool:
+    def _send(self, state: str, status: str = "") -> bool:
         if self._address is None:
             return False
-        lines = [state] if state else []
+        lines = [state]
         if status:
             # One assignment a line: a status that spans lines could say anything.
             plain = " ".join(status.split()).encode(errors="replace")[:_STATUS_LIMIT_BYTES]

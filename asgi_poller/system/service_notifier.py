@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import MutableMapping
 
 from asgi_poller.config import Config
 from asgi_poller.system.pid_file import PidFile
@@ -15,12 +14,12 @@ class ServiceNotifier:
     """Owned by the main thread. The order of a life: `begin` before anything is bound or dropped,
     `feed_watchdog` on the loop, `ready`, `stopping`, `end`; the last two also after a failure.
 
-    Without a pid file and a service manager nothing happens. `environ` is cleared of what the
-    manager left there for this process.
+    Without a pid file and a service manager nothing happens. The manager's
+    variables are taken out of os.environ.
     """
 
-    def __init__(self, config: Config, environ: MutableMapping[str, str] = os.environ) -> None:
-        self._manager = ServiceManager.from_environment(environ)
+    def __init__(self, config: Config) -> None:
+        self._manager = ServiceManager.from_environment(os.environ)
         self._pid_file = None if config.pid_file is None else PidFile(config.pid_file)
         self._watchdog: asyncio.Task[None] | None = None
 

@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable
 
 from asgi_poller import platform
 
@@ -17,18 +16,12 @@ class ParentWatchdog:
     """A thread that sleeps until the supervisor's end of `control` is closed.
 
     The event loop sees that too, and drains. `limit_s` seconds later this thread ends the process
-    in any case, by `end_process`.
+    in any case.
     """
 
-    def __init__(
-        self,
-        control: socket.socket,
-        limit_s: float,
-        end_process: Callable[[int], object] = os._exit,
-    ) -> None:
+    def __init__(self, control: socket.socket, limit_s: float) -> None:
         self._fd = os.dup(control.fileno())
         self._limit_s = limit_s
-        self._end_process = end_process
         self._thread = threading.Thread(target=self._watch, name="ParentWatchdog", daemon=True)
 
     def fileno(self) -> int:
@@ -45,4 +38,4 @@ class ParentWatchdog:
         poller.register(self._fd, 0)  # POLLHUP alone, which is reported unasked
         poller.poll()
         threading.Event().wait(self._limit_s)
-        self._end_process(_EXIT_ORPHANED)
+        os._exit(_EXIT_ORPHANED)

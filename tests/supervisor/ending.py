@@ -20,6 +20,14 @@ async def hangs(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.sleep(1000)
 
 
+async def stays(scope: Scope, receive: Receive, send: Send) -> None:
+    """Starts, and never shuts down."""
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await asyncio.sleep(1000)
+
+
 async def in_tasks(work: Awaitable[None], depth: int = 3) -> None:
     """As middleware does that runs what it wraps in a task of a group's."""
 

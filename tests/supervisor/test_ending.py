@@ -160,3 +160,14 @@ def test_open_event_streams_end_when_the_server_is_about_to(form: str) -> None:
             assert b"200 OK" in client.recv(4096)
             run.signal(signal.SIGTERM)
             run.wait()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_shutdown_of_the_application_that_never_ends_is_cut_off(workers: str) -> None:
+    options = ("--workers", workers, "--timeout-graceful-shutdown", "0.1")
+    with command(*options, app="tests.supervisor.ending:stays") as run:
+        run.wait_for("running on")
+        run.wait_for("Application startup complete", count=int(workers))
+        run.signal(signal.SIGTERM)
+        run.wait()
+        assert "The application did not shut down within 1.0 s." in run.text
