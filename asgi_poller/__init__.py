@@ -1,4 +1,4 @@
-"""An ASGI server for WebSockets first: accept threads that never wait feed per-core event loops."""
+"""An ASGI server for WebSockets first: threads that only accept feed the event loops."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class HttpFault(PeerFault):
 
 
 class WebSocketFault(PeerFault):
-    """A frame or message that ends the channel with close `code` and `reason` (RFC 6455, 7.4.1)."""
+    """What ends a WebSocket with close `code` and `reason` (RFC 6455, 7.4.1)."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code}: {reason}")

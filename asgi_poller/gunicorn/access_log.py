@@ -63,7 +63,7 @@ class _Run:
 
 
 class GunicornAccessLog(AccessLog):
-    """Writes to `log`, gunicorn's logger. Shared by the cores of a process: any thread with a loop.
+    """Writes to `log`, gunicorn's logger. Shared by the loops of a process: any thread with a loop.
 
     The application must be wrapped with `around`: the duration of a response and its octets are
     measured there. What the server answers before the application is asked is logged without.

@@ -3,7 +3,7 @@
 gunicorn opens the listeners, forks, and watches; each worker accepts with pollers of its own and
 serves on loops of its own. What the arbiter's signals mean here:
 
-    TERM         stop: listeners close, requests finish, channels get 1012 (gunicorn may repeat it)
+    TERM         stop: listeners close, requests finish, WebSockets get 1012 (it may come again)
     INT, QUIT    stop without grace
     USR1         reopen the log files
     ABRT         the heartbeat stayed away for --timeout: say where the loop hangs, and exit

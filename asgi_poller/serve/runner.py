@@ -14,11 +14,12 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from asgi_poller.config import ASGIApplication
 from asgi_poller.errors import EXIT_NOTE
 from asgi_poller.loops.loop_factory import LoopFactory
+from asgi_poller.system.fork_guard import end_daemons
 
 T = TypeVar("T")
 _log = logging.getLogger("asgi_poller.error")
@@ -134,6 +135,12 @@ def _end_process(exit_code: int) -> None:
     _log.warning(
         "Threads of the application have not ended: %s. The process ends without them.", names
     )
+    end_process_now(exit_code)
+
+
+def end_process_now(exit_code: int) -> NoReturn:
+    """End the process without its exit functions and without waiting for threads."""
+    end_daemons()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

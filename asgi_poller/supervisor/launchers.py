@@ -9,11 +9,12 @@ from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import StartupError
 from asgi_poller.ipc.bootstrap import ForkServerSpec, Origin, packed, send_bootstrap
+from asgi_poller.serve.runner import end_process_now
 from asgi_poller.supervisor.preload import ForkLauncher
 from asgi_poller.supervisor.spawn import Launcher, SpawnLauncher
 from asgi_poller.system.signals import leave_signals
 from asgi_poller.worker.fork_server import fork_from_here
-from asgi_poller.worker.main import leave, run_fork_server
+from asgi_poller.worker.main import run_fork_server
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -75,9 +76,10 @@ class Launchers:
                 leave_signals()
                 code = run_fork_server(theirs, self._config)
             except Exception:
-                _log.exception("a process ends with an error")
+                _log.exception("A forked process ends with an error")
             finally:
-                leave(code)
+                # exit functions and `finally` blocks are those of the program that was forked
+                end_process_now(code)
         theirs.close()
         return ours
 

@@ -1,4 +1,4 @@
-"""The pid file.
+"""The pid file (`--pid`).
 
 Written as a whole or not at all, never over a server that runs, never over a file that is something
 else, and removed only by the process that it names.

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import sys
 
 from asgi_poller.config import Config
 from asgi_poller.ipc.bootstrap import ForkServerSpec, WorkerSpec, receive_bootstrap
 from asgi_poller.logs import configure_logging
-from asgi_poller.system.fork_guard import end_daemons
 from asgi_poller.system.signals import leave_signals
 from asgi_poller.worker.fork_server import ForkServer
+from asgi_poller.worker.parent_watchdog import EXIT_ORPHANED
 from asgi_poller.worker.worker import Worker
-
-_log = logging.getLogger("asgi_poller.error")
-_EXIT_ORPHANED = 1
 
 
 def main(fd: int) -> int:
@@ -27,7 +22,7 @@ def main(fd: int) -> int:
     try:
         spec, fds = receive_bootstrap(control)
     except (EOFError, OSError):
-        return _EXIT_ORPHANED  # the supervisor has ended already
+        return EXIT_ORPHANED  # the supervisor has ended already
     spec.origin.apply()
     if isinstance(spec, ForkServerSpec):
         configure_logging(spec.config)
@@ -46,19 +41,6 @@ def run_fork_server(control: socket.socket, config: Config) -> int:
     try:
         spec, fds = receive_bootstrap(end)
     except (EOFError, OSError):
-        return _EXIT_ORPHANED
+        return EXIT_ORPHANED
     assert isinstance(spec, WorkerSpec)
     return Worker(spec, config, end, fds, application=server.application, tls=server.tls).run()
-
-
-def leave(code: int) -> None:
-    """End a process that was forked in the middle of a user's program.
-
-    What the program registered with atexit, and the `finally` blocks below us, are the parent's:
-    they do not run.
-    """
-    end_daemons()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

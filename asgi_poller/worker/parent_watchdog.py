@@ -9,7 +9,7 @@ import threading
 
 from asgi_poller import platform
 
-_EXIT_ORPHANED = 1
+EXIT_ORPHANED = 1
 
 
 class ParentWatchdog:
@@ -38,4 +38,4 @@ class ParentWatchdog:
         poller.register(self._fd, 0)  # POLLHUP alone, which is reported unasked
         poller.poll()
         threading.Event().wait(self._limit_s)
-        os._exit(_EXIT_ORPHANED)
+        os._exit(EXIT_ORPHANED)
