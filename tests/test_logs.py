@@ -164,28 +164,6 @@ def test_statuses_with_their_phrase(status: int, shown: str) -> None:
     assert line.endswith(f'HTTP/1.1" {shown}')
 
 
-def test_formats_of_users_with_uvicorn_s_fields() -> None:
-    formatter = logs.AccessFormatter(
-        "%(levelname)s %(client_addr)s|%(request_line)s|%(status_code)s", use_colors=False
-    )
-    http = access_line(formatter, logs.ACCESS_HTTP, ADDRESS, "GET", "/", "1.1", 200)
-    assert http == f"INFO {ADDRESS}|GET / HTTP/1.1|200 OK"
-    channel = access_line(
-        formatter, logs.ACCESS_WEBSOCKET, ADDRESS, "WebSocket", "/ws", "1.1", ENDED
-    )
-    assert channel == f"INFO {ADDRESS}|WebSocket /ws|[closed] 1000"
-
-
-@pytest.mark.parametrize("use_colors", [False, True])
-def test_uvicorn_s_access_formatter_understands_our_records(use_colors: bool) -> None:
-    theirs = pytest.importorskip("uvicorn.logging")
-    formatter = theirs.AccessFormatter(logs.ACCESS_FORMAT, use_colors=use_colors)
-    line = access_line(formatter, logs.ACCESS_HTTP, ADDRESS, "GET", "/", "1.1", 200)
-    assert ANSI.sub("", line) == f'INFO:     {ADDRESS} - "GET / HTTP/1.1" 200 OK'
-    line = access_line(formatter, logs.ACCESS_WEBSOCKET, ADDRESS, "WebSocket", "/", "1.1", ENDED)
-    assert ANSI.sub("", line) == f'INFO:     {ADDRESS} - "WebSocket / HTTP/1.1" 1000 '
-
-
 def test_records_of_websockets_are_numbers_for_those_who_count() -> None:
     assert (ENDED // 1, json.dumps(ENDED), f"{ENDED}") == (1000, "1000", "[closed] 1000")
 

@@ -14,7 +14,7 @@ from tests.support.fake_connection import (
     Wire,
     run,
     start,
-    turns,
+    until_idle,
 )
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -60,7 +60,7 @@ def answer_of(application: Application, data: bytes = GET, **options: Any) -> Wi
     async def main() -> Wire:
         request = Request(data, **options)
         await asyncio.wait([start(request.exchange, application)])
-        await turns()
+        await until_idle()
         return request.wire
 
     return run(main())

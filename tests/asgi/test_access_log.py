@@ -12,7 +12,7 @@ from asgi_poller.asgi.access_log import AccessLog
 from tests.asgi.exchanges import GET, POST, Request, body, head
 from tests.asgi.test_websocket_opening import says
 from tests.asgi.websocket_peer import Peer, closing, text
-from tests.support.fake_connection import run, start, turns
+from tests.support.fake_connection import run, start, until_idle
 from tests.support.frames import close as close_frame
 from tests.support.frames import text as text_frame
 
@@ -142,7 +142,7 @@ def test_a_denied_websocket_has_one_line(log: AccessLog, caplog: pytest.LogCaptu
         for messages in answers.values():
             peer = Peer(access_log=log)
             await asyncio.wait([start(peer.session, says(*messages))])
-            await turns()
+            await until_idle()
 
     run(main())
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]
@@ -156,7 +156,7 @@ def test_a_denial_that_goes_wrong_is_logged_as_what_the_peer_got(
         peer = Peer(access_log=log)
         wrong = {"type": "websocket.http.response.start", "status": 99}
         await asyncio.wait([start(peer.session, says(wrong))])
-        await turns()
+        await until_idle()
 
     run(main())
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]

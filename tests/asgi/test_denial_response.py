@@ -17,7 +17,7 @@ from tests.support.fake_connection import (
     raised_by,
     run,
     start,
-    turns,
+    until_idle,
 )
 
 
@@ -72,13 +72,13 @@ def test_a_stream_waits_for_a_slow_peer() -> None:
         await peer.session.send(head())
         peer.session.block_writing()
         sending = asyncio.ensure_future(peer.session.send(body(b"a", True)))
-        await turns()
+        await until_idle()
         assert not sending.done()
         peer.session.unblock_writing()
         await sending
         peer.session.block_writing()
         sending = asyncio.ensure_future(peer.session.send(body(b"a", True)))
-        await turns()
+        await until_idle()
         peer.session.connection_lost()
         await sending
 
@@ -111,7 +111,7 @@ def test_a_denial_that_goes_wrong_is_500(name: str, caplog: pytest.LogCaptureFix
     async def main() -> None:
         peer = Peer()
         await asyncio.wait([start(peer.session, says(*BROKEN[name]))])
-        await turns()
+        await until_idle()
         assert peer.wire.written.startswith(b"HTTP/1.1 500 ")
         assert peer.wire.written.count(b"HTTP/1.1") == 1
         assert peer.state() is State.CLOSED
@@ -124,7 +124,7 @@ def test_a_stream_that_goes_wrong_ends_without_its_end(caplog: pytest.LogCapture
     async def main() -> None:
         peer = Peer()
         await asyncio.wait([start(peer.session, says(head(), body(b"a", True)))])
-        await turns()
+        await until_idle()
         assert peer.wire.written.endswith(b"1\r\na\r\n")
         assert peer.state() is State.CLOSED
 

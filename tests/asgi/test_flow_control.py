@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asgi_poller.asgi.flow_control import FlowControl
-from tests.support.fake_connection import run, turns
+from tests.support.fake_connection import run, until_idle
 
 
 def test_who_comes_while_it_is_open_does_not_wait() -> None:
@@ -27,7 +27,7 @@ def test_all_are_let_through_together() -> None:
         flow.pause()
         flow.pause()
         waiting = [asyncio.ensure_future(flow.drain()) for _ in range(3)]
-        await turns()
+        await until_idle()
         assert not any(each.done() for each in waiting)
         flow.resume()
         await asyncio.gather(*waiting)
@@ -41,10 +41,10 @@ def test_who_is_woken_when_it_is_shut_again_waits_on() -> None:
         flow = FlowControl(asyncio.get_running_loop())
         flow.pause()
         waiting = asyncio.ensure_future(flow.drain())
-        await turns()
+        await until_idle()
         flow.resume()
         flow.pause()
-        await turns()
+        await until_idle()
         assert not waiting.done()
         flow.resume()
         await waiting
@@ -57,9 +57,9 @@ def test_who_gives_up_holds_nobody_else() -> None:
         flow = FlowControl(asyncio.get_running_loop())
         flow.pause()
         first, second = (asyncio.ensure_future(flow.drain()) for _ in range(2))
-        await turns()
+        await until_idle()
         first.cancel()
-        await turns()
+        await until_idle()
         flow.resume()
         await second
 

@@ -18,7 +18,7 @@ from tests.support.fake_connection import (
     errors_in,
     run,
     start,
-    turns,
+    until_idle,
 )
 
 CONTINUE = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
@@ -46,10 +46,10 @@ def received(
 
         request = Request(data, **options)
         task = start(request.exchange, application)
-        await turns()
+        await until_idle()
         feed(request)
         await asyncio.wait([task])
-        await turns()
+        await until_idle()
         return messages, request.wire
 
     return run(main())
@@ -69,7 +69,7 @@ def test_a_body_that_comes_later() -> None:
     async def main() -> None:
         request = Request(POST)
         waiting = asyncio.ensure_future(request.exchange.receive())
-        await turns()
+        await until_idle()
         assert not waiting.done()
         request.feed(b"01234")
         assert await waiting == {"type": "http.request", "body": b"01234", "more_body": True}
@@ -168,7 +168,7 @@ def test_a_peer_that_goes_while_the_application_waits() -> None:
     async def main() -> None:
         request = Request(POST)
         waiting = [asyncio.ensure_future(request.exchange.receive()) for _ in range(2)]
-        await turns()
+        await until_idle()
         request.exchange.disconnect()
         assert await asyncio.gather(*waiting) == [{"type": "http.disconnect"}] * 2
         assert await request.exchange.receive() == {"type": "http.disconnect"}
@@ -181,7 +181,7 @@ def test_a_peer_that_goes_after_its_body() -> None:
         request = Request(GET)
         assert (await request.exchange.receive())["type"] == "http.request"
         waiting = asyncio.ensure_future(request.exchange.receive())
-        await turns()
+        await until_idle()
         assert not waiting.done()
         request.exchange.disconnect()
         assert await waiting == {"type": "http.disconnect"}
@@ -283,7 +283,7 @@ def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
                 asyncio.ensure_future(request.exchange.receive()),
                 asyncio.ensure_future(request.exchange.send(body(b"a", True))),
             ]
-            await turns()
+            await until_idle()
             for wait in waits:
                 wait.cancel()
             await asyncio.wait(waits)
@@ -311,7 +311,7 @@ def test_an_answer_ends_the_wait_for_a_disconnect() -> None:
         request = Request(GET)
         await request.exchange.receive()
         waiting = asyncio.ensure_future(request.exchange.receive())
-        await turns()
+        await until_idle()
         await request.exchange.send(head())
         await request.exchange.send(body())
         assert await waiting == {"type": "http.disconnect"}
@@ -324,9 +324,9 @@ def test_cancelling_a_wait_loses_nothing() -> None:
         request = Request(POST)
         for _ in range(3):
             waiting = asyncio.ensure_future(request.exchange.receive())
-            await turns()
+            await until_idle()
             waiting.cancel()
-            await turns()
+            await until_idle()
         request.feed(b"0123456789")
         assert (await request.exchange.receive())["body"] == b"0123456789"
 
@@ -343,14 +343,14 @@ def test_send_waits_while_the_peer_is_slow() -> None:
         await exchange.send(head())
         exchange.block_writing()
         sending = asyncio.ensure_future(exchange.send(body(b"a", True)))
-        await turns()
+        await until_idle()
         assert not sending.done()
         assert b"1\r\na\r\n" in request.wire.written  # what was given is on its way
         exchange.unblock_writing()
         await sending
         exchange.block_writing()
         sending = asyncio.ensure_future(exchange.send(body(b"b", True)))
-        await turns()
+        await until_idle()
         assert not sending.done()
         exchange.disconnect()
         await sending

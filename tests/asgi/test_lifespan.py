@@ -9,7 +9,7 @@ import pytest
 from asgi_poller.asgi.lifespan import Lifespan
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.errors import StartupError
-from tests.support.fake_connection import errors_in, run, turns
+from tests.support.fake_connection import errors_in, run, until_idle
 
 COMPLETE: Message = {"type": "lifespan.startup.complete"}
 FAILED: Message = {"type": "lifespan.startup.failed", "message": "no database"}
@@ -39,7 +39,7 @@ def lived(application: Application, mode: str) -> tuple[Lifespan, bool]:
     async def main() -> tuple[Lifespan, bool]:
         lifespan = Lifespan(application, mode)
         await lifespan.startup()
-        await turns()
+        await until_idle()
         return lifespan, await lifespan.shutdown()
 
     return run(main())

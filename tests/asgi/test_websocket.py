@@ -14,7 +14,7 @@ from tests.asgi.websocket_peer import (
     closing,
     text,
 )
-from tests.support.fake_connection import raised_by, run, turns
+from tests.support.fake_connection import raised_by, run, until_idle
 from tests.support.frames import (
     BINARY,
     CLOSE,
@@ -122,7 +122,7 @@ def test_messages_that_wait_are_answered_in_one_write() -> None:
         for number in range(5):
             await session.receive()
             await session.send(text(str(number)))
-        await turns()
+        await until_idle()
         assert len(peer.wire.pieces) == 1
         assert [each.payload for each in peer.frames()] == [b"0", b"1", b"2", b"3", b"4"]
 
@@ -148,7 +148,7 @@ def test_what_was_joined_goes_out_though_the_application_rests() -> None:
         session.received.feed(text_frame("a") * 2)
         await session.receive()
         await session.send(text("answer"))
-        await turns(2)  # one message waits still, and nobody asks for it
+        await until_idle()  # one message waits still, and nobody asks for it
         assert [each.payload for each in peer.frames()] == [b"answer"]
 
     run(main())
@@ -166,7 +166,7 @@ def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
             session.received.feed(close_frame(1000))
         else:
             await session.send(closing(1000))
-        await turns()
+        await until_idle()
         assert [each.opcode for each in peer.frames()] == [TEXT, CLOSE]
 
     run(main())

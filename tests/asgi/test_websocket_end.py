@@ -24,7 +24,7 @@ from tests.support.fake_connection import (
     raised_by,
     run,
     start,
-    turns,
+    until_idle,
 )
 from tests.support.frames import (
     CLOSE,
@@ -111,7 +111,7 @@ def test_messages_after_our_close_are_dropped() -> None:
         assert (await session.receive())["text"] == "before"
         assert await session.receive() == disconnect(1000)
         waiting = asyncio.ensure_future(session.receive())
-        await turns()
+        await until_idle()
         assert not waiting.done()
         waiting.cancel()
 
@@ -128,7 +128,7 @@ def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen
             text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
         )
         waiting = asyncio.ensure_future(session.receive())
-        await turns()
+        await until_idle()
         assert not waiting.done()
         waiting.cancel()
 
@@ -238,7 +238,7 @@ def test_an_application_that_ends_first(
     async def main() -> None:
         peer = Peer()
         await asyncio.wait([start(peer.session, application)])
-        await turns()
+        await until_idle()
         (sent,) = peer.frames_after_head()
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
 
@@ -257,7 +257,7 @@ def test_other_errors_than_a_lost_peer_are_errors(
     async def main() -> None:
         peer = Peer()
         await asyncio.wait([start(peer.session, application)])
-        await turns()
+        await until_idle()
         assert peer.frames_after_head()[0].close_code == 1011
 
     run(main())
@@ -276,10 +276,11 @@ def test_an_application_may_let_the_news_of_a_lost_peer_out(
     async def main() -> None:
         peer = Peer()
         task = start(peer.session, application)
-        await turns()
+        while len(peer.wire.pieces) < 3:  # the 101, and messages
+            await asyncio.sleep(0)
         peer.session.connection_lost()
         await asyncio.wait([task])
-        await turns()
+        await until_idle()
 
     run(main())
     assert errors_in(caplog) == []
@@ -298,7 +299,7 @@ def test_news_of_another_channels_lost_peer_is_an_error(caplog: pytest.LogCaptur
             await other.send(text("hello all"))
 
         await asyncio.wait([start(peer.session, application)])
-        await turns()
+        await until_idle()
         assert peer.frames_after_head()[0].close_code == 1011
 
     run(main())

@@ -16,7 +16,7 @@ from tests.support.fake_connection import (
     raised_by,
     run,
     start,
-    turns,
+    until_idle,
 )
 from tests.support.frames import TEXT, ServerFrame, server_frames
 from tests.support.frames import text as text_frame
@@ -30,7 +30,7 @@ def answer_of(application: Application, *headers: tuple[bytes, bytes]) -> bytes:
     async def main() -> bytes:
         peer = Peer(*headers)
         await asyncio.wait([start(peer.session, application)])
-        await turns()
+        await until_idle()
         return peer.wire.written
 
     return run(main())

@@ -1,94 +1,51 @@
-"""Too much of something: connections, WebSockets, octets of heads and bodies, header fields."""
+"""Attacks the limits on connections, WebSockets, rates, heads and bodies: each holds in every form
+of the server, and there is room again when something has ended.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.site import Target, under_attack
-from tests.support.client import (
-    GET,
-    LAST_GET,
-    handshake,
-    read_head,
-    reset_on_close,
-)
+from tests.attacks.site import under_attack
+from tests.support.client import GET, LAST_GET, handshake, read_head
+from tests.support.command import running
+from tests.support.crowd import crowd
+from tests.support.forms import FORMS, ONE, served
+from tests.support.processes import is_alive
+from tests.support.server import Served
 from tests.support.waiting import wait_until
 
-DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["core", "poller"])
+APP = "tests.attacks.echo:app"
 STRANGER, OTHER = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 is a trusted proxy by default
+READ_BY_POLLERS = "one process, pollers read heads"
+EVERY_FORM = pytest.mark.parametrize("form", [*FORMS, READ_BY_POLLERS])
+DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["loop", "poller"])
+
+
+@contextlib.contextmanager
+def limited(form: str, **limits: float) -> Iterator[Served]:
+    """The attacked application with these limits, in one of the forms."""
+    options: dict[str, object] = {**limits, "lifespan": "off"}
+    if form == READ_BY_POLLERS:
+        options["direct_handshake"] = True
+    with served(ONE if form == READ_BY_POLLERS else form, APP, **options) as site:
+        yield site
 
 
 def status(answer: bytes) -> int:
     return int(answer[9:12]) if answer else 0
 
 
-@DIRECT
-def test_channels_over_the_limit_get_503_and_requests_are_served(direct_handshake: bool) -> None:
-    with under_attack(limit_channels=3, direct_handshake=direct_handshake) as site:
-        channels = [site.websocket() for _ in range(3)]
-        for _ in range(5):
-            assert status(site.ask(handshake())) == 503
-            assert status(site.ask(LAST_GET)) == 200
-        channels.pop().close()
-        wait_until(lambda: may_open(site), "there is room again")
-        for channel in channels:
-            site.echo(channel)
-            channel.close()
-
-
-def may_open(site: Target) -> bool:
-    with site.connect() as client:
-        client.sendall(handshake())
-        return status(read_head(client)) == 101
-
-
-@DIRECT
-def test_connections_over_the_limit_get_503_and_there_is_room_again(direct_handshake: bool) -> None:
-    with under_attack(limit_connections=4, direct_handshake=direct_handshake) as site:
-        channels = [site.websocket() for _ in range(4)]
-        answer = site.ask(LAST_GET)
-        assert status(answer) == 503
-        assert b"\r\nretry-after: " in answer
-        channels.pop().close()
-        wait_until(lambda: status(site.ask(LAST_GET)) == 200, "there is room again")
-        for channel in channels:
-            channel.close()
-
-
-@DIRECT
-def test_every_way_a_connection_ends_makes_room(direct_handshake: bool) -> None:
-    """Reset, refused, closed by either side, timed out: a hundred times the limit."""
-    with under_attack(
-        limit_connections=8, direct_handshake=direct_handshake, timeout_request_header=0.2
-    ) as site:
-        for number in range(200):
-            with site.connect() as client, contextlib.suppress(ConnectionError):
-                client.settimeout(5)
-                match number % 5:
-                    case 0:
-                        client.sendall(b"BROKEN\r\n\r\n")
-                        client.recv(1000)
-                    case 1:
-                        reset_on_close(client)
-                        client.sendall(GET[:20])
-                    case 2:
-                        client.sendall(LAST_GET)
-                        client.recv(1000)
-                    case 3:
-                        client.sendall(handshake())
-                    case 4 if number % 20 == 4:
-                        client.sendall(GET[:20])
-                        client.recv(1000)
-        wait_until(lambda: room(site) == 8, "all of the room is there again")
-
-
-def room(site: Target) -> int:
-    """How many connections get in at once."""
+def room(site: Served, most: int) -> int:
+    """How many connections get in at once, of `most`."""
     with contextlib.ExitStack() as stack:
         count = 0
-        for _ in range(10):
+        for _ in range(most):
             client = stack.enter_context(site.connect())
             with contextlib.suppress(ConnectionError):
                 client.sendall(GET)
@@ -96,13 +53,38 @@ def room(site: Target) -> int:
         return count
 
 
-@DIRECT
-def test_one_address_has_its_share_and_no_more(direct_handshake: bool) -> None:
-    with under_attack(limit_connections_per_ip=2, direct_handshake=direct_handshake) as site:
+def opens(site: Served) -> bool:
+    """Whether a WebSocket is admitted."""
+    with site.connect() as client:
+        client.sendall(handshake())
+        return status(read_head(client)) == 101
+
+
+# Connections, WebSockets and rates
+
+
+@EVERY_FORM
+def test_connections_over_the_limit_get_503_and_there_is_room_again(form: str) -> None:
+    with limited(form, limit_connections=4) as site:
+        sockets = [site.websocket() for _ in range(4)]
+        answer = site.ask(LAST_GET)
+        assert status(answer) == 503
+        assert b"\r\nretry-after: " in answer
+        assert b"\r\nconnection: close\r\n" in answer
+        sockets.pop().close()
+        wait_until(lambda: status(site.ask(LAST_GET)) == 200, "there is room again")
+        for client in sockets:
+            client.close()
+
+
+@EVERY_FORM
+def test_one_address_has_its_share_and_no_more(form: str) -> None:
+    with limited(form, limit_connections_per_ip=2) as site:
         greedy = [site.websocket(source=STRANGER) for _ in range(2)]
         answer = site.ask(LAST_GET, STRANGER)
         assert status(answer) == 429
         assert b"\r\nretry-after: " in answer
+        assert b"\r\ndate: " in answer
         assert status(site.ask(LAST_GET, OTHER)) == 200
         for _ in range(5):  # a proxy speaks for many
             assert status(site.ask(LAST_GET, "127.0.0.1")) == 200
@@ -111,23 +93,58 @@ def test_one_address_has_its_share_and_no_more(direct_handshake: bool) -> None:
         greedy.pop().close()
 
 
-@DIRECT
-def test_a_storm_is_let_in_at_the_rate_and_nobody_is_lost(direct_handshake: bool) -> None:
-    with under_attack(limit_accept_rate=50, direct_handshake=direct_handshake) as site:
+@EVERY_FORM
+def test_channels_over_the_limit_get_503_and_requests_are_served(form: str) -> None:
+    with limited(form, limit_channels=3) as site:
+        sockets = [site.websocket() for _ in range(3)]
+        for _ in range(5):
+            assert status(site.ask(handshake())) == 503
+            assert status(site.ask(LAST_GET)) == 200
+        sockets.pop().close()
+        wait_until(lambda: opens(site), "there is room again")
+        for client in sockets:
+            site.echo(client)
+            client.close()
+
+
+@EVERY_FORM
+def test_every_way_a_connection_ends_makes_room(form: str) -> None:
+    """Reset, refused, closed by either side, timed out: a hundred times the limit."""
+    with limited(form, limit_connections=8, timeout_request_header=0.2) as site:
+        for number in range(200):
+            with site.connect() as client, contextlib.suppress(ConnectionError):
+                match number % 5:
+                    case 0:
+                        client.sendall(b"BROKEN\r\n\r\n")
+                        client.recv(1000)
+                    case 1:
+                        client.sendall(GET[:20])
+                        client.reset()
+                    case 2:
+                        client.sendall(LAST_GET)
+                        client.recv(1000)
+                    case 3:
+                        client.sendall(handshake())
+                    case 4 if number % 20 == 4:
+                        client.sendall(GET[:20])
+                        client.recv(1000)
+        wait_until(lambda: room(site, 10) == 8, "all of the room is there again")
+
+
+@EVERY_FORM
+def test_a_storm_is_let_in_at_the_rate_and_nobody_is_lost(form: str) -> None:
+    with limited(form, limit_accept_rate=50) as site:
         clients = [site.connect() for _ in range(80)]
         for client in clients:
             client.sendall(LAST_GET)
-        answers = [read_head(client) for client in clients]
-        assert {status(answer) for answer in answers} == {200}
+        assert {status(read_head(client)) for client in clients} == {200}
         for client in clients:
             client.close()
 
 
-@DIRECT
-def test_past_limit_pending_503(direct_handshake: bool) -> None:
-    with under_attack(
-        limit_accept_rate=1, limit_pending=2, direct_handshake=direct_handshake
-    ) as site:
+@EVERY_FORM
+def test_past_limit_pending_503(form: str) -> None:
+    with limited(form, limit_accept_rate=1, limit_pending=2) as site:
         clients = [site.connect() for _ in range(12)]
         for client in clients:
             with contextlib.suppress(ConnectionError):  # refused already
@@ -139,12 +156,43 @@ def test_past_limit_pending_503(direct_handshake: bool) -> None:
             client.close()
 
 
+# What workers alone have
+
+
+@pytest.mark.long
+def test_a_dead_worker_s_connections_are_not_counted() -> None:
+    with running("--limit-connections", "20", workers=2) as command:
+        with crowd(command.address) as visitors:
+            wait_until(lambda: not visitors.open(1)[0].problem, "earlier ones have ended")
+            visitors.open(30)
+            assert sum(visitors.by_worker().values()) == 20
+            assert set(visitors.problems()) == {"HTTP/1.1 503 Service Unavailable"}
+
+            victim = command.workers[0]
+            had = visitors.by_worker()[victim]
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: not is_alive(victim), "it is dead")
+            command.wait_for("is ready", count=3)
+            new = visitors.open(20)
+            assert sum(client.worker > 0 for client in new) == had
+
+
+def test_where_pollers_read_no_heads_each_worker_keeps_its_share() -> None:
+    options = ("--limit-channels", "10", "--no-direct-handshake")
+    with running(*options) as command, crowd(command.address) as visitors:
+        visitors.open(20)
+        assert set(visitors.by_worker().values()) == {5}
+
+
+# Heads and bodies
+
+
 LARGE_HEADS = {
-    "100,000 octets in one field": (
+    "100,000 bytes in one field": (
         b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 100_000 + b"\r\n\r\n",
         431,
     ),
-    "100,000 octets in fields": (
+    "100,000 bytes in fields": (
         b"GET / HTTP/1.1\r\nhost: a\r\n"
         + b"".join(b"x%d: %b\r\n" % (number, b"a" * 2000) for number in range(50))
         + b"\r\n",
@@ -164,29 +212,29 @@ LARGE_HEADS = {
 
 
 @DIRECT
-@pytest.mark.parametrize(("octets", "expected"), LARGE_HEADS.values(), ids=LARGE_HEADS)
-def test_large_heads(octets: bytes, expected: int, direct_handshake: bool) -> None:
+def test_large_heads(direct_handshake: bool) -> None:
     with under_attack(direct_handshake=direct_handshake) as site:
-        answer = site.ask(octets)
-        assert status(answer) == expected, answer[:200]
+        for name, (data, expected) in LARGE_HEADS.items():
+            answer = site.ask(data)
+            assert status(answer) == expected, (name, answer[:200])
         site.is_well()
         assert len(site.record.requests) == 1  # the honest one
 
 
+LARGE_BODIES = {
+    "announced": b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000000\r\n\r\n",
+    "sent": b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1001\r\n\r\n" + bytes(1001),
+    "in chunks": b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    + (b"1f4\r\n" + bytes(500) + b"\r\n") * 3,
+    "in chunks of one": b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    + b"1\r\nx\r\n" * 1001,
+}
+
+
 @DIRECT
-@pytest.mark.parametrize(
-    "octets",
-    [
-        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000000\r\n\r\n",
-        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1001\r\n\r\n" + bytes(1001),
-        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
-        + (b"1f4\r\n" + bytes(500) + b"\r\n") * 3,
-        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1001,
-    ],
-    ids=["announced", "sent", "in chunks", "in chunks of one"],
-)
-def test_large_bodies(octets: bytes, direct_handshake: bool) -> None:
+def test_large_bodies(direct_handshake: bool) -> None:
     with under_attack(limit_request_body=1000, direct_handshake=direct_handshake) as site:
-        assert status(site.ask(octets)) == 413
+        for name, data in LARGE_BODIES.items():
+            assert status(site.ask(data)) == 413, name
         fitting = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n"
         assert site.ask(fitting + bytes(1000)).endswith(b"\r\n\r\n1000")

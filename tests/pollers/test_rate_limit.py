@@ -110,34 +110,6 @@ def answer(client: socket.socket, *, send: bytes = REQUEST) -> bytes:
     return octets
 
 
-def test_over_the_limit_503_and_room_again_after_a_close() -> None:
-    with door(limit_connections=1) as at:
-        first = at.visit()
-        refused = answer(at.visit())
-        assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-        assert b"\r\nretry-after: 5\r\n" in refused
-        assert b"\r\nconnection: close\r\n" in refused
-        at.leave(at.inside.pop())
-        second = at.visit()
-        assert len(at.inside) == 1
-        first.close()
-        second.close()
-        assert at.connection_limits.refused_by_reason["connections"] == 1
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/net"), reason="needs all of 127.0.0.0/8")
-def test_over_the_limit_for_one_address_429_while_others_come_in() -> None:
-    with door(limit_connections_per_ip=1) as at:
-        held = [at.visit("127.0.0.2")]
-        refused = answer(at.visit("127.0.0.2"))
-        assert refused.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
-        assert b"\r\ndate: " in refused
-        held.append(at.visit("127.0.0.3"))
-        assert len(at.inside) == 2
-        for client in held:
-            client.close()
-
-
 @pytest.mark.parametrize("refusal", Refusal)
 def test_responses_are_whole(refusal: Refusal) -> None:
     head, _, body = refusal_response(refusal, 7).partition(b"\r\n\r\n")

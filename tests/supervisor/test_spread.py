@@ -60,3 +60,11 @@ def test_each_loop_of_each_worker_gets_its_share() -> None:
         visitors.open(400)
         assert not visitors.problems()
         assert unevenness(visitors, command) <= UNEVEN
+
+
+@pytest.mark.long
+def test_pollers_may_read_heads_for_workers() -> None:
+    with running("--direct-handshake") as command, crowd(command.address) as visitors:
+        visitors.open(100)
+        assert not visitors.problems()
+        assert set(visitors.by_worker().values()) == {50}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.support.command import APP, Command, get
 from tests.support.processes import ROOT
@@ -151,5 +152,21 @@ def test_the_unix_socket_is_its_new_owners(workers: int, tmp_path: Path) -> None
             client.connect(str(path))
             client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
             assert client.recv(12) == b"HTTP/1.1 200"
+    finally:
+        command.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may")
+def test_a_key_that_later_workers_could_not_read_is_refused(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    path = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
+    path.chmod(0o600)
+    user = ("--user", "65534", "--group", "65534")
+    options = ("--workers", "2", "--port", "0", "--ssl-certfile", str(path))
+    command = Command(*options, *user)
+    try:
+        assert command.wait() == 2
+        assert "--ssl-certfile: uid 65534 must be able to read" in command.text
     finally:
         command.close()

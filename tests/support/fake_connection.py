@@ -163,9 +163,11 @@ def start(conversation: Ended, application: Application) -> asyncio.Task[None]:
     return task
 
 
-async def turns(count: int = 12) -> None:
-    """Let the loop turn until everything that can happen has happened."""
-    for _ in range(count):
+async def until_idle() -> None:
+    """Wait until the loop has nothing left to do: all that can happen has happened."""
+    loop: Any = asyncio.get_running_loop()
+    await asyncio.sleep(0)
+    while loop._ready:  # asyncio shows no other way to see what is scheduled
         await asyncio.sleep(0)
 
 

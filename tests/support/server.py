@@ -15,12 +15,11 @@ from tests.support.waiting import DEADLINE_S
 LOOPS = ("asyncio", "uvloop")
 
 
-class Site:
-    """A server that runs in a thread. `port` is where clients connect to."""
+class Served:
+    """A server on a port of 127.0.0.1, wherever it runs, and clients of it."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.port: int = server.listeners[0].socket.getsockname()[1]
+    def __init__(self, port: int) -> None:
+        self.port = port
 
     @property
     def address(self) -> tuple[str, int]:
@@ -28,12 +27,6 @@ class Site:
 
     def url(self, path: str = "/", scheme: str = "http") -> str:
         return f"{scheme}://127.0.0.1:{self.port}{path}"
-
-    def connections(self) -> int:
-        """How many connections its loops have."""
-        serving = self.server._serving
-        assert serving is not None
-        return sum(len(each.state.connections) for each in serving.loop_servers)
 
     def connect(self, source: str | None = None, *, receive_buffer: int | None = None) -> Client:
         """A connection, from another address of this machine if wanted."""
@@ -69,6 +62,20 @@ class Site:
         with self.websocket() as client:
             self.echo(client)
         assert self.ask(LAST_GET).startswith(b"HTTP/1.1 200 ")
+
+
+class Site(Served):
+    """A server that runs in a thread of this process."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.listeners[0].socket.getsockname()[1])
+        self.server = server
+
+    def connections(self) -> int:
+        """How many connections its loops have."""
+        serving = self.server._serving
+        assert serving is not None
+        return sum(len(each.state.connections) for each in serving.loop_servers)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket import WebSocketSession
 from tests.asgi.websocket_peer import MAX_BYTES, MAX_QUEUE, Peer, closing, disconnect, text
-from tests.support.fake_connection import run, turns
+from tests.support.fake_connection import run, until_idle
 from tests.support.frames import (
     BINARY,
     CLOSE,
@@ -109,14 +109,14 @@ def test_one_read_cannot_inflate_into_all_of_the_memory(fragments: bool) -> None
         if fragments:
             small = frame(BINARY, payload[:9], rsv=4, fin=False) + frame(0, payload[9:])
         session.received.feed(small * 100)
-        await turns()
+        await until_idle()
         waiting = [event for event in session.received.queue if isinstance(event, bytes)]
         assert sum(map(len, waiting)) <= 2 * 1024 * 1024
         assert not peer.wire.is_read
         for _ in range(100):
             message = await session.receive()
             assert len(message["bytes"]) == MAX_BYTES
-        await turns()
+        await until_idle()
         assert peer.wire.is_read
 
     run(main())
@@ -131,7 +131,7 @@ def test_messages_of_one_read_come_in_helpings_and_all_of_them() -> None:
         assert not peer.wire.is_read
         for number in range(2000):
             assert (await session.receive())["text"] == str(number)
-        await turns()
+        await until_idle()
         assert peer.wire.is_read
 
     run(main())
@@ -143,7 +143,7 @@ def test_a_flood_of_pings_is_not_piled_up() -> None:
         session = await peer.accepted()
         session.received.feed(frame(PING, b"a") * 5000)
         assert not peer.wire.is_read  # until these have been answered
-        await turns(100)
+        await until_idle()
         assert len(peer.frames()) == 5000
         assert peer.wire.is_read
 
@@ -163,7 +163,7 @@ def test_the_end_does_not_wait_for_an_application_that_is_behind(by: str) -> Non
             await session.send(closing(4000))
         else:
             session.close(1012)
-        await turns(100)
+        await until_idle()
         assert peer.state().name == "CLOSED"
         assert [each.opcode for each in peer.frames()] == [CLOSE]
         last = None
@@ -183,14 +183,14 @@ def test_send_waits_while_the_peer_is_slow() -> None:
         session = await peer.accepted()
         session.block_writing()
         sending = [asyncio.ensure_future(session.send(text(str(n)))) for n in range(3)]
-        await turns()
+        await until_idle()
         assert not any(each.done() for each in sending)
         assert len(peer.frames()) == 3  # what was given is on its way
         session.unblock_writing()
         await asyncio.gather(*sending)
         session.block_writing()
         last = asyncio.ensure_future(session.send(text("x")))
-        await turns()
+        await until_idle()
         session.connection_lost()
         await last
 
@@ -220,7 +220,7 @@ def test_closing_ends_the_wait_for_a_slow_peer() -> None:
         session = await peer.accepted()
         session.block_writing()
         sending = asyncio.ensure_future(session.send(text("a")))
-        await turns()
+        await until_idle()
         session.received.feed(close_frame(1000))
         await sending
 
@@ -238,11 +238,11 @@ def test_giving_up_waiting_loses_nothing() -> None:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(session.receive(), 0)
             waiting = asyncio.ensure_future(session.receive())
-            await turns()
+            await until_idle()
             if number % 2:  # at the very moment when a message is there
                 session.received.feed(text_frame(str(number)))
             waiting.cancel()
-            await turns()
+            await until_idle()
             if not number % 2:
                 session.received.feed(text_frame(str(number)))
             got = waiting.result() if not waiting.cancelled() else await session.receive()
@@ -256,12 +256,12 @@ def test_two_tasks_receive() -> None:
         peer = Peer()
         session = await peer.accepted()
         first, second, third = (asyncio.ensure_future(session.receive()) for _ in range(3))
-        await turns()
+        await until_idle()
         session.received.feed(text_frame("a"))
-        await turns()
+        await until_idle()
         assert [first.done(), second.done(), third.done()].count(True) == 1
         session.received.feed(text_frame("b"))
-        await turns()
+        await until_idle()
         session.received.feed(text_frame("c"))
         messages = await asyncio.gather(first, second, third)
         assert sorted(message["text"] for message in messages) == ["a", "b", "c"]
@@ -274,9 +274,9 @@ def test_the_second_task_goes_on_when_the_first_is_cancelled() -> None:
         peer = Peer()
         session = await peer.accepted()
         first, second = (asyncio.ensure_future(session.receive()) for _ in range(2))
-        await turns()
+        await until_idle()
         first.cancel()
-        await turns()
+        await until_idle()
         session.received.feed(text_frame("a"))
         assert (await second)["text"] == "a"
 
@@ -288,11 +288,11 @@ def test_the_disconnect_is_given_once() -> None:
         peer = Peer()
         session = await peer.accepted()
         waiting = asyncio.ensure_future(session.receive())
-        await turns()
+        await until_idle()
         session.connection_lost()
         assert await waiting == disconnect(1006)
         again = asyncio.ensure_future(session.receive())
-        await turns()
+        await until_idle()
         assert not again.done()
         again.cancel()
 
