@@ -276,7 +276,8 @@ class HttpExchange:
         status = start["status"]
         # if it raises, nothing is written: a clean 500
         self._port.send_head(self.head, status, start.get("headers", ()), body=body, more_body=more)
-        self._log_access(status)
+        if self._entry is not None:
+            self._log_access(status)
         self._enter(_STREAMING)
         if not more:
             self._complete()

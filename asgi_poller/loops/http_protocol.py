@@ -7,9 +7,7 @@ import functools
 import logging
 from collections.abc import Sequence
 
-from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.http import HttpExchange
-from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRADING, Phase
@@ -22,7 +20,6 @@ from asgi_poller.protocols.http1.parser import END, RequestEvent, RequestHead, R
 
 _log = logging.getLogger("asgi_poller.error")
 
-_APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
 _LAST_REQUEST_S = 1.0  # while draining: for the head of a request that is on its way
 # of a request's body after its response: who sends more, or longer, is cut off
 _DISCARD_S = 10.0
@@ -58,15 +55,14 @@ class HttpProtocol(asyncio.Protocol):
         "timer_tick",
     )
 
-    # from connection_made on
-    _transport: asyncio.Transport
-    _responses: HttpResponses
+    _transport: asyncio.Transport  # from connection_made on
 
     def __init__(self, server: ServerState, peer: Peer, early: bytes, parser: RequestParser | None):
         self._server = server
         self._peer = peer
         self._early = early  # what a poller has already read, and parsed if it gives its parser
         self._parser = parser or server.request_parser()
+        self._responses: HttpResponses | None = None  # made for the first request or refusal
         self._exchange: HttpExchange | None = None  # the one whose response is not complete
         self._is_body_open = False  # the request last taken from the parser has more to come
         self._backlog: list[RequestEvent | HttpFault] = []
@@ -84,7 +80,6 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self._server
         self._transport = transport  # type: ignore[assignment]  # typed as its base
-        self._responses = HttpResponses(self, self._transport, server.loop, server.default_headers)
         self._set_deadline(server.connection_settings.first_octet_timeout_s)
         server.connection_made(self)
         if self._peer.scheme == "https":
@@ -151,7 +146,8 @@ class HttpProtocol(asyncio.Protocol):
     def _leave(self) -> None:
         """Take part in nothing any more, and hold what holds this no longer."""
         self._phase = ENDING
-        self._responses.close()
+        if self._responses is not None:
+            self._responses.close()
         self._parser.close()
 
     # Requests
@@ -205,7 +201,7 @@ class HttpProtocol(asyncio.Protocol):
     def _wait_behind(self, events: Sequence[RequestEvent | HttpFault]) -> None:
         """The exchange at hand comes first; nothing is read until these have had their turn."""
         self._backlog = list(events)
-        self._responses.is_joining = True
+        self._port().is_joining = True
         self._read(False)
         if self._parser.leftover is not None:
             self._phase = UPGRADING
@@ -218,7 +214,8 @@ class HttpProtocol(asyncio.Protocol):
         if self._is_draining:
             head.keep_alive = False
         scope = server.scopes.http(head, self._peer)
-        exchange = HttpExchange(head, scope, self._responses, server.http_context)
+        port = self._responses or self._port()
+        exchange = HttpExchange(head, scope, port, server.http_context)
         self._exchange = exchange
         if self._is_choked:
             exchange.block_writing()
@@ -231,7 +228,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _upgrade(self, head: RequestHead) -> None:
         """Leave HTTP behind; the responses to requests before this one are written first."""
-        self._responses.flush()
+        if self._responses is not None:
+            self._responses.flush()
         self._read(True)
         try:
             upgrade(
@@ -252,15 +250,15 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse(self, fault: HttpFault) -> None:
         """Answer a broken request, to which there is no exchange, and end the connection."""
-        self.note_refusal(fault.status, fault.detail)
-        self._responses.write(error_response(fault.status, fault.detail, fault.headers))
+        self._port().refuse_broken(fault)
         self._end(linger=True)
 
     # For its responses
 
-    def note_refusal(self, status: int, detail: str) -> None:
-        if status != _APPLICATION_FAILED:
-            note_refusal(f"{status} {detail}", self._peer.client)
+    def _port(self) -> HttpResponses:
+        if self._responses is None:
+            self._responses = HttpResponses(self, self._peer, self._transport, self._server)
+        return self._responses
 
     def set_reading(self, on: bool) -> None:
         self._read(on and not self._backlog)
@@ -279,7 +277,8 @@ class HttpProtocol(asyncio.Protocol):
             self._idle()
 
     def abort(self) -> None:
-        self._responses.clear()
+        if self._responses is not None:
+            self._responses.clear()
         self._transport.abort()
 
     # Between requests
@@ -289,7 +288,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._exchange is not None or self._is_choked or self._phase is ENDING:
             return
         events, self._backlog = self._backlog, []
-        self._responses.is_joining = False
+        self._port().is_joining = False
         self._take(events)
         if not self._backlog:
             self._read(True)
@@ -374,7 +373,8 @@ class HttpProtocol(asyncio.Protocol):
         if self._phase is ENDING:
             return
         self._phase = ENDING
-        self._responses.flush()
+        if self._responses is not None:
+            self._responses.flush()
         if linger and not self._transport.is_closing():
             self._server.wheel.cancel(self)
             lost = functools.partial(self.connection_lost, None)

@@ -11,9 +11,14 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from asgi_poller.asgi.error_response import error_response
+from asgi_poller.asgi.refusal_log import note_refusal
+from asgi_poller.asgi.scope import Peer
+from asgi_poller.errors import HttpFault
+from asgi_poller.loops.server_state import ServerState
 from asgi_poller.protocols.http1.parser import RequestHead
-from asgi_poller.protocols.http1.response import CONTINUE, DefaultHeaders, ResponseEncoder
+from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder
 
+_APPLICATION_FAILED = 500  # RFC 9110, 15.6.1: that is logged with its exception
 _JOINED_BYTES = 65536  # above this the responses are written without waiting for further ones
 
 
@@ -22,9 +27,6 @@ class Owner(Protocol):
 
     def response_ended(self, keep_alive: bool) -> None:
         """All of a response is written; whether another request may be served."""
-
-    def note_refusal(self, status: int, detail: str) -> None:
-        """The peer gets this answer from us."""
 
     def set_reading(self, on: bool) -> None:
         """Whether the request's body is wanted now."""
@@ -41,6 +43,7 @@ class HttpResponses:
         "_is_growing",
         "_loop",
         "_owner",
+        "_peer",
         "_pieces",
         "_pieces_bytes",
         "_transport",
@@ -50,14 +53,15 @@ class HttpResponses:
     def __init__(
         self,
         owner: Owner,
+        peer: Peer,
         transport: asyncio.Transport,
-        loop: asyncio.AbstractEventLoop,
-        default_headers: DefaultHeaders,
+        server: ServerState,
     ) -> None:
         self._owner = owner
+        self._peer = peer
         self._transport = transport
-        self._loop = loop
-        self._encoder = ResponseEncoder(default_headers)
+        self._loop = server.loop
+        self._encoder = ResponseEncoder(server.default_headers)
         self._pieces: list[bytes] = []  # joined, and not written yet
         self._pieces_bytes = 0
         self._is_growing = False
@@ -74,7 +78,11 @@ class HttpResponses:
         body: bytes,
         more_body: bool,
     ) -> None:
-        self.write(self._encoder.head(request, status, headers, body=body, more_body=more_body))
+        data = self._encoder.head(request, status, headers, body=body, more_body=more_body)
+        if self.is_joining or self._pieces:
+            self.write(data)
+        else:
+            self._transport.write(data)
 
     def send_body(self, body: bytes, more_body: bool) -> None:
         encoded = self._encoder.body(body, more_body)
@@ -88,9 +96,15 @@ class HttpResponses:
         self._owner.abort()
 
     def refuse(self, request: RequestHead, status: int, detail: str) -> None:
-        self._owner.note_refusal(status, detail)
+        if status != _APPLICATION_FAILED:
+            note_refusal(f"{status} {detail}", self._peer.client)
         self.write(error_response(status, detail, head_only=request.method == "HEAD"))
         self._owner.response_ended(False)
+
+    def refuse_broken(self, fault: HttpFault) -> None:
+        """Answer what is no request."""
+        note_refusal(f"{fault.status} {fault.detail}", self._peer.client)
+        self.write(error_response(fault.status, fault.detail, fault.headers))
 
     def send_continue(self) -> None:
         self.write(CONTINUE)

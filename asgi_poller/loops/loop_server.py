@@ -161,7 +161,8 @@ class LoopServer:
 
     def _connection(self, accepted: Accepted, peer: Peer) -> HttpProtocol:
         connection = HttpProtocol(self.state, peer, accepted.data, accepted.parser)
-        self.state.hold_ticket(connection, accepted.ticket)
+        if accepted.ticket >= 0:
+            self.state.hold_ticket(connection, accepted.ticket)
         return connection
 
     async def _connect_tls(

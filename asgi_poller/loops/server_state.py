@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableSequence
 from types import CoroutineType
@@ -23,7 +24,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import EXIT_NOTE, HttpFault
 from asgi_poller.loops.default_headers import DefaultHeaders
 from asgi_poller.loops.request_filter import request_filter
-from asgi_poller.loops.settings import connection_settings, websocket_settings
+from asgi_poller.loops.settings import ConnectionSettings, connection_settings, websocket_settings
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
@@ -86,6 +87,7 @@ class ServerState:
         self.wheel = TimerWheel(self.loop)
         self.connection_settings = connection_settings(config)
         self.websocket_settings = websocket_settings(config)
+        self.request_parser = _parser_maker(self.connection_settings)
         self.keep_alive_ticks = self.wheel.ticks(self.connection_settings.keep_alive_s)
         self.scopes = _scope_maker(config)
         self.default_headers = DefaultHeaders(
@@ -171,9 +173,8 @@ class ServerState:
     # What limits count
 
     def hold_ticket(self, connection: Connection, ticket: int) -> None:
-        """`ticket` is ended with the connection; -1 is none."""
-        if ticket >= 0:
-            self._tickets[connection] = ticket
+        """`ticket` is ended with the connection."""
+        self._tickets[connection] = ticket
 
     def release_ticket(self, connection: Connection) -> int:
         """The connection does not come to be: its ticket, or -1."""
@@ -234,11 +235,6 @@ class ServerState:
         limit = self.connection_settings.concurrency_limit
         return limit is not None and len(self.conversations) >= limit
 
-    def request_parser(self) -> RequestParser:
-        """For one connection."""
-        settings = self.connection_settings
-        return RequestParser(settings.head_limits, websockets=settings.ws_enabled)
-
     def note_tls(self, peer: Peer, transport: asyncio.BaseTransport) -> None:
         """Give `peer` the ASGI `tls` extension, if its transport speaks TLS."""
         tls = transport.get_extra_info("ssl_object")
@@ -298,6 +294,10 @@ def _note_exits(error: BaseException) -> None:
 async def _awaited(call: Awaitable[None]) -> None:
     """For applications that return an awaitable which is no coroutine."""
     await call
+
+
+def _parser_maker(settings: ConnectionSettings) -> Callable[[], RequestParser]:
+    return functools.partial(RequestParser, settings.head_limits, websockets=settings.ws_enabled)
 
 
 def _access_log(config: Config) -> AccessLog | None:

@@ -53,7 +53,8 @@ def _requests(reads: list[bytes]) -> tuple[list[object], int]:
                 continue
             _note(parser.receive(read), found)
         if parser.leftover is not None:
-            _shake_hands(parser._last_head())
+            assert parser._upgrading is not None
+            _shake_hands(parser._upgrading)
             found.append(parser.leftover)
     except HttpFault as fault:
         _note(parser.events, found)

@@ -125,6 +125,7 @@ _NOTED_NAMES = _FORWARDING_NAMES | {
     b"content-length",
     b"connection",
 }
+_KEPT = frozenset({b"Upgrade", b"upgrade", b"keep-alive", b"keep-alive, Upgrade"})
 _VERSIONS = frozenset({"1.1", "1.0"})
 _METHODS = {
     method.encode(): method
@@ -155,11 +156,11 @@ class RequestParser:
         "_headers",
         "_is_over",
         "_is_small",
-        "_is_upgrade",
         "_limits",
         "_parser",
         "_small_bytes",
         "_target",
+        "_upgrading",
         "_websockets",
         "events",
         "leftover",
@@ -180,7 +181,7 @@ class RequestParser:
         self._target = b""
         self._is_small = True  # the read at hand cannot hold a head that is too large
         self._is_over = False  # the last request said close: what follows is not read
-        self._is_upgrade = False  # the head asks for one: llhttp reads nothing behind it
+        self._upgrading: RequestHead | None = None  # llhttp reads nothing behind this head
         self.events: list[RequestEvent] = []
         self.leftover: bytes | None = None
 
@@ -202,10 +203,10 @@ class RequestParser:
                 self._parser.feed_data(unread)
                 break
             except httptools.HttpParserUpgrade as upgrade:
-                if self._is_over:  # it is one that nobody asked to be read
+                head = self._upgrading
+                if self._is_over or head is None:  # it is one that nobody asked to be read
                     return events
                 unread = memoryview(unread)[upgrade.args[0] :]
-                head = self._last_head()
                 if head.upgrade:
                     self.leftover = bytes(unread)
                     return events
@@ -239,7 +240,8 @@ class RequestParser:
             ]
             self._is_over = True  # nothing of this made-up head is an event
             self._parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
-            self._is_over = self._is_upgrade = False
+            self._is_over = False
+            self._upgrading = None
             self._head = head
             self._headers = []
 
@@ -248,12 +250,6 @@ class RequestParser:
         would stay, with the last head and all it holds, until the garbage collector finds them.
         """
         self._parser = None
-
-    def _last_head(self) -> RequestHead:
-        for event in reversed(self.events):
-            if isinstance(event, RequestHead):
-                return event
-        raise AssertionError("an upgrade without a head")
 
     # httptools' callbacks
 
@@ -296,9 +292,13 @@ class RequestParser:
         head = RequestHead(name, self._target, version, self._headers)
         head.has_underscores = self._has_underscores
         head.keep_alive = parser.should_keep_alive()
-        self._is_upgrade = parser.should_upgrade()
         _read_framing(head)
-        if not self._is_upgrade or head.upgrade != b"websocket" or not self._websockets:
+        if parser.should_upgrade():
+            self._upgrading = head
+            if head.upgrade != b"websocket" or not self._websockets:
+                head.upgrade = b""
+        else:
+            self._upgrading = None
             head.upgrade = b""
         if self._target[:1] not in _ORIGIN_FORM:
             _take_host_of_target(head)
@@ -317,7 +317,7 @@ class RequestParser:
         if head is None:
             return
         self._head_bytes = 0
-        if self._is_upgrade and head.has_body:
+        if self._upgrading is not None and head.has_body:
             self._head = None  # llhttp has not read the body
             return
         if not (head.keep_alive or head.upgrade):
@@ -385,7 +385,7 @@ def _read_framing(head: RequestHead) -> None:
         elif name == b"upgrade":
             upgrade.append(value.lower())
         elif name == b"connection":
-            if head.keep_alive and b"close" in value.lower():
+            if head.keep_alive and value not in _KEPT and b"close" in value.lower():
                 options = [option.strip() for option in value.lower().split(b",")]
                 head.keep_alive = b"close" not in options  # RFC 9112, 9.3: close comes first
         else:

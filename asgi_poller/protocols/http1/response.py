@@ -142,17 +142,13 @@ class ResponseEncoder:
     `default_headers` gives the header lines that every response has.
     """
 
-    __slots__ = ("_default_fields", "_expected_bytes", "_framing")
+    __slots__ = ("_default_headers", "_expected_bytes", "_framing", "keep_alive")
 
     def __init__(self, default_headers: DefaultHeaders) -> None:
-        self._default_fields = default_headers
+        self._default_headers = default_headers
         self._framing = WHOLE_KEPT
         self._expected_bytes: int | None = None  # of the body at hand, still to come
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection may serve another request after the response at hand."""
-        return self._framing.keep_alive
+        self.keep_alive = True  # after the response at hand the connection may serve another one
 
     def head(
         self,
@@ -166,15 +162,17 @@ class ResponseEncoder:
         """The head of the next response and the first piece of its body. Raises ApplicationFault,
         as `encode_head` and `body` do.
         """
-        head, self._framing = encode_head(
+        head, framing = encode_head(
             request,
             status,
             headers,
-            default_headers=self._default_fields,
+            default_headers=self._default_headers,
             body_bytes=None if more_body else len(body),
         )
-        if self._framing is not WHOLE_KEPT:
-            self._expected_bytes = self._framing.expected_bytes
+        self._framing = framing
+        self.keep_alive = framing.keep_alive
+        if framing is not WHOLE_KEPT:
+            self._expected_bytes = framing.expected_bytes
             body = self.body(body, more_body)
         return head + body if body else head
 

@@ -136,28 +136,29 @@ def check_first(first: int) -> None:
         raise WebSocketFault(CLOSE_PROTOCOL_ERROR, f"opcode {first & 0x0F:#x} is not known")
 
 
-def check_control(first: int, second: int) -> None:
-    """Raises WebSocketFault for a control frame's header that RFC 6455, 5.5 does not allow."""
+def control_fault(first: int, second: int) -> WebSocketFault:
+    """What is wrong with the header of a control frame that RFC 6455, 5.5 does not allow."""
     if not first & 0x80:
-        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame is in fragments")
+        return WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame is in fragments")
     if second & 127 > MAX_CONTROL_BYTES:
-        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame has more than 125 octets")
-    _check_bits(first & 0x70, second)
+        return WebSocketFault(CLOSE_PROTOCOL_ERROR, "a control frame has more than 125 bytes")
+    return _bits_fault(first & 0x70)
 
 
 def check_data(first: int, second: int, *, is_deflated: bool) -> None:
-    """The same for a data frame: with compression, RSV1 is for a message's first (RFC 7692, 6)."""
+    """Raises WebSocketFault for the header of a data frame that is not allowed: with compression,
+    RSV1 is for a message's first frame (RFC 7692, 6).
+    """
     reserved = first & 0x70
     if is_deflated and first & 0x0F:
         reserved &= ~RSV1
-    _check_bits(reserved, second)
+    if reserved or not second & 0x80:
+        raise _bits_fault(reserved)
 
 
-def _check_bits(reserved: int, second: int) -> None:
-    if reserved:
-        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a reserved bit is set")
-    if not second & 0x80:
-        raise WebSocketFault(CLOSE_PROTOCOL_ERROR, "a client's frame is not masked")
+def _bits_fault(reserved: int) -> WebSocketFault:
+    what = "a reserved bit is set" if reserved else "a client's frame is not masked"
+    return WebSocketFault(CLOSE_PROTOCOL_ERROR, what)
 
 
 def max_compressed_bytes(max_bytes: int) -> int:

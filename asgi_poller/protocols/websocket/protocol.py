@@ -31,9 +31,9 @@ from asgi_poller.protocols.websocket.frames import (
     SHORT_BINARY,
     SHORT_TEXT,
     Event,
-    check_control,
     check_data,
     check_first,
+    control_fault,
     decode_control,
     encode_close,
     encode_frame,
@@ -56,6 +56,7 @@ FAST_NONE: frozenset[int] = frozenset()
 _FAST_PLAIN = frozenset({FIN_TEXT, FIN_BINARY})
 _FAST_DEFLATED = _FAST_PLAIN | {FIN_TEXT_DEFLATED, FIN_BINARY_DEFLATED}
 _CONTINUATIONS = frozenset({0x00, 0x80})
+_FIN_CONTROLS = frozenset({FIN_CLOSE, FIN_PING, FIN_PONG})
 _OUT_OF_ORDER = {
     True: "a continuation frame without a message",
     False: "a message within a fragmented one",
@@ -260,10 +261,11 @@ class WebSocketWire:
         Raises WebSocketFault for what RFC 6455, 5 does not allow.
         """
         first, second = data[at], data[at + 1]
+        if first in _FIN_CONTROLS and 0x80 <= second <= 0x80 + MAX_CONTROL_BYTES:
+            return self._read_control(data, at, events)
         check_first(first)
         if first & 0x08:
-            check_control(first, second)
-            return self._read_control(data, at, events)
+            raise control_fault(first, second)
         start, length = at + 6, second & 127
         if length > 125:
             start, length = extended_length(data, at)
