@@ -61,6 +61,7 @@ NUMBERS = (
         "protocols.websocket.permessage_deflate:_FREE_BYTES",
         _mib,
     ),
+    Number("design.md", "takes it; 503 after ", " s |", "pollers.lane_monitor:GIVE_UP_S"),
     Number("behaviour.md", "lines in ", " s,", "asgi.refusal_log:WINDOW_S"),
     Number("behaviour.md", "at most every\n  ", " seconds", "handoff.exception_log:_LOG_EVERY_S"),
     Number("process-model.md", "that takes ", " seconds", "supervisor.worker_handle:_END_MARGIN_S"),
@@ -74,9 +75,9 @@ NUMBERS = (
     Number("process-model.md", "Pollers run at nice ", " where", "--poller-nice"),
     Number("process-model.md", "workers run at nice ", "\n", "supervisor.poller_host:_WORKER_NICE"),
     Number(
-        "threat-model.md", "at most ", " sockets are in a", "pollers.rate_limit:LINGER_LIMIT_COUNT"
+        "threat-model.md", "at most ", " sockets are in a", "pollers.rejector:LINGER_LIMIT_COUNT"
     ),
-    Number("threat-model.md", "lingering close, for ", " s at", "pollers.rate_limit:LINGER_S"),
+    Number("threat-model.md", "lingering close, for ", " s at", "pollers.rejector:LINGER_S"),
     Number("threat-model.md", "each reason in ", " s", "asgi.refusal_log:WINDOW_S"),
     Number("threat-model.md", "a send waits ", " s", "system.sd_notify:_SEND_TIMEOUT_S"),
 )

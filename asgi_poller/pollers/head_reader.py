@@ -15,17 +15,14 @@ accept on, then `--timeout-request-header`, PROXY header included. What happens 
     gone                    forgotten
     an error of ours        answered 400 and closed; logged, and nobody else's business
 
-A client that was answered is kept for a moment, until it has read the answer (RFC 9112, 9.6). TLS
-connections pass through untouched. Clients hold a descriptor and up to `--limit-request-head`
-octets each; how many there may be is what `--limit-connections` and `--limit-connections-per-ip`
-say.
+Those that are answered go to the poller's rejector. TLS connections pass through untouched.
+Clients hold a descriptor and up to `--limit-request-head` bytes each; `--limit-connections` and
+`--limit-connections-per-ip` say how many there may be.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -35,13 +32,14 @@ from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.proxy_headers import TrustedHosts
 from asgi_poller.asgi.refusal_log import NO_PROXY_HEADER, note_refusal
 from asgi_poller.errors import HttpFault, ProxyProtocolFault
+from asgi_poller.handoff.connection_table import TICKET_NONE
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.thread_lane import EndTicket, drop, say_last
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.loops.request_filter import RequestFilter
 from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.epoll_waiter import Waiter
-from asgi_poller.pollers.rate_limit import refusal_response, refusal_words
+from asgi_poller.pollers.rejector import Rejected, Rejector, over_limit
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
 from asgi_poller.protocols.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, parse
 
@@ -49,10 +47,6 @@ _READ_BYTES = 65536
 # A lane's message has room for twice as much. A head that is longer, where the limit permits it,
 # goes to the core as it is: incomplete.
 _GUEST_LIMIT_BYTES = 131072
-# Unit: seconds, clients and octets, as in `rate_limiter`.
-_LEAVE_S = 1.0
-_LEAVING_LIMIT_COUNT = 256
-_DISCARD_LIMIT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,25 +81,6 @@ class _Client:
         self.is_parsed = False  # the parser has read all of it, and the head is there
 
 
-@dataclass(slots=True)
-class _Leaving:
-    """A client that has been answered."""
-
-    connection: socket.socket
-    deadline: float
-    bytes_left: int = _DISCARD_LIMIT_BYTES
-
-
-class _Refused(Exception):
-    """The client gets `answer` and is closed; counted under `reason`, logged as `told`."""
-
-    def __init__(self, reason: str, answer: bytes, told: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.answer = answer
-        self.told = told
-
-
 class HeadReader:
     """Owned by one poller's thread. `turned_away` counts by reason; any thread may read it."""
 
@@ -114,6 +89,7 @@ class HeadReader:
         rules: HeadReaderSettings,
         listeners: Sequence[ListenerInfo],
         waiter: Waiter,
+        rejector: Rejector,
         *,
         end_ticket: EndTicket | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -122,13 +98,13 @@ class HeadReader:
         self._rules = rules
         self._listeners = listeners
         self._waiter = waiter
+        self._rejector = rejector
         self._end_ticket = end_ticket
         self._clock = clock
         self._exception_log = ExceptionLog(clock)
         # each with the earliest deadline first
         self._silent: OrderedDict[int, _Client] = OrderedDict()
         self._reading: OrderedDict[int, _Client] = OrderedDict()  # not silent any more
-        self._leaving: OrderedDict[int, _Leaving] = OrderedDict()
 
     def __len__(self) -> int:
         """Clients that are waited for."""
@@ -156,8 +132,6 @@ class HeadReader:
                 return self._read(client)
             except Exception:
                 self._fail(client.accepted)
-        elif fd in self._leaving:
-            self._discard(fd, self._leaving[fd])
         return None
 
     def next_s(self) -> float | None:
@@ -167,8 +141,6 @@ class HeadReader:
             for pending_heads in (self._silent, self._reading)
             if pending_heads
         ]
-        if self._leaving:
-            deadlines.append(next(iter(self._leaving.values())).deadline)
         return max(0.0, min(deadlines) - self._clock()) if deadlines else None
 
     def tend(self) -> None:
@@ -187,11 +159,6 @@ class HeadReader:
                 self._give_up(client)
             except Exception:
                 self._fail(client.accepted)
-        while self._leaving:
-            fd, leaving = next(iter(self._leaving.items()))
-            if leaving.deadline > now:
-                break
-            self._let_go(fd, leaving)
 
     def finish(self) -> list[Accepted]:
         """The poller ends: returns the clients as they are, for their cores to wait for."""
@@ -202,8 +169,6 @@ class HeadReader:
             client.parser.close()
         self._silent.clear()
         self._reading.clear()
-        for fd, leaving in list(self._leaving.items()):
-            self._let_go(fd, leaving)
         return pending_heads
 
     # A client
@@ -233,8 +198,8 @@ class HeadReader:
             return None
         try:
             is_ready = self._take_in(client, piece)
-        except _Refused as refused:
-            self._refuse(client, refused)
+        except Rejected as rejected:
+            self._reject(client, rejected)
             return None
         except ProxyProtocolFault:
             note_refusal(NO_PROXY_HEADER, client.accepted.peer)
@@ -268,7 +233,7 @@ class HeadReader:
         return (self._silent.pop(fd, None) or self._reading.pop(fd, None)) is not None
 
     def _take_in(self, client: _Client, piece: bytes) -> bool:
-        """Whether the client may go on. Raises _Refused, ProxyProtocolFault."""
+        """Whether the client may go on. Raises Rejected, ProxyProtocolFault."""
         client.data = client.data + piece if client.data else piece
         if client.has_preamble:
             header = parse(client.data)
@@ -312,7 +277,7 @@ class HeadReader:
         if is_websocket and rules.connection_limits is not None and ticket >= 0:
             refusal = rules.connection_limits.open_websocket(ticket)
             if refusal is not None:
-                raise _turned_away(refusal)
+                raise over_limit(refusal)
 
     def _identify(self, client: _Client, peer: tuple[str, int]) -> None:
         connection_limits, ticket = self._rules.connection_limits, client.accepted.ticket
@@ -320,7 +285,7 @@ class HeadReader:
             return
         refusal: Refusal | None = connection_limits.identify(ticket, peer)
         if refusal is not None:
-            raise _turned_away(refusal)
+            raise over_limit(refusal)
 
     # The end of one
 
@@ -328,7 +293,7 @@ class HeadReader:
         """Its time is over."""
         if client.parser.is_mid_head:
             fault = HttpFault(408, "the request head did not come in time")
-            self._refuse(client, _refusal(fault))
+            self._reject(client, _refusal(fault))
         else:
             self._close(client, "silent")
 
@@ -339,10 +304,6 @@ class HeadReader:
         self._count("error")
         self._exception_log.exception("A connection failed before its hand-over and is closed.")
         fd = accepted.fd
-        leaving = self._leaving.get(fd)
-        if leaving is not None:  # it has been refused: its ticket is given back
-            self._let_go(fd, leaving)
-            return
         client = self._silent.pop(fd, None) or self._reading.pop(fd, None)
         self._waiter.forget(fd)
         if client is not None:
@@ -361,47 +322,19 @@ class HeadReader:
             self._waiter.forget(client.accepted.fd)
         drop(client.accepted, self._end_ticket)
 
-    def _refuse(self, client: _Client, refused: _Refused) -> None:
+    def _reject(self, client: _Client, rejected: Rejected) -> None:
         """Answer, and close once the peer has had the time to read that."""
-        self._count(refused.reason)
+        self._count(rejected.reason)
         client.parser.close()
         accepted = client.accepted
-        note_refusal(refused.told, accepted.peer)
-        fd = accepted.fd
-        if not self._remove(fd):
-            self._waiter.watch(fd, shared=False)
-        family = self._listeners[accepted.listener].family
-        # The last thing that can fail: from here on the descriptor is that object's.
-        connection = socket.socket(family, socket.SOCK_STREAM, 0, fd)
-        leaving = self._leaving[fd] = _Leaving(connection, self._clock() + _LEAVE_S)
+        if self._remove(accepted.fd):
+            self._waiter.forget(accepted.fd)
         if accepted.ticket >= 0 and self._end_ticket is not None:
             self._end_ticket(accepted.ticket)
         try:
-            connection.send(refused.answer)
-            connection.shutdown(socket.SHUT_WR)
-        except OSError:  # it has gone already, or never reads
-            self._let_go(fd, leaving)
-            return
-        if len(self._leaving) > _LEAVING_LIMIT_COUNT:
-            self._let_go(*next(iter(self._leaving.items())))
-
-    def _discard(self, fd: int, leaving: _Leaving) -> None:
-        """A client that was answered sends more, or has gone."""
-        try:
-            octets = len(leaving.connection.recv(_READ_BYTES))
-        except BlockingIOError:
-            return
-        except OSError:
-            octets = 0
-        leaving.bytes_left -= octets
-        if not octets or leaving.bytes_left < 0:
-            self._let_go(fd, leaving)
-
-    def _let_go(self, fd: int, leaving: _Leaving) -> None:
-        del self._leaving[fd]
-        self._waiter.forget(fd)
-        with contextlib.suppress(OSError):  # reset by the peer: closed all the same
-            leaving.connection.close()
+            self._rejector.reject(accepted, rejected)
+        except Exception:
+            self._fail(accepted._replace(ticket=TICKET_NONE))
 
 
 def _host(accepted: Accepted) -> str | None:
@@ -414,10 +347,6 @@ def _is_header(data: bytes) -> bool:
     return data.startswith((V1_SIGNATURE, V2_SIGNATURE))
 
 
-def _turned_away(refusal: Refusal) -> _Refused:
-    return _Refused(refusal.value, refusal_response(refusal), refusal_words(refusal))
-
-
-def _refusal(fault: HttpFault) -> _Refused:
+def _refusal(fault: HttpFault) -> Rejected:
     told = f"{fault.status} {fault.detail}"
-    return _Refused(str(fault.status), error_response(fault.status, fault.detail), told)
+    return Rejected(str(fault.status), error_response(fault.status, fault.detail), told)

@@ -13,7 +13,6 @@ import logging
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from asgi_poller import platform
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.relay import Relay
 from asgi_poller.handoff.thread_lane import EndTicket, drop
-from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.pollers.accept4 import (
     ACCEPT_ABORTED,
     ACCEPT_NO_DESCRIPTOR,
@@ -35,16 +34,12 @@ from asgi_poller.pollers.fd_exhaustion import PATIENT_REST_S, Episodes, Patience
 from asgi_poller.pollers.head_reader import HeadReader
 from asgi_poller.pollers.late_loops import LateLoops
 from asgi_poller.pollers.overflow import OverflowQueue, SocketSpill
+from asgi_poller.pollers.rate_limit import Admit, HeldBack
+from asgi_poller.pollers.rejector import Rejected, Rejector
 
 logger = logging.getLogger("asgi_poller.error")
 
-Admit = Callable[[Accepted], Accepted | None]
-"""Decides on a connection before a core sees it; on the poller's thread, must not wait.
-
-Returns what to hand over, or None if it has closed or kept the connection.
-"""
-
-MakeHeadReader = Callable[[Waiter], HeadReader]
+MakeHeadReader = Callable[[Waiter, Rejector], HeadReader]
 """Makes what reads request heads on one poller's waiter (`--direct-handshake`)."""
 
 #: Connections that a poller accepts in one go. While it does, it holds the GIL for about 3 µs each:
@@ -123,10 +118,12 @@ class MasterPoller:
         sockets: Sequence[ListeningSocket],
         hand_over: Callable[[list[Accepted]], list[Accepted]],
         *,
+        infos: Sequence[ListenerInfo],
         stop: platform.Wakeup,
         episodes: Episodes,
         refuser: Refuser,
         admit: Admit | None = None,
+        held_back: HeldBack | None = None,
         end_ticket: EndTicket | None = None,
         make_head_reader: MakeHeadReader | None = None,
         late_loops: LateLoops,
@@ -138,17 +135,18 @@ class MasterPoller:
         self._stop = stop
         self._episodes = episodes
         self._admit = admit
+        self._held_back = held_back
         self._end_ticket = end_ticket
         self._settings = settings or PollerSettings()
         self._patience = Patience()
         self._refuser = refuser
         self._waiter = make_waiter()
         self._waiter.watch(stop.fd, shared=False)
-        self.head_reader = None if make_head_reader is None else make_head_reader(self._waiter)
+        self._rejector = rejector = Rejector(infos, self._waiter)
+        self.head_reader = None
+        if make_head_reader is not None:
+            self.head_reader = make_head_reader(self._waiter, rejector)
         self._late_loops = late_loops
-        self._inbox: deque[Accepted] = deque()
-        self._bell = platform.Wakeup()
-        self._waiter.watch(self._bell.fd, shared=False)
         self._relay = self._settings.relay
         if self._relay is not None:
             self._waiter.watch(self._relay.fd, shared=False)
@@ -175,11 +173,6 @@ class MasterPoller:
         """Connections that this poller holds because no lane takes them."""
         return self._overflow.count
 
-    def receive(self, batch: list[Accepted]) -> None:
-        """Take connections that were accepted before. Any thread."""
-        self._inbox.extend(batch)
-        self._bell.set()
-
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -205,11 +198,10 @@ class MasterPoller:
             self._finish()
         finally:
             self._waiter.close()
-            self._bell.close()
 
     def _round(self) -> None:
-        timeout_s: float | None = 1.0 if self._episodes else None
         line = self._overflow
+        timeout_s: float | None = None
         if line.count:
             line.retry()
             if line.is_full:
@@ -218,27 +210,25 @@ class MasterPoller:
             if line.count:
                 timeout_s = line.retry_s
         head_reader = self.head_reader
-        if head_reader is not None:
-            timeout_s = _sooner(timeout_s, head_reader.next_s())
-        timeout_s = _sooner(timeout_s, self._late_loops.next_s())
         emptied = True
         ready: list[Accepted] = []
-        for fd in self._waiter.wait(timeout_s):
+        for fd in self._waiter.wait(_sooner(timeout_s, self._next_s())):
             entry = self._sockets.get(fd)
             if entry is not None:
                 emptied = self._accept_from(*entry) and emptied
             elif self._relay is not None and fd == self._relay.fd:
                 self._take_over(self._relay)
-            elif head_reader is not None:
+            elif not self._rejector.on_readable(fd) and head_reader is not None:
                 client = head_reader.on_readable(fd)
                 if client is not None:
                     ready.append(client)
-        if self._bell.is_set():
-            self._take_in()
+        if self._held_back is not None:
+            self._receive(self._held_back.due())
         if head_reader is not None:
             if ready:
                 self._overflow.deliver(ready)
             head_reader.tend()
+        self._rejector.tend()
         overdue = self._late_loops.look()
         if overdue:
             self._overflow.deliver(overdue)
@@ -247,10 +237,16 @@ class MasterPoller:
         if emptied and self._rest_s:
             self._gather()
 
-    def _take_in(self) -> None:
-        """What was held back has its turn."""
-        self._bell.clear()
-        self._receive([self._inbox.popleft() for _ in range(len(self._inbox))])
+    def _next_s(self) -> float | None:
+        """Seconds until there is something to do although nothing is readable; None: there is
+        not.
+        """
+        next_s = _sooner(self._late_loops.next_s(), self._rejector.next_s())
+        if self.head_reader is not None:
+            next_s = _sooner(next_s, self.head_reader.next_s())
+        if self._held_back is not None:
+            next_s = _sooner(next_s, self._held_back.next_s())
+        return _sooner(next_s, 1.0 if self._episodes else None)
 
     def _take_over(self, relay: Relay) -> None:
         """What another process could not serve is served by this one, if it is our turn."""
@@ -316,7 +312,11 @@ class MasterPoller:
         admitted = []
         for accepted in batch:
             try:
-                answer = admit(accepted)
+                try:
+                    answer = admit(accepted)
+                except Rejected as rejected:
+                    self._rejector.reject(accepted, rejected)
+                    continue
             except Exception:
                 self._exception_log.exception("Admission failed: the connection is closed.")
                 self.counts.failed_connections += 1
@@ -381,7 +381,8 @@ class MasterPoller:
     def _finish(self) -> None:
         """The poller pool stops: one last attempt, then what waits is closed."""
         held = [] if self.head_reader is None else self.head_reader.finish()
-        self._overflow.deliver([*held, *self._inbox])
+        self._rejector.close()
+        self._overflow.deliver(held)
         for accepted in self._overflow.finish():
             self.counts.dropped += 1
             drop(accepted, self._end_ticket)

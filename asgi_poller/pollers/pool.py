@@ -20,7 +20,9 @@ from asgi_poller.pollers.epoll_waiter import Waiter
 from asgi_poller.pollers.fd_exhaustion import Episodes, Refuser, answer_and_close
 from asgi_poller.pollers.head_reader import HeadReader, HeadReaderSettings
 from asgi_poller.pollers.late_loops import LateLoops
-from asgi_poller.pollers.master_poller import Admit, ListeningSocket, MasterPoller, PollerSettings
+from asgi_poller.pollers.master_poller import ListeningSocket, MasterPoller, PollerSettings
+from asgi_poller.pollers.rate_limit import Admit, HeldBack
+from asgi_poller.pollers.rejector import Rejector
 
 #: Seconds that a poller rests at most to gather connections, however many pollers there are.
 REST_LIMIT_S = 0.005
@@ -69,6 +71,7 @@ class PollerPool:
         balance: Balance = "least-connections",
         settings: PollerSettings | None = None,
         admit: Admit | None = None,
+        held_back: HeldBack | None = None,
         end_ticket: EndTicket | None = None,
         head_reader: HeadReaderSettings | None = None,
     ) -> None:
@@ -79,6 +82,7 @@ class PollerPool:
         self._count = pollers
         self._settings = settings or PollerSettings()
         self._admit = admit
+        self._held_back = held_back
         self.end_ticket = end_ticket
         self._infos = tuple(listener.info for listener in listeners)
         self._head_reader = head_reader
@@ -105,10 +109,12 @@ class PollerPool:
                         number,
                         self._sockets,
                         self.hand_over,
+                        infos=self._infos,
                         stop=self._wakeup,
                         episodes=self._episodes,
                         refuser=self._refuser,
                         admit=self._admit,
+                        held_back=self._held_back,
                         end_ticket=self.end_ticket,
                         make_head_reader=self._make_head_reader if self._head_reader else None,
                         late_loops=LateLoops(self),
@@ -155,19 +161,11 @@ class PollerPool:
         """Give `lane` nothing more. A put() that is under way may still come."""
         self._balancer.remove(lane)
 
-    def receive(self, batch: list[Accepted]) -> list[Accepted]:
-        """Give connections that were held back their turn, through a poller; returns them all if
-        there is none any more.
-        """
-        with self._lock:
-            if self._stopped or not self._pollers:
-                return batch
-            self._pollers[0].receive(batch)
-            return []
-
-    def _make_head_reader(self, waiter: Waiter) -> HeadReader:
+    def _make_head_reader(self, waiter: Waiter, rejector: Rejector) -> HeadReader:
         assert self._head_reader is not None
-        return HeadReader(self._head_reader, self._infos, waiter, end_ticket=self.end_ticket)
+        return HeadReader(
+            self._head_reader, self._infos, waiter, rejector, end_ticket=self.end_ticket
+        )
 
     def hand_over(self, batch: list[Accepted]) -> list[Accepted]:
         """Give connections to the lanes, least loaded first; returns what none of them took.

@@ -20,9 +20,7 @@ from asgi_poller.pollers.connection_limits import (
     make_connection_limits,
 )
 from asgi_poller.pollers.head_reader import HeadReaderSettings
-from asgi_poller.pollers.master_poller import Admit
-from asgi_poller.pollers.pool import PollerPool
-from asgi_poller.pollers.rate_limit import RateLimiter
+from asgi_poller.pollers.rate_limit import Admit, HeldBack, RateLimiter
 
 _POSIX = os.name == "posix"
 
@@ -57,8 +55,8 @@ class SharedCounter:
 
 
 class LimitsWiring:
-    """Made before the poller pool, which gets `admit`, `end_ticket` and `head_reader`; `start`
-    before the poller pool, `stop` after it. `workers`: the loops are in other processes.
+    """Made before the poller pool, which gets `admit`, `held_back`, `end_ticket` and `head_reader`;
+    `stop` after it. `workers`: the loops are in other processes.
     """
 
     def __init__(
@@ -69,9 +67,10 @@ class LimitsWiring:
         if workers and has_limits(config):
             table = ConnectionTable(config.limit_connections or CAPACITY_COUNT, inheritable=True)
         self.connection_limits = make_connection_limits(config, exempt=trusted, table=table)
+        self._has_rate = config.limit_accept_rate is not None
         self._rate_limiter: RateLimiter | None = None
         if self.connection_limits is not None:
-            self._rate_limiter = RateLimiter(self.connection_limits, config, listeners)
+            self._rate_limiter = RateLimiter(self.connection_limits, config)
         self.head_reader: HeadReaderSettings | None = None
         if reads_heads(config, workers=workers):
             settings = connection_settings(config)
@@ -91,15 +90,15 @@ class LimitsWiring:
         """For the poller pool: decides on each connection."""
         return self._rate_limiter
 
+    @property
+    def held_back(self) -> HeldBack | None:
+        """For the poller pool: what waits for its turn."""
+        return self._rate_limiter if self._has_rate else None
+
     def end_ticket(self, ticket: int) -> None:
         """Called for each connection that is closed and that no loop has. Any thread."""
         if self.connection_limits is not None:
             self.connection_limits.end(ticket)
-
-    def start(self, poller_pool: PollerPool) -> None:
-        """From now on let held-back connections in, at their rate."""
-        if self._rate_limiter is not None:
-            self._rate_limiter.start(poller_pool.receive)
 
     def stop(self) -> None:
         """Close what is held back. Idempotent."""

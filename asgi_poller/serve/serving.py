@@ -87,10 +87,10 @@ class Serving:
             balance=config.balance,
             settings=self._poller_settings,
             admit=limits.admit,
+            held_back=limits.held_back,
             end_ticket=limits.end_ticket,
             head_reader=limits.head_reader,
         )
-        limits.start(self._poller_pool)
         self._poller_pool.start()
 
     def reload_certificates(self) -> None:

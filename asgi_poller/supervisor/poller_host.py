@@ -48,6 +48,7 @@ class PollerHost:
             balance=config.balance,
             settings=PollerSettings(nice=config.poller_nice, spills=platform.HAS_FD_PASSING),
             admit=limits.admit,
+            held_back=limits.held_back,
             end_ticket=limits.end_ticket,
             head_reader=limits.head_reader,
         )
@@ -67,7 +68,6 @@ class PollerHost:
 
     def open(self) -> None:
         """Accept from now on, and log where."""
-        self._limits.start(self._poller_pool)
         self._poller_pool.start()
         self._is_open = True
         announce(self.listeners, self._config.backlog)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from asgi_poller.handoff.thread_lane import close_connection
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.pollers.pool import PollerPool
@@ -36,6 +37,36 @@ class PromptLane:
 
     def probe(self) -> None:
         pass
+
+
+class Shelf(PromptLane):
+    """A lane that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.assigned = 0
+        self.taken: list[Accepted] = []
+        self._changed = threading.Condition()
+
+    def load(self) -> int:
+        return len(self.taken)
+
+    def available(self) -> bool:
+        return True
+
+    def put(self, batch: list[Accepted]) -> int:
+        with self._changed:
+            self.taken += batch
+            self._changed.notify_all()
+        return len(batch)
+
+    def wait_for(self, count: int) -> list[Accepted]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.taken) >= count, DEADLINE_S)
+            return list(self.taken)
+
+    def close(self) -> None:
+        for accepted in self.taken:
+            close_connection(accepted.fd)
 
 
 class LoopCore:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -27,7 +26,7 @@ from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
 from tests.attacks.echo import app as echo
-from tests.pollers.fakes import PromptLane, connect, make_listener, serving
+from tests.pollers.fakes import Shelf, connect, make_listener, serving
 from tests.support import client as requests
 from tests.support import server as product
 from tests.support.client import reset_on_close
@@ -39,36 +38,6 @@ V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n"
 RULES = HeadReaderSettings(
     limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestFilter()
 )
-
-
-class Shelf(PromptLane):
-    """A lane that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.assigned = 0
-        self.taken: list[Accepted] = []
-        self._changed = threading.Condition()
-
-    def load(self) -> int:
-        return len(self.taken)
-
-    def available(self) -> bool:
-        return True
-
-    def put(self, batch: list[Accepted]) -> int:
-        with self._changed:
-            self.taken += batch
-            self._changed.notify_all()
-        return len(batch)
-
-    def wait_for(self, count: int) -> list[Accepted]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.taken) >= count, DEADLINE_S)
-            return list(self.taken)
-
-    def close(self) -> None:
-        for accepted in self.taken:
-            close_connection(accepted.fd)
 
 
 @dataclasses.dataclass(slots=True)
@@ -217,18 +186,12 @@ def test_guests_are_handed_over_as_they_are_when_the_front_end_stops() -> None:
         assert at.shelf.wait_for(1)[0].data == GET[:10]
 
 
-def test_what_was_held_back_goes_through_the_reception_too() -> None:
-    with house() as at, connect(at.listener) as client:
-        client.sendall(GET)
-        accepted = at.shelf.wait_for(1)[0]
-        with contextlib.ExitStack() as stack:
-            ours, theirs = socket.socketpair()
-            stack.enter_context(ours)
-            theirs.setblocking(False)
-            held_back = accepted._replace(fd=theirs.detach())
-            assert at.poller_pool.receive([held_back]) == []
-            ours.sendall(GET)
-            assert at.shelf.wait_for(2)[1].data == GET
+def test_the_head_of_one_that_was_held_back_is_read_too() -> None:
+    with product.serving(echo, direct_handshake=True, limit_accept_rate=1.0) as site:
+        for request, status in ((GET, 200), (b"BROKEN\r\n\r\n", 400)):
+            with site.connect() as client:
+                client.sendall(request)
+                assert client.response().status == status
 
 
 def _no_parser(*_: object) -> RequestParser:

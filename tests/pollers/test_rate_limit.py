@@ -15,70 +15,59 @@ import pytest
 
 from asgi_poller.config import Config
 from asgi_poller.handoff.thread_lane import ThreadLane
-from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
+from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.pool import PollerPool
-from asgi_poller.pollers.rate_limit import LINGER_LIMIT_COUNT, RateLimiter, refusal_response
-from tests.pollers.fakes import (
-    clients,
-    connect,
-    cores,
-    make_listener,
-    serving,
-)
+from asgi_poller.pollers.rate_limit import RateLimiter
+from asgi_poller.pollers.rejector import LINGER_LIMIT_COUNT, Rejected, over_limit
+from tests.pollers.fakes import Shelf, clients, connect, cores, make_listener, serving
 from tests.support.client import reset_on_close
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-INET = int(socket.AF_INET)
 
 
 class Door:
-    """A rate limiter, a plain and a TLS listener before it, and what it let in."""
+    """A poller pool with limits, a plain and a TLS listener, and a lane that keeps who is in."""
 
     def __init__(self, limits: Config) -> None:
-        self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        infos = [ListenerInfo(INET, tls, ("127.0.0.1", 0)) for tls in (False, True)]
+        self.listeners = [make_listener(tls=tls) for tls in (False, True)]
         self.connection_limits = ConnectionLimits(limits)
-        self.rate_limiter = RateLimiter(
-            self.connection_limits,
-            limits,
-            infos,
+        self.rate_limiter = RateLimiter(self.connection_limits, limits)
+        self.lane = Shelf()
+        self.poller_pool = PollerPool(
+            self.listeners,
+            [self.lane],
+            pollers=1,
+            admit=self.rate_limiter,
+            held_back=self.rate_limiter,
         )
-        self.inside: list[Accepted] = []
-        self.handed_over: list[Accepted] = []
-        self.rejections = 0  # so often the lanes take nothing
-        self.rate_limiter.start(self.hand_over)
+        self.poller_pool.start()
 
-    def hand_over(self, batch: list[Accepted]) -> list[Accepted]:
-        if self.rejections:
-            self.rejections -= 1
-            return batch
-        self.handed_over += batch
-        return []
+    def visit(self, *, tls: bool = False) -> socket.socket:
+        """A client that connects."""
+        return connect(self.listeners[tls])
 
-    def visit(self, host: str = "127.0.0.1", *, tls: bool = False) -> socket.socket:
-        """A client from `host` that has been accepted and shown to the rate limiter."""
-        client = socket.socket()
-        client.settimeout(DEADLINE_S)
-        client.bind((host, 0))
-        client.connect(self.listeners[tls].getsockname())
-        connection, peer = self.listeners[tls].accept()
-        connection.setblocking(False)
-        admitted = self.rate_limiter(Accepted(connection.detach(), int(tls), peer))
-        if admitted is not None:
-            self.inside.append(admitted)
+    def enter(self) -> socket.socket:
+        """A client that was let in."""
+        count = len(self.lane.taken)
+        client = self.visit()
+        self.lane.wait_for(count + 1)
         return client
 
     def leave(self, accepted: Accepted) -> None:
-        """As a core does it."""
+        """As a loop does it."""
         self.connection_limits.end(accepted.ticket)
         os.close(accepted.fd)
 
+    def stop(self) -> None:
+        assert self.poller_pool.stop(DEADLINE_S)
+        self.rate_limiter.stop()
+
     def close(self) -> None:
-        assert self.rate_limiter.stop(DEADLINE_S)
-        for accepted in self.inside + self.handed_over:
+        self.stop()
+        for accepted in self.lane.taken:
             self.leave(accepted)
         for listener in self.listeners:
             listener.close()
@@ -112,7 +101,7 @@ def answer(client: socket.socket, *, send: bytes = REQUEST) -> bytes:
 
 @pytest.mark.parametrize("refusal", Refusal)
 def test_responses_are_whole(refusal: Refusal) -> None:
-    head, _, body = refusal_response(refusal, 7).partition(b"\r\n\r\n")
+    head, _, body = over_limit(refusal, 7).answer.partition(b"\r\n\r\n")
     fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
     assert int(fields[b"content-length"]) == len(body)
     assert fields[b"retry-after"] == b"7"
@@ -121,7 +110,7 @@ def test_responses_are_whole(refusal: Refusal) -> None:
 def test_a_slow_client_gets_its_answer_although_its_request_comes_after_the_refusal() -> None:
     """Closing at once would reset the connection when the request arrives."""
     with door(limit_connections=1) as at:
-        at.visit().close()
+        at.enter().close()
         client = at.visit()
         client.sendall(REQUEST)
         client.sendall(REQUEST)
@@ -130,31 +119,31 @@ def test_a_slow_client_gets_its_answer_although_its_request_comes_after_the_refu
 
 def test_a_tls_client_is_closed_without_a_word() -> None:
     with door(limit_connections=1) as at:
-        at.visit().close()
+        at.enter().close()
         assert answer(at.visit(tls=True), send=b"") == b""
 
 
 def test_a_refused_client_that_has_gone_costs_nothing() -> None:
     with door(limit_connections=1) as at:
-        at.visit().close()
-        client = socket.create_connection(at.listeners[0].getsockname())
-        connection, peer = at.listeners[0].accept()
+        at.enter().close()
+        client = at.visit()
         reset_on_close(client)
         client.close()  # a reset
-        assert at.rate_limiter(Accepted(connection.detach(), 0, peer)) is None
+        assert answer(at.visit()).startswith(b"HTTP/1.1 503 "), "the poller goes on"
 
 
 def test_clients_that_never_go_away_after_a_refusal_hold_a_bounded_number_of_sockets() -> None:
     with door(limit_connections=1) as at:
-        at.visit().close()
+        at.enter().close()
         before = open_descriptors()
         stubborn = [at.visit() for _ in range(LINGER_LIMIT_COUNT + 50)]
+        for client in stubborn:
+            assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
         ours = open_descriptors() - before - len(stubborn)
         assert ours <= LINGER_LIMIT_COUNT
         wait_until(
             lambda: open_descriptors() - before == len(stubborn), "refused sockets are closed"
         )
-        assert all(client.recv(4096).startswith(b"HTTP/1.1 503 ") for client in stubborn)
         for client in stubborn:
             client.close()
 
@@ -162,11 +151,9 @@ def test_clients_that_never_go_away_after_a_refusal_hold_a_bounded_number_of_soc
 def test_what_exceeds_the_rate_waits_in_order_and_is_let_in_later() -> None:
     with door(limit_accept_rate=100.0, limit_pending=1000) as at:
         held = [at.visit() for _ in range(160)]
-        assert len(at.inside) >= 100
-        wait_until(lambda: len(at.inside + at.handed_over) == 160, "all were let in")
-        ports = [accepted.peer[1] for accepted in at.handed_over]
-        order = [client.getsockname()[1] for client in held]
-        assert ports == [port for port in order if port in set(ports)]
+        taken = at.lane.wait_for(160)
+        ports = [accepted.peer[1] for accepted in taken]
+        assert ports == [client.getsockname()[1] for client in held]
         assert at.rate_limiter.pending == 0
         assert at.connection_limits.refused_by_reason["accept_rate"] == 0
         for client in held:
@@ -175,9 +162,8 @@ def test_what_exceeds_the_rate_waits_in_order_and_is_let_in_later() -> None:
 
 def test_past_limit_pending_503_says_when_to_come_back() -> None:
     with door(limit_accept_rate=0.05, limit_pending=3) as at:
-        held = [at.visit() for _ in range(4)]
-        assert len(at.inside) == 1
-        assert at.rate_limiter.pending == 3
+        held = [at.enter(), *(at.visit() for _ in range(3))]
+        wait_until(lambda: at.rate_limiter.pending == 3, "three are held back")
         refused = answer(at.visit())
         assert refused.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nretry-after: 60\r\n" in refused
@@ -189,27 +175,16 @@ def test_past_limit_pending_503_says_when_to_come_back() -> None:
 
 def test_stop_closes_what_is_held_back() -> None:
     with door(limit_accept_rate=0.01, limit_pending=10) as at:
-        first, held = at.visit(), at.visit()
-        assert at.rate_limiter.stop(DEADLINE_S)
+        first, held = at.enter(), at.visit()
+        wait_until(lambda: at.rate_limiter.pending == 1, "it is held back")
+        at.stop()
         assert held.recv(1) == b""
         assert at.rate_limiter.pending == 0
-        assert at.rate_limiter.stop(DEADLINE_S)  # once more
-        late = at.visit()  # a poller that had not ended yet
-        assert late.recv(100).startswith(b"HTTP/1.1 503 ")
-        for client in (first, held, late):
-            client.close()
-
-
-def test_what_no_lane_takes_waits_and_keeps_its_place() -> None:
-    with door(limit_accept_rate=50.0, limit_pending=100) as at:
-        at.rejections = 2
-        held = [at.visit() for _ in range(60)]
-        wait_until(lambda: len(at.inside + at.handed_over) == 60, "all were let in")
-        ports = [accepted.peer[1] for accepted in at.handed_over]
-        order = [client.getsockname()[1] for client in held]
-        assert ports == [port for port in order if port in set(ports)]
-        assert at.rejections == 0
-        for client in held:
+        at.stop()  # once more
+        ours, theirs = socket.socketpair()
+        with ours, theirs, pytest.raises(Rejected):  # a poller that had not ended yet
+            at.rate_limiter(Accepted(ours.fileno(), 0, ("192.0.2.1", 1)))
+        for client in (first, held):
             client.close()
 
 
@@ -218,11 +193,10 @@ def test_limits_hold_under_a_burst_through_many_pollers() -> None:
     limits = Config("main:app", limit_connections=50)
     connection_limits = ConnectionLimits(limits)
     listener = make_listener()
-    rate_limiter = RateLimiter(connection_limits, limits, [listener.info])
+    rate_limiter = RateLimiter(connection_limits, limits)
     with cores(2) as two:
         lanes = [ThreadLane(core) for core in two]
         poller_pool = PollerPool([listener], lanes, pollers=8, admit=rate_limiter)
-        rate_limiter.start(poller_pool.hand_over)
         with serving(poller_pool, listener), clients(listener, 300) as many:
             silent = set(many)
             for client in many:
@@ -247,33 +221,40 @@ def test_limits_hold_under_a_burst_through_many_pollers() -> None:
             late = connect(listener)
             wait_until(lambda: sum(len(core.adopted) for core in two) == 1, "there is room again")
             late.close()
-        assert rate_limiter.stop(DEADLINE_S)
+        rate_limiter.stop()
 
 
 @pytest.mark.free_threaded
 def test_many_threads_at_the_door_at_once() -> None:
-    """Every visitor is in exactly one place: let in, handed over later, refused."""
-    with door(limit_accept_rate=400.0, limit_pending=60, limit_connections=500) as at:
-        counted = threading.Lock()
+    """Every visitor is in exactly one place: let in, held back and let in later, refused."""
+    limits = Config("main:app", limit_accept_rate=400.0, limit_pending=60, limit_connections=500)
+    connection_limits = ConnectionLimits(limits)
+    rate_limiter = RateLimiter(connection_limits, limits)
+    inside: list[Accepted] = []
+    refused: list[str] = []
 
-        def arrive() -> None:
-            for _ in range(60):
-                ours, theirs = socket.socketpair()
-                ours.setblocking(False)
-                admitted = at.rate_limiter(Accepted(ours.detach(), 0, ("192.0.2.1", 1)))
-                with counted:
-                    if admitted is not None:
-                        at.inside.append(admitted)
-                theirs.close()
+    def arrive(first: int) -> None:
+        for number in range(first, first + 60):
+            try:
+                admitted = rate_limiter(Accepted(number, 0, ("192.0.2.1", 1)))
+            except Rejected as rejected:
+                refused.append(rejected.reason)
+            else:
+                inside.extend([admitted] if admitted else [])
+            inside.extend(rate_limiter.due())
 
-        threads = [threading.Thread(target=arrive) for _ in range(10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE_S)
-        wait_until(lambda: at.rate_limiter.pending == 0, "nobody waits")
-        refused = sum(at.connection_limits.refused_by_reason.values())
-        wait_until(
-            lambda: len(at.inside) + len(at.handed_over) + refused == 600, "all 600 accounted for"
-        )
-        assert at.connection_limits.open_count == len(at.inside) + len(at.handed_over)
+    threads = [threading.Thread(target=arrive, args=(60 * number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+
+    def all_are_in() -> bool:
+        inside.extend(rate_limiter.due())
+        return rate_limiter.next_s() is None
+
+    wait_until(all_are_in, "nobody waits")
+    assert len(inside) + len(refused) == 600
+    assert len({accepted.fd for accepted in inside}) == len(inside)
+    assert connection_limits.open_count == len(inside)
+    assert sum(connection_limits.refused_by_reason.values()) == len(refused)

@@ -204,14 +204,14 @@ def test_a_descriptor_that_cannot_be_sent_to_a_worker(monkeypatch: pytest.Monkey
             pair[1].close()
 
 
-@pytest.mark.parametrize("method", ["_refuse", "_close", "_wait_for"])
+@pytest.mark.parametrize("method", ["_reject", "_close", "_wait_for"])
 def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it was about to do with the guest; nothing is leaked."""
 
     def fail(*arguments: object) -> None:
         raise ValueError("injected")
 
-    octets = {"_refuse": b"BROKEN\r\n\r\n", "_close": b"", "_wait_for": b"GET /"}[method]
+    octets = {"_reject": b"BROKEN\r\n\r\n", "_close": b"", "_wait_for": b"GET /"}[method]
     monkeypatch.setattr(HeadReader, method, fail)
     core, listener = LoopCore(), make_listener()
     stage = Stage(core, listener)
