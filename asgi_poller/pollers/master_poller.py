@@ -155,6 +155,7 @@ class MasterPoller:
             fd = listening.socket.fileno()
             self._sockets[fd] = (listening, self._settings.make_accept(listening.socket))
             self._waiter.watch(fd, shared=self._settings.wakes_one)
+        self._hand_over = hand_over
         self._overflow = OverflowQueue(
             hand_over,
             room=self._settings.queue_count,
@@ -226,21 +227,19 @@ class MasterPoller:
             self._receive(self._held_back.due())
         if head_reader is not None:
             if ready:
-                self._overflow.deliver(ready)
+                self._deliver(ready)
             head_reader.tend()
         self._rejector.tend()
         overdue = self._late_loops.look()
         if overdue:
-            self._overflow.deliver(overdue)
+            self._deliver(overdue)
         if self._episodes:
             self._episodes.settle()
         if emptied and self._rest_s:
             self._gather()
 
     def _next_s(self) -> float | None:
-        """Seconds until there is something to do although nothing is readable; None: there is
-        not.
-        """
+        """Seconds until something is due although nothing is readable; None: nothing is."""
         next_s = _sooner(self._late_loops.next_s(), self._rejector.next_s())
         if self.head_reader is not None:
             next_s = _sooner(next_s, self.head_reader.next_s())
@@ -262,6 +261,13 @@ class MasterPoller:
             # another process's head reader may have read the head already
             read = [accepted for accepted in batch if accepted.data]
             batch = read + self.head_reader.take([each for each in batch if not each.data])
+        if batch:
+            self._deliver(batch)
+
+    def _deliver(self, batch: list[Accepted]) -> None:
+        """Give `batch` to the lanes, behind those that wait already."""
+        if not self._overflow.count:
+            batch = self._hand_over(batch)
         if batch:
             self._overflow.deliver(batch)
 
@@ -382,7 +388,7 @@ class MasterPoller:
         """The poller pool stops: one last attempt, then what waits is closed."""
         held = [] if self.head_reader is None else self.head_reader.finish()
         self._rejector.close()
-        self._overflow.deliver(held)
+        self._deliver(held)
         for accepted in self._overflow.finish():
             self.counts.dropped += 1
             drop(accepted, self._end_ticket)
@@ -390,6 +396,4 @@ class MasterPoller:
 
 def _sooner(one_s: float | None, other_s: float | None) -> float | None:
     """The shorter of two times to sleep; None is for ever."""
-    if one_s is None or other_s is None:
-        return one_s if other_s is None else other_s
-    return min(one_s, other_s)
+    return min((each for each in (one_s, other_s) if each is not None), default=None)
