@@ -86,7 +86,7 @@ def test_a_stopped_worker_is_replaced_too_although_it_shows_no_stack() -> None:
     with running("--timeout-worker-heartbeat", "1.5") as command:
         stopped = command.workers[0]
         os.kill(stopped, signal.SIGSTOP)
-        command.wait_for("it gives no stack")
+        command.wait_for("no stack came")
         command.wait_for("is ready", count=3)
         wait_until(lambda: not is_alive(stopped), "it is gone")
 
