@@ -248,9 +248,9 @@ class WebSocketSession:
         deflate = self._port.accept(message.get("subprotocol"), message.get("headers") or ())
         wire = context.wire(context.max_bytes, deflate, context.deflate_threshold, context.cache)
         self._wire = wire
-        self._opened_at = context.clock()
         self._enter(OPEN)
         if context.access_log is not None and self._entry is not None:
+            self._opened_at = context.clock()
             context.access_log.websocket_opened(self._entry)
         self.received.open(wire)
 
