@@ -25,10 +25,10 @@ if sys.platform == "win32":
     pytest.skip("needs FIFOs and workers", allow_module_level=True)
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.gunicorn.command import gunicorn
 from tests.support.client import handshake
 from tests.support.command import running
 from tests.support.frames import PING, frame
+from tests.support.gunicorn import gunicorn
 from tests.support.processes import free_port, is_alive
 from tests.support.waiting import DEADLINE_S, wait_until
 

@@ -20,9 +20,9 @@ import pytest
 import trustme
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.gunicorn.command import gunicorn
 from tests.support.client import get
 from tests.support.command import Command
+from tests.support.gunicorn import gunicorn
 from tests.support.processes import open_descriptors
 from tests.support.server import serving
 from tests.support.tls import write_pair
@@ -246,7 +246,7 @@ def test_passed_on_to_another_process_under_gunicorn(gate: Path) -> None:
             clients.wait_accepted()
             open_gate(gate)
             assert clients.ends().total() == COUNT
-            assert server.ended() == 0
+            assert server.wait() == 0
 
 
 def test_heads_that_pollers_read() -> None:

@@ -8,7 +8,7 @@ import sys
 import httpx
 import pytest
 
-from tests.gunicorn.command import gunicorn
+from tests.support.gunicorn import gunicorn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn is not for Windows")
 
@@ -18,7 +18,7 @@ ON = ("--access-logfile", "-")
 def test_the_default_format_for_http() -> None:
     with gunicorn(*ON) as server:
         body = server.get("/a%20b?c=d", headers={"Referer": "there", "User-Agent": 'x"y'}).content
-        line = server.wait_for("GET /a")[0]
+        line = server.wait_for("GET /a").string
         assert line.startswith("127.0.0.1 - - [")
         assert line.endswith(f'"GET /a%20b?c=d HTTP/1.1" 200 {len(body)} "there" "x\\"y"')
 
@@ -27,7 +27,7 @@ def test_headers_both_ways_user_and_duration() -> None:
     layout = "A %(u)s %({x-asked}i)s %({x-made-by}o)s %(m)s %(U)s %(q)s %(D)s"
     with gunicorn(*ON, "--access-logformat", layout) as server:
         server.get("/slow?q", headers={"X-Asked": "me"}, auth=("someone", "secret"))
-        words = server.wait_for("^A ")[0].split()
+        words = server.wait_for("^A ").string.split()
         assert words[:-1] == ["A", "someone", "me", "a", "test", "GET", "/slow", "q"]
         assert int(words[-1]) >= 1_000_000  # microseconds: the application sleeps for a second
 
@@ -49,9 +49,9 @@ def test_a_channel_has_a_line_at_each_end() -> None:
         with server.channel() as channel:
             channel.send("hello")
             channel.recv()
-            assert server.wait_for("^B GET")[0] == "B GET /ws HTTP/1.1 101 - - - -"
+            assert server.wait_for("^B GET").string == "B GET /ws HTTP/1.1 101 - - - -"
             channel.close(1001)
-        line = server.wait_for("^B WEBSOCKET")[0].split()
+        line = server.wait_for("^B WEBSOCKET").string.split()
         assert line[:5] == ["B", "WEBSOCKET", "/ws", "HTTP/1.1", "1001"]
         assert int(line[5]) >= len("hello")
         assert line[6:] == ["peer", "1", "1"]
@@ -61,7 +61,7 @@ def test_without_the_option_there_is_none() -> None:
     with gunicorn() as server:
         server.get("/quiet")
         server.signal(signal.SIGTERM)
-        server.ended()
+        server.wait()
         assert not server.said("/quiet")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gunicorn.command import Gunicorn, gunicorn
+from tests.support.gunicorn import Gunicorn, gunicorn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn is not for Windows")
 
@@ -28,9 +28,9 @@ def change(server: Gunicorn, module: Path, source: str) -> None:
         draft = module.with_suffix(".draft")
         draft.write_text(source)
         draft.replace(module)
-        if server.says("Worker reloading", reloads + 1, within_s=_RELOADER_S):
+        if server.says("Worker reloading", count=reloads + 1, within_s=_RELOADER_S):
             break
-    server.wait_for("Application startup complete", starts + 1)
+    server.wait_for("Application startup complete", count=starts + 1)
 
 
 def test_changes_are_shown_and_mistakes_waited_out(tmp_path: Path) -> None:
@@ -52,5 +52,5 @@ def test_changes_are_shown_and_mistakes_waited_out(tmp_path: Path) -> None:
 def test_a_mistake_without_reload_ends_gunicorn(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("this is (no Python")
     with gunicorn("--pythonpath", str(tmp_path), app="broken:app", ready=0) as server:
-        assert server.ended() == 3
+        assert server.wait() == 3
         assert server.said("SyntaxError")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trustme
 
-from tests.gunicorn.command import Gunicorn, gunicorn
+from tests.support.gunicorn import Gunicorn, gunicorn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn is not for Windows")
 
@@ -99,6 +99,6 @@ def test_the_hook_makes_the_context(files: Files, tmp_path: Path) -> None:
 def test_a_wrong_pair_is_one_line(files: Files) -> None:
     options = ("--certfile", files.certificate, "--keyfile", files.client)
     with gunicorn(*options, ready=0) as server:
-        assert server.ended() == 3
+        assert server.wait() == 3
         assert server.said("does not belong to the certificate")
         assert not server.said("Traceback")

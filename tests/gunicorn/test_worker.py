@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.gunicorn.command import Gunicorn, gunicorn
+from tests.support.gunicorn import Gunicorn, gunicorn
 from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn is not for Windows")
@@ -126,7 +126,7 @@ def test_http_and_websockets_through_pollers() -> None:
         assert seen["loaded_by"] == seen["pid"]
         assert echo_once(server) == seen["pid"]
         server.signal(signal.SIGTERM)
-        assert server.ended() == 0
+        assert server.wait() == 0
         assert server.said("lifespan has ended")
 
 
@@ -135,7 +135,7 @@ def test_a_worker_has_as_many_loops_as_asked_for() -> None:
         threads = server.seen()["threads"]
         assert {"Loop-1", "Loop-2"} <= set(threads)
         server.signal(signal.SIGTERM)
-        assert server.ended() == 0
+        assert server.wait() == 0
         assert len(server.said("lifespan has ended")) == 3
 
 
@@ -155,7 +155,7 @@ def test_websockets_count_as_requests() -> None:
         third = server.channel()  # the limit: its worker goes, politely
         assert [close_code(channel) for channel in (first, second, third)] == [1012] * 3
         server.wait_for("Autorestarting worker")
-        server.wait_for("Booting worker", 2)
+        server.wait_for("Booting worker", count=2)
         echo_once(server)
 
 
@@ -168,7 +168,7 @@ def test_term_lets_requests_finish_and_closes_channels_with_1012() -> None:
             server.signal(signal.SIGTERM)
             assert [close_code(channel) for channel in channels] == [1012] * 4
             assert slow.result().status_code == 200
-        assert server.ended() == 0
+        assert server.wait() == 0
         assert len(server.said("lifespan has ended")) == 2
 
 
@@ -178,7 +178,7 @@ def test_the_graceful_timeout_cuts_off_and_still_ends_the_lifespan() -> None:
             endless = pool.submit(server.get, "/endless")
             server.wait_for("endless has begun")
             server.signal(signal.SIGTERM)
-            assert server.ended() == 0
+            assert server.wait() == 0
             assert was_cut_off(endless)
         assert server.said("lifespan has ended")
         assert not server.said("SIGKILL")
@@ -192,7 +192,7 @@ def test_quit_does_not_wait_for_requests() -> None:
             server.wait_for("endless has begun")
             server.signal(signal.SIGQUIT)
             assert close_code(channel) == 1012
-            assert server.ended() == 0
+            assert server.wait() == 0
             assert was_cut_off(endless)
 
 
@@ -216,7 +216,7 @@ def test_a_blocked_loop_is_reported_with_its_stack_and_replaced() -> None:
         server.wait_for("The event loop has been blocked for 2 s")
         server.wait_for("in that_never_returns")
         assert not server.said("in spawn_worker")  # only what is of interest
-        server.wait_for("Application startup complete", 2)
+        server.wait_for("Application startup complete", count=2)
         assert server.seen()["pid"] != blocked
 
 
@@ -229,7 +229,7 @@ def test_a_blocked_loop_among_several_is_noticed_too() -> None:
             for result in results:
                 with pytest.raises(httpx.HTTPError):
                     result.result().raise_for_status()
-        server.wait_for("Application startup complete", 2)
+        server.wait_for("Application startup complete", count=2)
         server.seen()
 
 
@@ -247,7 +247,7 @@ def test_preload_shares_the_application() -> None:
 
 def test_a_failed_lifespan_ends_gunicorn_with_3_and_one_line() -> None:
     with gunicorn(ready=0, FAIL_STARTUP="1") as server:
-        assert server.ended() == 3
+        assert server.wait() == 3
         assert server.said("no database today")
         assert server.said("lifespan said that it failed")
         assert not server.said("Traceback")
@@ -255,13 +255,13 @@ def test_a_failed_lifespan_ends_gunicorn_with_3_and_one_line() -> None:
 
 def test_what_is_no_asgi_application_is_one_line() -> None:
     with gunicorn(ready=0, app="tests.gunicorn.apps:wsgi_like") as server:
-        assert server.ended() == 3
+        assert server.wait() == 3
         assert not server.said("Traceback")
 
 
 def test_a_wrong_variable_is_one_line_before_any_worker() -> None:
     with gunicorn(ready=0, ASGI_POLLER_POLLERS="many") as server:
-        assert server.ended() == 2
+        assert server.wait() == 2
         assert server.said(r"--pollers: must be a whole number, not 'many'")
         assert not server.said("Booting worker")
         assert not server.said("Traceback")
@@ -303,7 +303,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
             seen = client.get("http://unix/", headers={"X-Forwarded-For": "203.0.113.7"}).json()
             assert seen["client"][0] == "203.0.113.7"
         server.signal(signal.SIGTERM)
-        assert server.ended() == 0
+        assert server.wait() == 0
         assert not path.exists()
 
 
@@ -315,7 +315,7 @@ def test_channels_are_spread_evenly_also_after_a_worker_was_killed() -> None:
         assert len(spread) == 3
         assert max(spread.values()) - min(spread.values()) <= tolerance
         os.kill(min(spread), signal.SIGKILL)
-        server.wait_for("Application startup complete", 4)
+        server.wait_for("Application startup complete", count=4)
         left = [channel for channel in channels if not is_lost(channel)]
         left += [server.channel() for _ in range(60)]
         spread = workers_of(left)
@@ -340,6 +340,6 @@ def test_workers_end_when_their_arbiter_has_died() -> None:
         channel = server.channel()
         server.signal(signal.SIGKILL)
         assert close_code(channel) == 1012
-        server.ended()  # its output ends when the last worker has
+        server.wait()  # its output ends when the last worker has
         assert len(server.said("The arbiter has ended")) == 2
         assert len(server.said("lifespan has ended")) == 2

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.gunicorn.command import gunicorn
 from tests.support.command import Command, get, started
+from tests.support.gunicorn import gunicorn
 from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.supervisor.ending:app"

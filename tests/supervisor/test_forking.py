@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.gunicorn.command import gunicorn
 from tests.support.command import Command, get, started
+from tests.support.gunicorn import gunicorn
 from tests.support.processes import free_port, is_alive
 from tests.support.waiting import DEADLINE_S, wait_until
 

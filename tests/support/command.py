@@ -1,4 +1,4 @@
-"""The real command, started, watched and ended by tests."""
+"""Programs that tests start, watch and end: `asgi-poller` above all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.support.processes import ROOT, is_alive
@@ -23,8 +22,111 @@ _RUNNING = re.compile(r"running on (?:\x1b\[1m)?(?:https?://([^:/]+):(\d+)|unix:
 _STARTED = re.compile(r"Started worker \d+ \[(?:\x1b\[36m)?(\d+)")
 
 
-class Command:
-    """One run of `asgi-poller`. Its standard error is gathered line by line."""
+class Process:
+    """A program in a session of its own. What it writes is gathered line by line in `lines`: its
+    standard error, or both of its streams.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        keep_fds: tuple[int, ...] = (),
+        both_streams: bool = False,
+    ) -> None:
+        self.lines: list[str] = []
+        self._is_over = False
+        self._changed = threading.Condition()
+        ours = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("ASGI_POLLER_") and name != "WEB_CONCURRENCY"
+        }
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE if both_streams else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if both_streams else subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+            env={**ours, "PYTHONPATH": str(ROOT), **(environ or {})},
+            start_new_session=True,
+            pass_fds=keep_fds,
+        )
+        stream = self.process.stdout if both_streams else self.process.stderr
+        assert stream is not None
+        self._stream = stream
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._stream:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    @property
+    def text(self) -> str:
+        """All that it has written."""
+        return "\n".join(self.lines)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def said(self, pattern: str, *, after: int = 0) -> list[re.Match[str]]:
+        """The matches in the lines from the line `after` on, one for a line."""
+        compiled = re.compile(pattern)
+        return [match for line in self.lines[after:] if (match := compiled.search(line))]
+
+    def says(
+        self, pattern: str, *, count: int = 1, after: int = 0, within_s: float = DEADLINE_S
+    ) -> bool:
+        """Whether `count` lines match before the time, or the program, is over."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_over or len(self.said(pattern, after=after)) >= count, within_s
+            )
+        return len(self.said(pattern, after=after)) >= count
+
+    def wait_for(self, pattern: str, *, count: int = 1, after: int = 0) -> re.Match[str]:
+        """Wait until `count` lines, from the line `after` on, match; the last of them."""
+        self.says(pattern, count=count, after=after)
+        found = self.said(pattern, after=after)
+        assert len(found) >= count, f"no {pattern!r} ({len(found)} of {count}) in:\n{self.text}"
+        return found[count - 1]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it, not to its children."""
+        self.process.send_signal(number)
+
+    def wait(self, *, has_heir: bool = False) -> int:
+        """Wait for the end; the exit code. `has_heir`: another process goes on writing."""
+        code = self.process.wait(DEADLINE_S)
+        if not has_heir:
+            self._reader.join(DEADLINE_S)
+        return code
+
+    def stop(self) -> int:
+        """End it in order."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE_S)
+        self._reader.join(DEADLINE_S)
+        self._stream.close()
+
+
+class Command(Process):
+    """One run of `asgi-poller`."""
 
     def __init__(
         self,
@@ -35,50 +137,8 @@ class Command:
         program: list[str] | None = None,
         keep_fds: tuple[int, ...] = (),
     ) -> None:
-        self.lines: list[str] = []
-        self._changed = threading.Condition()
         command = program or [sys.executable, "-m", "asgi_poller", app]
-        self.process = subprocess.Popen(
-            [*command, *options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
-            start_new_session=True,
-            pass_fds=keep_fds,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._changed:
-                self.lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
-
-    @property
-    def text(self) -> str:
-        """All that it has said."""
-        return "\n".join(self.lines)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def wait_for(self, pattern: str, *, count: int = 1, after: int = 0) -> re.Match[str]:
-        """Wait until `count` lines, from the line `after` on, match; the last of them."""
-        compiled = re.compile(pattern)
-        deadline = time.monotonic() + DEADLINE_S
-        with self._changed:
-            while True:
-                found = [m for line in self.lines[after:] if (m := compiled.search(line))]
-                if len(found) >= count:
-                    return found[count - 1]
-                left = deadline - time.monotonic()
-                assert left > 0, f"no {pattern!r} ({len(found)} of {count}) in:\n{self.text}"
-                self._changed.wait(left)
+        super().__init__([*command, *options], environ=environ, cwd=cwd, keep_fds=keep_fds)
 
     def wait_ready(self, workers: int = 1) -> None:
         """Wait until so many workers serve."""
@@ -109,31 +169,6 @@ class Command:
     def workers(self) -> list[int]:
         """The process ids of the workers that run."""
         return [pid for pid in self.started_workers if is_alive(pid)]
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the supervisor."""
-        self.process.send_signal(number)
-
-    def wait(self, *, has_heir: bool = False) -> int:
-        """Wait for the end; the exit code. `has_heir`: another process goes on writing."""
-        code = self.process.wait(DEADLINE_S)
-        if not has_heir:
-            self._reader.join(DEADLINE_S)
-        return code
-
-    def stop(self) -> int:
-        """End it in order."""
-        self.signal(signal.SIGTERM)
-        return self.wait()
-
-    def close(self) -> None:
-        """Leave nothing behind, whatever the test did."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(DEADLINE_S)
-        self._reader.join(DEADLINE_S)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
 
 
 @contextlib.contextmanager

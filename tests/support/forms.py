@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from tests.gunicorn.command import gunicorn
 from tests.support.command import Command
+from tests.support.gunicorn import gunicorn
 from tests.support.server import Served
 
 ONE, LOOPS, WORKERS, GUNICORN = "one process", "two loops", "two workers", "gunicorn"
