@@ -6,7 +6,7 @@ would have it") is allowed for these:
 - 3.2, 3.3, 3.4, 4.1.3 to 4.1.5, 4.2.3 to 4.2.5, 5.15: a good message and a frame that breaks the
   rules come in one read. The suite would like to see the good message echoed first. The application
   is given it, but its echo comes too late: a connection is failed at once (RFC 6455, 7.1.7).
-- 6.4.3, 6.4.4: text that is not UTF-8, in one frame whose octets come bit by bit. The suite would
+- 6.4.3, 6.4.4: text that is not UTF-8, in one frame whose bytes come bit by bit. The suite would
   like the connection to fail before the frame is complete. The fast lane looks at a frame when it
   is all there; in `--ws wsproto` these are OK.
 

@@ -1,4 +1,4 @@
-"""Two loops, one of them blocked by an application: nobody else waits for it.
+"""Two loops, one of them blocked by its application: no other client waits for it.
 
 As workers, as loops of one process, and as workers of gunicorn, with shared listeners and without.
 A block is a read from a FIFO that the test holds open for as long as it likes; so what is answered

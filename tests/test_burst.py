@@ -1,4 +1,4 @@
-"""A burst of connections while the application computes: all are taken in, and all are served.
+"""A burst of connections while the application computes: all are accepted, and all are served.
 
 What the product is about: accepting is the pollers' work, whatever the application is doing.
 """

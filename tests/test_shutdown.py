@@ -72,7 +72,7 @@ def connected(process: Command) -> Client:
 
 
 def slow_request(process: Command) -> Client:
-    """A request that is under way until its last octet is sent."""
+    """A request that is under way until its last byte is sent."""
     client = connected(process)
     client.sendall(get("/body", "Content-Length: 2", "Expect: 100-continue", method="POST"))
     assert client.response().status == 100

@@ -1,4 +1,4 @@
-"""The limits of the house, over everything that is written in Python here."""
+"""Rules for all Python here: sizes, names, tests that do not sleep."""
 
 from __future__ import annotations
 
@@ -81,3 +81,12 @@ def test_no_machine_is_named() -> None:
 
 def test_no_module_is_a_drawer_for_the_rest() -> None:
     assert [name for name in FILES if Path(name).stem in ("utils", "helpers", "common")] == []
+
+
+def test_every_test_file_says_first_what_it_attacks() -> None:
+    silent = [
+        name
+        for name, text in TESTS.items()
+        if Path(name).name.startswith("test_") and not text.startswith('"""')
+    ]
+    assert silent == []

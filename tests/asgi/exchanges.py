@@ -1,4 +1,4 @@
-"""Exchanges on fake connections, and the messages that applications send."""
+"""HTTP requests and responses on fake connections, and the messages that applications send."""
 
 from __future__ import annotations
 

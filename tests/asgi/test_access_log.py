@@ -1,4 +1,4 @@
-"""The lines of the access log."""
+"""Every request and WebSocket leaves the access log lines that the documentation promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate that send() waits at."""
+"""send() waits while writing is paused, and goes on when it is resumed, cancelled or over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lifespan of an application (ASGI: Lifespan Protocol)."""
+"""The lifespan protocol: what an application may do in it, and what a failure of it means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose word about the client is taken, and what of it."""
+"""Proxy headers count only from trusted peers, and give the client's real address."""
 
 from __future__ import annotations
 

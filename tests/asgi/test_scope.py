@@ -1,4 +1,4 @@
-"""Scopes from request heads (ASGI: HTTP & WebSocket, Connection Scope)."""
+"""The scope has what the request head says (ASGI: HTTP & WebSocket, Connection Scope)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How WebSockets end: by either side, by faults, by silence; and the truth about it."""
+"""However a WebSocket ends, peer and application get the right close code, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A WebSocket that waits for its application: accepted, refused, forgotten, or left by its peer."""
+"""A WebSocket before it is open: accepted, rejected, forgotten by the application, or left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits, and for whom: queues, slow peers, floods, and tasks that give up waiting."""
+"""Queues between peer and application are bounded, and nobody who waits is forgotten."""
 
 from __future__ import annotations
 

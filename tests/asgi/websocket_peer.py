@@ -1,4 +1,4 @@
-"""WebSockets on fake connections, as their peers and their applications see them."""
+"""A WebSocket session on a fake connection: the peer at one end, the application at the other."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ from tests.support.waiting import DEADLINE_S
 
 PEERS = int(os.environ.get("ATTACK_PEERS", "200"))
 HONEST = 20
-DROP_S = 0.5  # from one octet of a slow peer to its next
+DROP_S = 0.5  # from one byte of a slow peer to its next
 SLICES = 20  # not all at once: what a crowd costs is spread over that time, as its members are
 Address = tuple[str, int]
 
-# What each kind says at once, and then octet by octet for as long as it may.
+# What each kind says at once, and then byte by byte for as long as it may.
 HEAD = b"GET / HTTP/1.1\r\nhost: a\r\nx: ", b"a"
 BODY = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n", b"a"
 CHUNKS = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"

@@ -1,4 +1,4 @@
-"""The application of `site.py` for a server in a process of its own, which remembers nothing."""
+"""The attacked application for a server in a process of its own; it keeps no record."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Record:
 
 def application(record: Record) -> Any:
     """HTTP: `/client` gives the client's address, `/tasks` how many tasks there are, others the
-    octets of the body that came. WebSocket: `/flood` sends for ever, `/deaf` receives nothing,
+    bytes of the body that came. WebSocket: `/flood` sends for ever, `/deaf` receives nothing,
     `/all` sends what comes to everyone there, others echo.
     """
 

@@ -1,4 +1,4 @@
-"""Channels that would go on for ever, busy or idle."""
+"""WebSockets that would stay open for ever are closed, whether busy or idle."""
 
 from __future__ import annotations
 

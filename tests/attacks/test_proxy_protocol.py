@@ -31,7 +31,7 @@ ASK = b"GET /client HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 def test_a_proxy_of_ours_speaks_for_its_client(header: bytes, direct_handshake: bool) -> None:
     with under_attack(proxy_protocol=True, direct_handshake=direct_handshake) as site:
         assert site.ask(header + ASK, PROXY).endswith(b"\r\n\r\n192.0.2.7 http")
-        with site.connect(PROXY) as client:  # octet by octet
+        with site.connect(PROXY) as client:  # byte by byte
             for octet in header + ASK:
                 client.sendall(bytes([octet]))
             assert read_to_end(client).endswith(b"\r\n\r\n192.0.2.7 http")

@@ -1,4 +1,4 @@
-"""Peers that do not read, that send faster than anybody takes it, or that are gone."""
+"""Peers that do not read, send too fast or are gone: memory is bounded, the application is told."""
 
 from __future__ import annotations
 

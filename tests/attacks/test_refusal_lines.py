@@ -1,4 +1,4 @@
-"""Whoever is refused leaves a line with the reason, on loops and pollers; an attack leaves few."""
+"""Each refusal leaves one log line with its reason, and a flood of refusals leaves few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that are read in more than one way, and clients that do not read their answers."""
+"""Requests that could be read in two ways, and clients that do not read their answers."""
 
 from __future__ import annotations
 

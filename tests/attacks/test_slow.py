@@ -1,4 +1,4 @@
-"""Slow peers, in hundreds: what they hold, when they are got rid of, and that nobody else fails."""
+"""Hundreds of slow peers are closed at their deadlines while honest clients are served."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_slow_tls_handshakes(tmp_path: Path) -> None:
 
 
 def test_half_frames() -> None:
-    """They drip: alive, as any octet is. They stop: a ping, and the end."""
+    """They drip: alive, as any byte is. They stop: a ping, and the end."""
     options = ("--ws-ping-interval", "0.5", "--ws-ping-timeout", "0.5")
     with server(*options) as command:
         with crowd(command.address, HALF_FRAME) as slow:

@@ -1,7 +1,7 @@
 """Request smuggling through a real nginx and a real HAProxy: whatever they let through, we and they
 read as the same requests.
 
-The proof: each connection to the proxy carries the suspect octets, and others come after it. If
+The proof: each connection to the proxy carries the suspect bytes, and others come after it. If
 proxy and server disagreed about where one request ends, the server would see a request that nobody
 asked the proxy for (`/smuggled`), or answers would come in the wrong places.
 """

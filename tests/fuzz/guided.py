@@ -4,7 +4,7 @@
     python -m tests.fuzz.guided http1 -max_total_time=600 corpus/
 
 What follows the target goes to libFuzzer. An input that breaks a promise is written to a file
-`crash-...`, whose octets belong into `seeds.py` once the bug is mended.
+`crash-...`, whose bytes belong into `seeds.py` once the bug is mended.
 """
 
 from __future__ import annotations

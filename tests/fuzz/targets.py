@@ -1,4 +1,4 @@
-"""What is fuzzed: every module of `protocols/`, each behind one function that takes any octets.
+"""What is fuzzed: every module of `protocols/`, each behind one function that takes any bytes.
 
 A target returns, or lets out what is a bug: any exception but a peer fault, a result beyond its
 limits, or two ways to the same result that differ.
@@ -28,7 +28,7 @@ ORIGINS = OriginMatcher(["https://example.com", "https://*.example.org", "same",
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
-    """`data` cut into reads: its first octet says into how many, at most."""
+    """`data` cut into reads: its first byte says into how many, at most."""
     count = data[0] % 8 + 1 if data else 1
     data = data[1:]
     size = max(1, len(data) // count)
@@ -156,7 +156,7 @@ def frames(data: bytes) -> None:
 
 
 def proxy(data: bytes) -> None:
-    """PROXY headers: more octets never change what was understood."""
+    """PROXY headers: more bytes never change what was understood."""
     try:
         parsed = proxy_protocol.parse(data)
     except ProxyProtocolFault:

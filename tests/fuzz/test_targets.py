@@ -22,7 +22,7 @@ NAMES = list(TARGETS)
 
 @st.composite
 def taken_apart(draw: st.DrawFn, name: str) -> bytes:
-    """Slices of examples and any octets, put together again."""
+    """Slices of examples and any bytes, put together again."""
     slices = []
     for _ in range(draw(st.integers(1, 4))):
         seed = draw(st.sampled_from(SEEDS[name]))

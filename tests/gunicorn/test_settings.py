@@ -1,4 +1,4 @@
-"""Which of gunicorn's settings and our variables decides."""
+"""Which wins where gunicorn's settings and our variables say different things."""
 
 from __future__ import annotations
 

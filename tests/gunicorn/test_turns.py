@@ -1,4 +1,4 @@
-"""Turns by themselves: several workers' parts in one process, with loads that the tests set."""
+"""The workers of gunicorn take turns in accepting, by their loads, also when one dies or hangs."""
 
 from __future__ import annotations
 

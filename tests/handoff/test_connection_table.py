@@ -1,4 +1,4 @@
-"""Tickets: numbers that are never out twice, and ends that cross threads and processes."""
+"""The shared table of open connections: no number is given twice, and every end is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The channel, the receiver and the counters, without a second process."""
+"""Descriptors and counters pass between pollers and workers whole, in order and once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ProcessLane by hand: a fake clock, and a worker's part played by the test."""
+"""ProcessLane by hand: claims, returns and losses, with a fake clock and no second process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ThreadLane: one wake-up a burst, the core's own thread, nothing lost and nothing twice."""
+"""ThreadLane: one wake-up for a burst, on the loop's own thread; nothing is lost or doubled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loop that does not turn is noticed, and one that only seems not to is not."""
+"""A blocked loop is noticed, and a busy one is not taken for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket file when the system says no: one line each, and nothing is left behind."""
+"""When the system refuses something about the socket file: one line each, nothing left behind."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Site:
         await answer(send, argument.encode())
 
     async def large(self, argument: str, receive: Receive, send: Send) -> None:
-        """So many octets at once."""
+        """So many bytes at once."""
         await answer(send, bytes(int(argument)))
 
     async def stream(self, argument: str, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Draining: who knocked at the last moment sees no failure, and WebSockets end in their turn."""
+"""Draining: a connection that came at the last moment is answered, and WebSockets end in order."""
 
 from __future__ import annotations
 

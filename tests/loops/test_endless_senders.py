@@ -1,4 +1,4 @@
-"""Applications that send and send: the peer has been reset, and only the loop could say so."""
+"""Applications that never stop sending to a peer that is gone are stopped all the same."""
 
 from __future__ import annotations
 

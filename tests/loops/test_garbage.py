@@ -1,4 +1,4 @@
-"""Nothing that a connection was made of waits for the garbage collector: what ends is gone."""
+"""A connection that has ended leaves nothing for the garbage collector."""
 
 from __future__ import annotations
 

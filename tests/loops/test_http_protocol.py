@@ -223,7 +223,7 @@ def test_a_response_that_fails_midway_breaks_the_connection(site: Site) -> None:
 def test_a_refusal_reaches_a_peer_that_is_still_sending(
     loop: str, app: Application, start: bytes, status: int
 ) -> None:
-    """close() with octets unread would be a reset, which destroys what the peer has not read."""
+    """close() with bytes unread would be a reset, which destroys what the peer has not read."""
     app.go_on.set()
     if status == 413 and b"Content-Length" in start:
         start = get("/", "Content-Length: 100000000", method="POST")
@@ -270,7 +270,7 @@ def test_a_head_that_dribbles_is_408(loop: str, app: Application) -> None:
         assert client.response().body == b"a"
         head = get("/", *(["X: y"] * 40))
         sent = 0
-        while client.is_silent(0.05):  # no single octet is late
+        while client.is_silent(0.05):  # no single byte is late
             client.sendall(head[sent : sent + 1])
             sent += 1
         assert sent < len(head)
@@ -310,7 +310,7 @@ def test_a_body_that_goes_on_has_its_time_again(loop: str, app: Application) -> 
         with site.connect() as client, site.connect() as stopped:
             client.sendall(head)
             stopped.sendall(head)
-            while stopped.is_silent(0.05):  # the same time without octets is too long
+            while stopped.is_silent(0.05):  # the same time without bytes is too long
                 client.sendall(b"x")
                 sent += 1
             assert stopped.response().status == 408

@@ -1,4 +1,4 @@
-"""The timer wheel: on time, never early by much, and asleep when nothing hangs on it."""
+"""The timer wheel: never late, early by little, and asleep when nothing is scheduled."""
 
 from __future__ import annotations
 

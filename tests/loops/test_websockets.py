@@ -134,7 +134,7 @@ def test_bad_handshakes(site: Site, app: Application, data: bytes, status: int) 
 def test_the_reason_reaches_a_peer_that_is_still_sending(
     site: Site, app: Application, fault: bytes, code: int
 ) -> None:
-    """close() with octets unread would be a reset, which destroys what the peer has not read."""
+    """close() with bytes unread would be a reset, which destroys what the peer has not read."""
     with site.websocket() as client:
         client.sendall(fault)
         for _ in range(50):

@@ -1,4 +1,4 @@
-"""What the tests of the poller pool share: cores that record, clients that connect, deadlines."""
+"""What tests of the poller pool share: loops that record what they adopt, and clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door's policy: limits that hold exactly, whoever comes and goes at once."""
+"""The counting of limits is exact, whoever connects and leaves at the same time."""
 
 from __future__ import annotations
 

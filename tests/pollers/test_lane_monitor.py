@@ -1,4 +1,4 @@
-"""LaneMonitor: what it does when things around it fail, without worker processes."""
+"""LaneMonitor keeps going when what it watches fails; no worker process is needed."""
 
 from __future__ import annotations
 

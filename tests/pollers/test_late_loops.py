@@ -1,4 +1,4 @@
-"""Loops that do not answer: what they were given and have not adopted goes to one that does."""
+"""Connections handed to a loop that does not answer are given to another loop."""
 
 from __future__ import annotations
 

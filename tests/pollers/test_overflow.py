@@ -1,4 +1,4 @@
-"""Connections that no lane takes: in order, parked beyond one message, none lost."""
+"""Connections that no loop takes wait in order, in a socket when they are many; none is lost."""
 
 from __future__ import annotations
 

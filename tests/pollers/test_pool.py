@@ -1,4 +1,4 @@
-"""The poller pool: every connection reaches exactly one core, evenly, whatever the cores do."""
+"""Every accepted connection reaches exactly one loop, evenly, whatever the loops do."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The door with real sockets: who gets in, what the others are told, and that nothing is left
-over.
-"""
+"""Refusals and the rate limit on real sockets: who is admitted, what the others are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allow-lists for Host and Origin: what matches, what looks as if it did, and random octets."""
+"""Lists of allowed Hosts and Origins: what matches, and what only looks as if it did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PROXY protocol headers: whole, octet by octet, cut anywhere, lied about, and random."""
+"""PROXY headers: whole, byte by byte, cut anywhere, wrong, and random."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_a_line_without_end_is_refused_at_107_octets() -> None:
 
 
 def test_faults_of_a_first_octet_come_at_once() -> None:
-    """A plain client on a PROXY port is turned away with its first octet, not at a deadline."""
+    """A plain client on a PROXY port is turned away with its first byte, not at a deadline."""
     expected = {b"P"[0], b"\r"[0]}
     for octet in range(256):
         if octet in expected:

@@ -1,4 +1,4 @@
-"""Running a loop to its end: nobody is waited for for ever, and sys.exit() ends no server."""
+"""A loop that ends waits for nobody for ever, and sys.exit() in an application ends no server."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def accept_head(request: bytes, *, extra: str = "") -> bytes:
 
 
 def answering(answer: bytes) -> Behaviour:
-    """Read the request, send these octets, close."""
+    """Read the request, send these bytes, close."""
 
     def behave(sock: socket.socket) -> None:
         read_head(sock)

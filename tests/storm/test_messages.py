@@ -127,7 +127,7 @@ def test_fragmented_echoes() -> None:
 
     with servers.serving(servers.opening(behave)) as port:
         found = run(port, mode="echo", payload=b"hello", in_flight=3, **SHORT)
-    # The two frames are two octets longer than one: nothing may be divided by its length.
+    # The two frames are two bytes longer than one: nothing may be divided by its length.
     assert found["messages"]["measured"] == found["round_trip_ms"]["count"] > 0
     assert found["lost"]["total"] == 0
 
@@ -237,7 +237,7 @@ class FanServer:
                 try:
                     first, payload = servers.read_frame(sock)
                 except ConnectionResetError:
-                    first = 0  # the client went with octets unread
+                    first = 0  # the client went with bytes unread
                 if not first or first & 15 == 8:
                     channels.remove(sock)
                     sock.close()

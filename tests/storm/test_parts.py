@@ -39,7 +39,7 @@ def test_octets(text: str, octets: int) -> None:
 
 
 def test_plan_travels() -> None:
-    """What the client processes read is what was planned, octet for octet."""
+    """What the client processes read is what was planned, byte for byte."""
     plan = Plan(
         host="h", port=1, address=("127.0.0.1", 1), payload=bytes(range(256)), sources=("a", "b"),
         headers=(parse_header("A:b: c"),),

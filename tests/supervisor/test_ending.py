@@ -1,4 +1,4 @@
-"""What ends a server, and what does not."""
+"""Which exceptions and signals end a server, and which must not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd is told by a supervisor, what it gives, and as whom workers run."""
+"""systemd is told what happens, its sockets are used, and workers run as the right user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many WebSocket clients in one thread: opened all at once, and told apart by who greeted them."""
+"""Many WebSocket clients in one thread, opened at once, and the worker that has each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Octets cut up in every way that a network may: what a sans-I/O test feeds its subject."""
+"""Data cut in every way that a network may cut it, for tests without sockets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """`data` whole, octet by octet, and in two pieces split at every boundary."""
+    """`data` whole, byte by byte, and in two pieces split at every boundary."""
     yield [data]
     yield [data[at : at + 1] for at in range(len(data))]
     for at in range(1, len(data)):
@@ -23,5 +23,5 @@ def cut_at(data: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def places(length: int) -> st.SearchStrategy[list[int]]:
-    """Where to cut something of `length` octets."""
+    """Where to cut something of `length` bytes."""
     return st.lists(st.integers(0, max(0, length - 1)), max_size=12)

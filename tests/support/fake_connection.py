@@ -1,6 +1,4 @@
-"""What stands in for the connection under an exchange or a channel, and the loop's part in running
-them.
-"""
+"""A fake connection for HTTP exchanges and WebSocket sessions, and what runs applications on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop whose time passes when it is told to."""
+"""An event loop with a clock that tests move."""
 
 from __future__ import annotations
 

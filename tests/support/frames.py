@@ -25,7 +25,7 @@ def frame(
 
 
 def header(first: int, length: int, is_masked: bool = True) -> bytes:
-    """The octets before the mask, with `length` in its shortest form."""
+    """The bytes before the mask, with `length` in its shortest form."""
     bit = is_masked << 7
     if length < 126:
         return bytes((first, bit | length))

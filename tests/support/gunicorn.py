@@ -1,4 +1,4 @@
-"""The real gunicorn command, and what it says."""
+"""The real gunicorn command, and what it writes."""
 
 from __future__ import annotations
 

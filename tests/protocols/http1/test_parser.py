@@ -1,4 +1,4 @@
-"""Requests from octets to events: whole, octet by octet, split everywhere, with more behind."""
+"""Requests are read the same, whole or in pieces, and wrong ones are refused."""
 
 from __future__ import annotations
 
@@ -415,7 +415,7 @@ def test_any_octets_give_events_or_a_fault_wherever_they_are_cut(
 def test_we_and_the_parser_agree_on_what_an_upgrade_is(
     value: bytes, connection: list[bytes], version: bytes, twice: bool
 ) -> None:
-    """If we did not, octets would be waiting that nobody ever comes for."""
+    """If we did not, bytes would be waiting that nobody ever comes for."""
     upgrade = b"Upgrade: %b\r\n" % value
     fields = upgrade * (1 + twice) + b"Connection: %b\r\n" % b",".join(connection)
     data = b"GET / HTTP/%b\r\nHost: a\r\n%b\r\nrest" % (version, fields)

@@ -1,4 +1,4 @@
-"""Responses from an application's headers to octets, and how their bodies end."""
+"""Responses are written as the application's headers say, and their bodies end as HTTP has it."""
 
 from __future__ import annotations
 

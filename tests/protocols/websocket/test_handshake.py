@@ -174,7 +174,7 @@ def test_what_is_refused(name: str) -> None:
 
 
 def test_a_body_is_refused() -> None:
-    """Its octets would be taken for frames: a request within a request."""
+    """Its bytes would be taken for frames: a request within a request."""
     head = opening((b"content-length", b"5"))
     head.has_body = True
     with pytest.raises(HttpFault, match="400"):

@@ -1,4 +1,4 @@
-"""Both lanes, any octets: the fast lane gives what wsproto gives, however they are cut."""
+"""For any bytes, however cut, our frame parser gives what wsproto gives."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ makers: list[Callable[[type[WebSocketWire]], WebSocketWire]] = [
 
 
 def ends_within_a_frame(slow: list[object], fast: list[object]) -> bool:
-    """Where the octets end within a frame, one lane may know already that it is at fault: the fast
+    """Where the bytes end within a frame, one lane may know already that it is at fault: the fast
     one does not need its mask for that, wsproto not all of its payload.
     """
     longer, shorter = (slow, fast) if len(slow) > len(fast) else (fast, slow)

@@ -1,4 +1,4 @@
-"""What arrives on a channel: both lanes give the same, however the octets are cut."""
+"""What a peer sends on a WebSocket is read the same by both implementations, however it is cut."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_large_messages(make: type[WebSocketWire]) -> None:
 
 @pytest.mark.parametrize("make", WIRES)
 def test_fragments_of_next_to_nothing_cost_next_to_nothing(make: type[WebSocketWire]) -> None:
-    """A million empty fragments, and a message in fragments of one octet."""
+    """A million empty fragments, and a message in fragments of one byte."""
     wire = make(1 << 20)
     assert received(wire, [frame(BINARY, fin=False)]) == []
     empty = frame(0, fin=False) * 1000
@@ -396,7 +396,7 @@ def test_small_frames_that_grow_are_given_one_helping_at_a_time(
 def test_what_compression_does_not_make_smaller_goes_out_as_it_is(
     make: type[WebSocketWire],
 ) -> None:
-    """1 MiB of random octets grew to 1,051,142, which a client with a limit of 1 MiB refuses."""
+    """1 MiB of random bytes grew to 1,051,142, which a client with a limit of 1 MiB refuses."""
     message = os.urandom(1 << 20)
     frame_ = make(1 << 21, Deflate(), 1).binary(message)
     assert frame_[0] == 0x82

@@ -1,4 +1,4 @@
-"""The careful lane by itself: what is added to wsproto, and what it is asked to send.
+"""The implementation with wsproto: what it adds, and what it is asked to send.
 
 What it reads is tested beside the fast lane, in test_protocol.py.
 """
@@ -119,7 +119,7 @@ def test_one_message_for_many_is_compressed_once() -> None:
 
 @pytest.mark.parametrize("special", [Deflate(server_bits=9), Deflate(server_takeover=True)])
 def test_a_compressed_frame_is_not_shared_where_it_would_not_do(special: Deflate) -> None:
-    """A peer with a window of 512 octets cannot inflate what was made for 4096."""
+    """A peer with a window of 512 bytes cannot inflate what was made for 4096."""
     cache = FrameCache()
     page = bytes(range(256)) * 2
     message = page + b"x" * 1000 + page
