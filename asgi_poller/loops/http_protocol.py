@@ -80,7 +80,7 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self._server
         self._transport = transport  # type: ignore[assignment]  # typed as its base
-        self._set_deadline(server.connection_settings.first_octet_timeout_s)
+        self._set_deadline(server.config.timeout_first_octet)
         server.connection_made(self)
         if self._peer.scheme == "https":
             server.note_tls(self._peer, transport)
@@ -110,7 +110,7 @@ class HttpProtocol(asyncio.Protocol):
                 self._await_body()
         elif parser.is_mid_head and self._phase in (IDLE, SILENT):
             self._phase = HEAD
-            self._set_deadline(self._server.connection_settings.header_timeout_s)
+            self._set_deadline(self._server.config.timeout_request_header)
 
     def eof_received(self) -> bool:
         """The peer sends no more. As uvicorn, take it for the end (RFC 9112, 9.6: it may wait)."""
@@ -309,7 +309,7 @@ class HttpProtocol(asyncio.Protocol):
             self._deadline = deadline = server.wheel.tick + server.keep_alive_ticks
             if scheduled_at <= deadline:
                 return
-        self._set_deadline(server.connection_settings.keep_alive_s)
+        self._set_deadline(server.config.timeout_keep_alive)
 
     def _read(self, on: bool) -> None:
         if self._is_reading is not on:
@@ -330,7 +330,7 @@ class HttpProtocol(asyncio.Protocol):
         """If the request at hand has more to come, wait for its next octet. The peer is not waited
         for while it may not send: while we don't read, or it waits for "100 Continue".
         """
-        exchange, limit_s = self._exchange, self._server.connection_settings.body_timeout_s
+        exchange, limit_s = self._exchange, self._server.config.timeout_request_body
         if exchange is None or limit_s is None or not self._is_body_open or self._is_choked:
             return
         if self._is_reading and not exchange.head.expects_continue:
@@ -363,7 +363,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.end_connection()
         elif self._phase in (SILENT, HEAD):
-            limit_s = self._server.connection_settings.header_timeout_s
+            limit_s = self._server.config.timeout_request_header
             self._set_deadline(min(limit_s, _LAST_REQUEST_S))
         elif self._phase is not UPGRADING:
             self._end(linger=False)
@@ -386,7 +386,7 @@ class HttpProtocol(asyncio.Protocol):
     def _watch_writing(self) -> None:
         """See that what waits to be written goes on its way: else the peer will never read it."""
         self._unsent_bytes = self._transport.get_write_buffer_size()
-        limit_s = self._server.connection_settings.write_timeout_s
+        limit_s = self._server.config.timeout_write
         if self._unsent_bytes and limit_s is not None:
             self._set_deadline(limit_s)
 

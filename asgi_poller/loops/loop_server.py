@@ -171,7 +171,7 @@ class LoopServer:
         first, ticket = b"", accepted.ticket
         chosen = AfterTls(lambda _: self._connection(accepted, peer))
         try:
-            async with asyncio.timeout(self.state.connection_settings.first_octet_timeout_s):
+            async with asyncio.timeout(self.state.config.timeout_first_octet):
                 first = await peek(self.loop, sock, 1)
             if is_plaintext(first):
                 note_refusal("400 plain HTTP on a TLS port", peer.client)
@@ -205,9 +205,9 @@ class LoopServer:
         try:
             peer = _peer(sock, accepted, info)
             if not accepted.data:
-                async with asyncio.timeout(self.state.connection_settings.first_octet_timeout_s):
+                async with asyncio.timeout(self.state.config.timeout_first_octet):
                     await peek(self.loop, sock, 1)
-            async with asyncio.timeout(self.state.connection_settings.header_timeout_s):
+            async with asyncio.timeout(self.state.config.timeout_request_header):
                 header, early = await read_proxy_header(
                     self.loop,
                     sock,

@@ -1,7 +1,7 @@
 """Rules that every request must keep before an application sees it: `--allow-hosts`,
 `--ws-allow-origins`, `--limit-request-body`.
 
-Cores apply them to each request; pollers that read request heads (`pollers/head_reader.py`) apply
+Loops apply them to each request; pollers that read request heads (`pollers/head_reader.py`) apply
 the same ones to the first request of a connection, before an event loop is touched.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from asgi_poller.config import Config
 from asgi_poller.errors import HttpFault
 from asgi_poller.protocols.host_origin import HostMatcher, OriginMatcher
-from asgi_poller.protocols.http1.parser import RequestHead
+from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +54,14 @@ def request_filter(config: Config) -> RequestFilter:
         HostMatcher(config.allow_hosts) if config.allow_hosts else None,
         OriginMatcher(config.ws_allow_origins) if config.ws_allow_origins else None,
         config.limit_request_body,
+    )
+
+
+def head_limits(config: Config) -> HeadLimits:
+    """How large a request's head may be."""
+    return HeadLimits(
+        line_bytes=config.limit_request_line,
+        field_count=config.limit_request_fields,
+        field_bytes=config.limit_request_field_size,
+        head_bytes=config.limit_request_head,
     )

@@ -23,8 +23,7 @@ from asgi_poller.asgi.websocket_context import WebSocketContext
 from asgi_poller.config import Config
 from asgi_poller.errors import EXIT_NOTE, HttpFault
 from asgi_poller.loops.default_headers import DefaultHeaders
-from asgi_poller.loops.request_filter import request_filter
-from asgi_poller.loops.settings import ConnectionSettings, connection_settings, websocket_settings
+from asgi_poller.loops.request_filter import head_limits, request_filter
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
@@ -85,10 +84,11 @@ class ServerState:
         self._closed_at = 0
         self.requests = 0  # requests and WebSockets begun
         self.wheel = TimerWheel(self.loop)
-        self.connection_settings = connection_settings(config)
-        self.websocket_settings = websocket_settings(config)
-        self.request_parser = _parser_maker(self.connection_settings)
-        self.keep_alive_ticks = self.wheel.ticks(self.connection_settings.keep_alive_s)
+        self.config = config
+        self.request_parser = functools.partial(
+            RequestParser, head_limits(config), websockets=config.ws != "none"
+        )
+        self.keep_alive_ticks = self.wheel.ticks(config.timeout_keep_alive)
         self.scopes = _scope_maker(config)
         self.default_headers = DefaultHeaders(
             server=b"asgi-poller" if config.server_header else None,
@@ -232,7 +232,7 @@ class ServerState:
         """Whether --limit-concurrency is reached: requests are then answered 503, as in uvicorn."""
         # connections that are idle or have sent half a request are no load (in uvicorn they are,
         # so that a few of them keep everybody out)
-        limit = self.connection_settings.concurrency_limit
+        limit = self.config.limit_concurrency
         return limit is not None and len(self.conversations) >= limit
 
     def note_tls(self, peer: Peer, transport: asyncio.BaseTransport) -> None:
@@ -294,10 +294,6 @@ def _note_exits(error: BaseException) -> None:
 async def _awaited(call: Awaitable[None]) -> None:
     """For applications that return an awaitable which is no coroutine."""
     await call
-
-
-def _parser_maker(settings: ConnectionSettings) -> Callable[[], RequestParser]:
-    return functools.partial(RequestParser, settings.head_limits, websockets=settings.ws_enabled)
 
 
 def _access_log(config: Config) -> AccessLog | None:

@@ -83,16 +83,16 @@ class WebSocketProtocol(asyncio.Protocol):
         """The WebSocket waits for its application. To be called before `set_protocol`."""
         self.session = session
         self.data_received = session.received.feed
-        settings, wheel = self._server.websocket_settings, self._server.wheel
-        accept_s, ping_s = settings.accept_timeout_s, settings.ping_interval_s
+        config, wheel = self._server.config, self._server.wheel
+        accept_s, ping_s = config.ws_accept_timeout, config.ws_ping_interval
         if accept_s is not None:
             self._deadline = wheel.after(accept_s)
             # Nearly every WebSocket is accepted at once. Hung early enough for its first ping, it
             # need not be scheduled again then.
             first = self._deadline if ping_s is None else min(self._deadline, wheel.after(ping_s))
             wheel.schedule(self, first)
-        if settings.send_limit != _DEFAULT_SEND_LIMIT:
-            self._transport.set_write_buffer_limits(settings.send_limit)
+        if config.ws_send_limit != _DEFAULT_SEND_LIMIT:
+            self._transport.set_write_buffer_limits(config.ws_send_limit)
 
     # asyncio.Protocol
 
@@ -157,18 +157,18 @@ class WebSocketProtocol(asyncio.Protocol):
         session = self.session
         if session is None:
             return
-        settings = self._server.websocket_settings
+        config = self._server.config
         state = session.state
         if state is OPEN:
-            self._set_deadline(settings.ping_interval_s)
+            self._set_deadline(config.ws_ping_interval)
             self._ping_at = self._deadline
-            self._timeouts = websocket_timeouts(settings, self._server.wheel)
+            self._timeouts = websocket_timeouts(config, self._server.wheel)
             if self._timeouts is not None:
                 self._schedule_timeouts(self._timeouts)
             if self._is_draining:  # not before the 101 is written, which is about to be
                 self._server.loop.call_soon(self.shutdown)
         elif state is CLOSING:
-            self._set_deadline(settings.close_timeout_s)
+            self._set_deadline(config.ws_close_timeout)
         elif state is CLOSED:
             self._end(session)
         else:  # a denial is streamed: the application has answered
@@ -220,7 +220,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _keep_alive(self, session: WebSocketSession, tick: int) -> int:
         """Ping, and see that something came back: any octet is a proof of life."""
-        settings, wheel = self._server.websocket_settings, self._server.wheel
+        config, wheel = self._server.config, self._server.wheel
         if self._life_by:
             # a peer that we do not read cannot be blamed for silence
             if session.received.received_bytes != self._bytes_at_ping or session.received.is_paused:
@@ -234,11 +234,11 @@ class WebSocketProtocol(asyncio.Protocol):
         if tick >= self._ping_at:
             # a peer that has sent more than the answer to our last Ping is alive: it gets no Ping
             if session.received.received_bytes - self._bytes_at_ping <= _PONG_BYTES:
-                if not self._life_by and settings.ping_timeout_s is not None:
-                    self._life_by = wheel.after(settings.ping_timeout_s)
+                if not self._life_by and config.ws_ping_timeout is not None:
+                    self._life_by = wheel.after(config.ws_ping_timeout)
                 session.ping()
             self._bytes_at_ping = session.received.received_bytes
-            self._ping_at = wheel.after(settings.ping_interval_s or 0)
+            self._ping_at = wheel.after(config.ws_ping_interval or 0)
         self._deadline = min(self._ping_at, self._life_by or self._ping_at)
         return self._deadline
 
@@ -281,7 +281,7 @@ class WebSocketProtocol(asyncio.Protocol):
         else:
             self._transport.close()
             if self._transport.get_write_buffer_size():
-                self._set_deadline(self._server.websocket_settings.close_timeout_s)
+                self._set_deadline(self._server.config.ws_close_timeout)
 
     def _lingered(self) -> None:
         self.connection_lost(None)

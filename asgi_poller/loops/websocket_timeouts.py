@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from asgi_poller.asgi.websocket import WebSocketSession
-from asgi_poller.loops.settings import WebSocketSettings
+from asgi_poller.config import Config
 from asgi_poller.loops.timer_wheel import NEVER, TICK_S, TimerWheel
 from asgi_poller.protocols.websocket.frames import (
     CLOSE_GOING_AWAY,
@@ -37,20 +37,20 @@ class WebSocketTimeouts:
         "_wheel",
     )
 
-    def __init__(self, settings: WebSocketSettings, wheel: TimerWheel) -> None:
+    def __init__(self, config: Config, wheel: TimerWheel) -> None:
         self._wheel = wheel
-        self._slow_s = settings.slow_s
+        self._slow_s = _slow_s(config)
         self._slow_at = NEVER
         self._ends_at = NEVER
         self._look_at = NEVER
         self._look_ticks = 0
         self._quiet_looks = 0
         self._message_count = 0
-        if settings.lifetime_s is not None:
-            jitter_s = random.uniform(0.0, settings.lifetime_jitter_s)
-            self._ends_at = wheel.after(settings.lifetime_s + jitter_s)
-        if settings.idle_s is not None:
-            self._look_ticks = -(-wheel.ticks(settings.idle_s) // _LOOKS)  # rounded up
+        if config.ws_max_lifetime is not None:
+            jitter_s = random.uniform(0.0, config.ws_max_lifetime_jitter)
+            self._ends_at = wheel.after(config.ws_max_lifetime + jitter_s)
+        if config.ws_idle_timeout is not None:
+            self._look_ticks = -(-wheel.ticks(config.ws_idle_timeout) // _LOOKS)  # rounded up
             self._look_at = wheel.after(self._look_ticks * TICK_S)
 
     @property
@@ -93,7 +93,12 @@ class WebSocketTimeouts:
             self._look_at = tick + self._look_ticks
 
 
-def websocket_timeouts(settings: WebSocketSettings, wheel: TimerWheel) -> WebSocketTimeouts | None:
-    """A term for a WebSocket that opens now; None if nothing limits it."""
-    limits = (settings.lifetime_s, settings.idle_s, settings.slow_s)
-    return None if limits == (None, None, None) else WebSocketTimeouts(settings, wheel)
+def websocket_timeouts(config: Config, wheel: TimerWheel) -> WebSocketTimeouts | None:
+    """For a WebSocket that opens now; None if nothing limits it."""
+    limits = (config.ws_max_lifetime, config.ws_idle_timeout, _slow_s(config))
+    return None if limits == (None, None, None) else WebSocketTimeouts(config, wheel)
+
+
+def _slow_s(config: Config) -> float | None:
+    """Seconds that a peer may be behind; None: it is waited for."""
+    return config.ws_slow_consumer_timeout if config.ws_slow_consumer == "close" else None

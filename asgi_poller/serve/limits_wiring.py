@@ -12,8 +12,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.handoff.connection_table import CAPACITY_COUNT, ConnectionTable
 from asgi_poller.loops.accepted_socket import ListenerInfo
-from asgi_poller.loops.request_filter import request_filter
-from asgi_poller.loops.settings import connection_settings
+from asgi_poller.loops.request_filter import head_limits, request_filter
 from asgi_poller.pollers.connection_limits import (
     ConnectionLimits,
     has_limits,
@@ -73,13 +72,12 @@ class LimitsWiring:
             self._rate_limiter = RateLimiter(self.connection_limits, config)
         self.head_reader: HeadReaderSettings | None = None
         if reads_heads(config, workers=workers):
-            settings = connection_settings(config)
             self.head_reader = HeadReaderSettings(
-                limits=settings.head_limits,
-                first_octet_s=settings.first_octet_timeout_s,
-                timeout_s=settings.header_timeout_s,
+                limits=head_limits(config),
+                first_octet_s=config.timeout_first_octet,
+                timeout_s=config.timeout_request_header,
                 rules=request_filter(config),
-                ws_enabled=settings.ws_enabled,
+                ws_enabled=config.ws != "none",
                 proxies=trusted if config.proxy_protocol else None,
                 connection_limits=self.connection_limits,
                 hands_parser=not workers,

@@ -10,7 +10,7 @@ import pytest
 
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.asgi.websocket_context import State, WebSocketContext
-from asgi_poller.loops.settings import WebSocketSettings
+from asgi_poller.config import Config
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.websocket.handshake import Handshake
@@ -90,18 +90,7 @@ class Site:
         core = SimpleNamespace(
             loop=self.loop,
             wheel=TimerWheel(cast("Any", self.loop)),
-            websocket_settings=WebSocketSettings(
-                **cast(
-                    "Any",
-                    {
-                        "ping_interval_s": 20.0,
-                        "ping_timeout_s": 20.0,
-                        "close_timeout_s": 10.0,
-                        "accept_timeout_s": 30.0,
-                        **settings,
-                    },
-                )
-            ),
+            config=Config("tests:app", **cast("Any", settings)),
             connection_lost=self.lost.append,
             deflate="off",
             default_headers=default_headers,
@@ -154,9 +143,9 @@ def test_a_handshake_that_is_not_answered_is_500(caplog: pytest.LogCaptureFixtur
     assert len(errors_in(caplog)) == 1
 
 
-@pytest.mark.parametrize("ping_interval_s", [20.0, None])
-def test_a_handshake_may_take_forever_if_it_is_allowed_to(ping_interval_s: float | None) -> None:
-    site = Site(accept_timeout_s=None, ping_interval_s=ping_interval_s)
+@pytest.mark.parametrize("interval", [20.0, None])
+def test_a_handshake_may_take_forever_if_it_is_allowed_to(interval: float | None) -> None:
+    site = Site(ws_accept_timeout=None, ws_ping_interval=interval)
     site.loop.advance(10_000)
     assert site.state() is State.CONNECTING
     assert site.transport.written == b""
@@ -177,7 +166,7 @@ def test_a_denial_may_be_streamed_for_longer() -> None:
     ("interval", "timeout"), [(20.0, 20.0), (5.0, 20.0), (20.0, 5.0), (1.0, 60.0), (10.0, None)]
 )
 def test_pings_come_as_often_as_asked_for(interval: float, timeout: float | None) -> None:
-    site = Site(ping_interval_s=interval, ping_timeout_s=timeout).open()
+    site = Site(ws_ping_interval=interval, ws_ping_timeout=timeout).open()
     count = 0
     for _ in range(600):
         site.loop.advance(0.5)
@@ -190,7 +179,7 @@ def test_pings_come_as_often_as_asked_for(interval: float, timeout: float | None
 
 
 def test_no_pings_at_all() -> None:
-    site = Site(ping_interval_s=None).open()
+    site = Site(ws_ping_interval=None).open()
     site.loop.advance(10_000)
     assert pings(site) == 0
     assert site.state() is State.OPEN
@@ -198,7 +187,7 @@ def test_no_pings_at_all() -> None:
 
 @pytest.mark.parametrize(("interval", "timeout"), [(20.0, 20.0), (5.0, 20.0), (20.0, 5.0)])
 def test_a_dead_peer_is_closed(interval: float, timeout: float) -> None:
-    site = Site(ping_interval_s=interval, ping_timeout_s=timeout).open()
+    site = Site(ws_ping_interval=interval, ws_ping_timeout=timeout).open()
     site.loop.advance(interval + timeout - 0.5)
     assert site.state() is State.OPEN
     site.loop.advance(1.5)
@@ -211,7 +200,7 @@ def test_a_dead_peer_is_closed(interval: float, timeout: float) -> None:
 
 
 def test_a_dead_peer_is_kept_without_a_timeout() -> None:
-    site = Site(ping_timeout_s=None).open()
+    site = Site(ws_ping_timeout=None).open()
     site.loop.advance(10_000)
     assert site.state() is State.OPEN
 
@@ -228,7 +217,7 @@ def test_any_octet_is_a_sign_of_life(data: bytes) -> None:
 
 def test_silence_for_less_than_the_timeout_is_forgiven_again_and_again() -> None:
     random.seed(5)
-    site = Site(ping_interval_s=3.0, ping_timeout_s=10.0).open()
+    site = Site(ws_ping_interval=3.0, ws_ping_timeout=10.0).open()
     for _ in range(300):
         site.loop.advance(random.uniform(0.1, 9.0))
         site.session.received.feed(frame(PONG))
@@ -256,7 +245,7 @@ def test_a_peer_is_not_blamed_for_a_loop_that_is_blocked() -> None:
 
 
 def test_timers_that_come_before_sockets_kill_nobody() -> None:
-    site = Site(ping_interval_s=2.0, ping_timeout_s=1.0).open()
+    site = Site(ws_ping_interval=2.0, ws_ping_timeout=1.0).open()
     site.loop.advance(2.2)
     assert pings(site) == 1
     site.loop.block(1.2)
@@ -270,7 +259,7 @@ def test_timers_that_come_before_sockets_kill_nobody() -> None:
 
 
 def test_a_peer_that_sends_is_not_asked_whether_it_lives() -> None:
-    site = Site(ping_interval_s=20.0, ping_timeout_s=20.0).open()
+    site = Site(ws_ping_interval=20.0, ws_ping_timeout=20.0).open()
     for _ in range(50):
         site.loop.advance(5)
         site.session.received.feed(text_frame("a"))
