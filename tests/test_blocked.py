@@ -135,7 +135,7 @@ def await_answers(clients: list[Client]) -> list[Place]:
     return [place for place in places if place is not None]
 
 
-class Site:
+class Blockable:
     """A running server, the connections to it, and the blocks in it. All end with it."""
 
     def __init__(self, address: tuple[str, int], folder: Path) -> None:
@@ -175,7 +175,7 @@ class Site:
 
 
 @pytest.fixture(params=["workers", "loops", "gunicorn", "gunicorn --reuse-port"])
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blockable]:
     """A server with two loops, in each of the forms."""
     with contextlib.ExitStack() as stack:
         if request.param == "gunicorn":
@@ -191,12 +191,12 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
             workers = 1 if request.param == "loops" else 2
             command = stack.enter_context(running(*options, workers=workers, app=APP))
             address = command.address
-        made = Site(address, tmp_path)
+        made = Blockable(address, tmp_path)
         stack.callback(made.close)
         yield made
 
 
-def test_nobody_waits_for_a_blocked_loop(site: Site) -> None:
+def test_nobody_waits_for_a_blocked_loop(site: Blockable) -> None:
     blocker, release = site.block()
     start = time.monotonic()
     clients = site.ask(*[handshake()] * CHANNELS)
@@ -217,7 +217,7 @@ def test_nobody_waits_for_a_blocked_loop(site: Site) -> None:
 
 
 def test_when_all_are_blocked_everything_is_accepted_and_served_by_who_is_back_first(
-    site: Site,
+    site: Blockable,
 ) -> None:
     first, release = site.block()
     second, _ = site.block()
@@ -228,7 +228,7 @@ def test_when_all_are_blocked_everything_is_accepted_and_served_by_who_is_back_f
 
 
 @pytest.mark.parametrize("site", ["gunicorn", "gunicorn --reuse-port"], indirect=True)
-def test_a_killed_worker_takes_its_own_connections_with_it_and_no_others(site: Site) -> None:
+def test_a_killed_worker_takes_its_own_connections_with_it_and_no_others(site: Blockable) -> None:
     """The blocked one, which has passed on what it was given; then the one that took that."""
     blocker, _ = site.block()
     assert blocker.place is not None

@@ -9,7 +9,7 @@ from typing import Any
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 
 
-class Site:
+class Application:
     """An application that does as its path says, and what it has seen. One for each test."""
 
     def __init__(self) -> None:

@@ -39,7 +39,7 @@ async def greet(scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
 
 
-class Site:
+class LoopUnderTest:
     """A core, and a listener whose connections it adopts."""
 
     def __init__(self, certificate: str | None = None) -> None:
@@ -60,8 +60,8 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def serving(certificate: str | None = None) -> AsyncIterator[Site]:
-    site = Site(certificate)
+async def accepting(certificate: str | None = None) -> AsyncIterator[LoopUnderTest]:
+    site = LoopUnderTest(certificate)
     task = asyncio.create_task(site.adopt())
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -71,7 +71,7 @@ async def serving(certificate: str | None = None) -> AsyncIterator[Site]:
         site.listener.close()
 
 
-async def settled(site: Site, count: int) -> None:
+async def settled(site: LoopUnderTest, count: int) -> None:
     """Wait until the core has `count` connections."""
     while len(site.core.state.connections) != count:
         await asyncio.sleep(0)
@@ -79,7 +79,7 @@ async def settled(site: Site, count: int) -> None:
 
 def test_a_request_that_is_on_its_way_is_still_answered() -> None:
     async def main() -> None:
-        async with serving() as site:
+        async with accepting() as site:
             reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
             await settled(site, 1)
             draining = asyncio.create_task(site.core.drain(DEADLINE_S))
@@ -96,7 +96,7 @@ def test_a_request_that_is_on_its_way_is_still_answered() -> None:
 
 def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
     async def main() -> None:
-        async with serving() as site:
+        async with accepting() as site:
             silent, _ = await asyncio.open_connection("127.0.0.1", site.port)
             idle, writer = await asyncio.open_connection("127.0.0.1", site.port)
             writer.write(REQUEST)
@@ -111,7 +111,7 @@ def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
 
 def test_a_handshake_at_the_last_moment_succeeds_and_ends_with_1012() -> None:
     async def main() -> None:
-        async with serving() as site:
+        async with accepting() as site:
             raw = socket.create_connection(("127.0.0.1", site.port))
             await settled(site, 1)
             draining = asyncio.create_task(site.core.drain(DEADLINE_S))
@@ -131,7 +131,7 @@ def test_a_tls_handshake_at_the_last_moment_succeeds(tmp_path: Path) -> None:
     authority.configure_trust(context)
 
     async def main() -> None:
-        async with serving(str(path)) as site:
+        async with accepting(str(path)) as site:
             raw = socket.create_connection(("127.0.0.1", site.port))
             silent = socket.create_connection(("127.0.0.1", site.port))
             while len(site.core._arriving) != 2:
@@ -152,7 +152,7 @@ def test_a_tls_handshake_at_the_last_moment_succeeds(tmp_path: Path) -> None:
 
 def test_channels_are_closed_one_after_the_other() -> None:
     async def main() -> None:
-        async with serving() as site, contextlib.AsyncExitStack() as stack:
+        async with accepting() as site, contextlib.AsyncExitStack() as stack:
             url = f"ws://127.0.0.1:{site.port}/"
             clients = [await stack.enter_async_context(connect(url)) for _ in range(10)]
             order: list[float] = []

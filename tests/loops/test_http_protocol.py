@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.loops.apps import Site as Application
+from tests.loops.apps import Application
 from tests.protocols.http1.smuggling import BROKEN, CHUNKED, UNSUPPORTED
 from tests.support.client import get, post
 from tests.support.server import LOOPS, Site, serving

@@ -80,7 +80,7 @@ class Transport:
         pass
 
 
-class Site:
+class OneWebSocket:
     """One connection on a core whose time is ours."""
 
     def __init__(self, **settings: float | None) -> None:
@@ -117,7 +117,7 @@ class Site:
         with pytest.raises(StopIteration):
             sending.send(None)
 
-    def open(self) -> Site:
+    def open(self) -> OneWebSocket:
         self.send({"type": "websocket.accept"})
         assert self.transport.written.startswith(b"HTTP/1.1 101 ")
         self.transport.written = b""
@@ -127,14 +127,14 @@ class Site:
         return self.session.state
 
 
-def pings(site: Site) -> int:
+def pings(site: OneWebSocket) -> int:
     sent = site.transport.take()
     assert all(each.opcode == PING for each in sent)
     return len(sent)
 
 
 def test_a_handshake_that_is_not_answered_is_500(caplog: pytest.LogCaptureFixture) -> None:
-    site = Site()
+    site = OneWebSocket()
     site.loop.advance(29.5)
     assert site.state() is State.CONNECTING
     site.loop.advance(1)
@@ -145,14 +145,14 @@ def test_a_handshake_that_is_not_answered_is_500(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("interval", [20.0, None])
 def test_a_handshake_may_take_forever_if_it_is_allowed_to(interval: float | None) -> None:
-    site = Site(ws_accept_timeout=None, ws_ping_interval=interval)
+    site = OneWebSocket(ws_accept_timeout=None, ws_ping_interval=interval)
     site.loop.advance(10_000)
     assert site.state() is State.CONNECTING
     assert site.transport.written == b""
 
 
 def test_a_denial_may_be_streamed_for_longer() -> None:
-    site = Site()
+    site = OneWebSocket()
     site.send({"type": "websocket.http.response.start", "status": 401, "headers": []})
     site.send({"type": "websocket.http.response.body", "body": b"a", "more_body": True})
     site.loop.advance(1000)
@@ -166,7 +166,7 @@ def test_a_denial_may_be_streamed_for_longer() -> None:
     ("interval", "timeout"), [(20.0, 20.0), (5.0, 20.0), (20.0, 5.0), (1.0, 60.0), (10.0, None)]
 )
 def test_pings_come_as_often_as_asked_for(interval: float, timeout: float | None) -> None:
-    site = Site(ws_ping_interval=interval, ws_ping_timeout=timeout).open()
+    site = OneWebSocket(ws_ping_interval=interval, ws_ping_timeout=timeout).open()
     count = 0
     for _ in range(600):
         site.loop.advance(0.5)
@@ -179,7 +179,7 @@ def test_pings_come_as_often_as_asked_for(interval: float, timeout: float | None
 
 
 def test_no_pings_at_all() -> None:
-    site = Site(ws_ping_interval=None).open()
+    site = OneWebSocket(ws_ping_interval=None).open()
     site.loop.advance(10_000)
     assert pings(site) == 0
     assert site.state() is State.OPEN
@@ -187,7 +187,7 @@ def test_no_pings_at_all() -> None:
 
 @pytest.mark.parametrize(("interval", "timeout"), [(20.0, 20.0), (5.0, 20.0), (20.0, 5.0)])
 def test_a_dead_peer_is_closed(interval: float, timeout: float) -> None:
-    site = Site(ws_ping_interval=interval, ws_ping_timeout=timeout).open()
+    site = OneWebSocket(ws_ping_interval=interval, ws_ping_timeout=timeout).open()
     site.loop.advance(interval + timeout - 0.5)
     assert site.state() is State.OPEN
     site.loop.advance(1.5)
@@ -200,14 +200,14 @@ def test_a_dead_peer_is_closed(interval: float, timeout: float) -> None:
 
 
 def test_a_dead_peer_is_kept_without_a_timeout() -> None:
-    site = Site(ws_ping_timeout=None).open()
+    site = OneWebSocket(ws_ping_timeout=None).open()
     site.loop.advance(10_000)
     assert site.state() is State.OPEN
 
 
 @pytest.mark.parametrize("data", [frame(PONG), text_frame("a"), frame(PING), frame(1, fin=False)])
 def test_any_octet_is_a_sign_of_life(data: bytes) -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     for at in range(len(data)):  # a frame that takes minutes is odd, but alive
         site.loop.advance(19)
         site.session.received.feed(data[at : at + 1])
@@ -217,7 +217,7 @@ def test_any_octet_is_a_sign_of_life(data: bytes) -> None:
 
 def test_silence_for_less_than_the_timeout_is_forgiven_again_and_again() -> None:
     random.seed(5)
-    site = Site(ws_ping_interval=3.0, ws_ping_timeout=10.0).open()
+    site = OneWebSocket(ws_ping_interval=3.0, ws_ping_timeout=10.0).open()
     for _ in range(300):
         site.loop.advance(random.uniform(0.1, 9.0))
         site.session.received.feed(frame(PONG))
@@ -226,7 +226,7 @@ def test_silence_for_less_than_the_timeout_is_forgiven_again_and_again() -> None
 
 def test_a_peer_that_we_do_not_read_is_not_blamed() -> None:
     """Its application does not call receive(): the Pongs wait behind messages, unread."""
-    site = Site().open()
+    site = OneWebSocket().open()
     site.session.received.feed(text_frame("a") * 6)
     assert not site.transport.is_read
     site.loop.advance(10_000)
@@ -234,7 +234,7 @@ def test_a_peer_that_we_do_not_read_is_not_blamed() -> None:
 
 
 def test_a_peer_is_not_blamed_for_a_loop_that_is_blocked() -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     site.loop.advance(21)
     assert pings(site) == 1
     site.loop.block(500)  # the Pong came long ago, but nobody looked
@@ -245,7 +245,7 @@ def test_a_peer_is_not_blamed_for_a_loop_that_is_blocked() -> None:
 
 
 def test_timers_that_come_before_sockets_kill_nobody() -> None:
-    site = Site(ws_ping_interval=2.0, ws_ping_timeout=1.0).open()
+    site = OneWebSocket(ws_ping_interval=2.0, ws_ping_timeout=1.0).open()
     site.loop.advance(2.2)
     assert pings(site) == 1
     site.loop.block(1.2)
@@ -259,7 +259,7 @@ def test_timers_that_come_before_sockets_kill_nobody() -> None:
 
 
 def test_a_peer_that_sends_is_not_asked_whether_it_lives() -> None:
-    site = Site(ws_ping_interval=20.0, ws_ping_timeout=20.0).open()
+    site = OneWebSocket(ws_ping_interval=20.0, ws_ping_timeout=20.0).open()
     for _ in range(50):
         site.loop.advance(5)
         site.session.received.feed(text_frame("a"))
@@ -271,7 +271,7 @@ def test_a_peer_that_sends_is_not_asked_whether_it_lives() -> None:
 
 
 def test_our_close_is_answered_in_time() -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     site.send({"type": "websocket.close", "code": 1000})
     site.loop.advance(9)
     site.session.received.feed(close_frame(1000))
@@ -281,7 +281,7 @@ def test_our_close_is_answered_in_time() -> None:
 
 
 def test_our_close_is_not_answered() -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     site.send({"type": "websocket.close", "code": 1000})
     site.loop.advance(9)
     assert site.transport.is_open
@@ -290,7 +290,7 @@ def test_our_close_is_not_answered() -> None:
 
 
 def test_who_does_not_read_the_end_is_cut_off() -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     site.transport.unsent = 100_000
     site.send({"type": "websocket.close", "code": 1000})
     site.loop.advance(10.5)
@@ -300,7 +300,7 @@ def test_who_does_not_read_the_end_is_cut_off() -> None:
 
 
 def test_a_peer_at_fault_may_read_why_before_it_is_hung_up() -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     site.session.received.feed(frame(0xF))
     assert site.transport.take()[-1].close_code == 1002
     assert site.transport.has_sent_eof
@@ -313,7 +313,7 @@ def test_a_peer_at_fault_may_read_why_before_it_is_hung_up() -> None:
 
 
 def test_stopping_the_server() -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     site.connection.shutdown()
     (sent,) = site.transport.take()
     assert sent.close_code == 1012
@@ -322,7 +322,7 @@ def test_stopping_the_server() -> None:
 
 
 def test_stopping_the_server_before_the_application_has_answered() -> None:
-    site = Site()
+    site = OneWebSocket()
     site.connection.shutdown()
     assert site.transport.written == b""
     site.send({"type": "websocket.accept"})
@@ -333,7 +333,7 @@ def test_stopping_the_server_before_the_application_has_answered() -> None:
 
 
 def test_a_lost_connection_leaves_no_timer() -> None:
-    site = Site().open()
+    site = OneWebSocket().open()
     site.connection.connection_lost(None)
     assert site.state() is State.CLOSED
     assert site.lost == [site.connection]

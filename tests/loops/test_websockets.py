@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
-from tests.loops.apps import Site as Application
+from tests.loops.apps import Application
 from tests.support.client import Client, get, handshake
 from tests.support.frames import (
     BINARY,

@@ -162,7 +162,7 @@ def make_listener(*, backlog: int = 1024, tls: bool = False) -> Listener:
 
 
 @contextmanager
-def serving(poller_pool: PollerPool, *listeners: Listener) -> Iterator[PollerPool]:
+def running_pool(poller_pool: PollerPool, *listeners: Listener) -> Iterator[PollerPool]:
     """The poller pool runs meanwhile; listeners are closed afterwards."""
     poller_pool.start()
     try:

@@ -15,7 +15,7 @@ from tests.pollers.fakes import (
     clients,
     cores,
     make_listener,
-    serving,
+    running_pool,
 )
 from tests.support.waiting import wait_until
 
@@ -66,6 +66,6 @@ def test_a_system_without_exclusive_wake_ups_is_served_too(
     listener = make_listener()
     with cores(2) as own:
         poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=4)
-        with serving(poller_pool, listener), clients(listener, 100):
+        with running_pool(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: sum(len(core.adopted) for core in own) == 100, "all are adopted")
             assert poller_pool.stats().loads == (50, 50)

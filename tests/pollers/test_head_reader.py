@@ -26,7 +26,12 @@ from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
 from tests.attacks.echo import app as echo
-from tests.pollers.fakes import Shelf, connect, make_listener, serving
+from tests.pollers.fakes import (
+    Shelf,
+    connect,
+    make_listener,
+    running_pool,
+)
 from tests.support import client as requests
 from tests.support import server as product
 from tests.support.client import reset_on_close
@@ -61,7 +66,7 @@ def house(
     poller_pool = PollerPool(
         [listener], [shelf], head_reader=rules, admit=admit, end_ticket=ended.append
     )
-    with serving(poller_pool, listener), contextlib.closing(shelf):
+    with running_pool(poller_pool, listener), contextlib.closing(shelf):
         yield House(listener, shelf, poller_pool, ended)
 
 
@@ -236,7 +241,7 @@ def test_heads_cross_to_a_worker() -> None:
     )
     core = LoneCore()
     try:
-        with serving(poller_pool, listener), connect(listener) as client:
+        with running_pool(poller_pool, listener), connect(listener) as client:
             client.sendall(GET + b"more")
             worker.attach(core)
             wait_until(lambda: core.look())

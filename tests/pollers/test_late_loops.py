@@ -11,7 +11,7 @@ from tests.pollers.fakes import (
     clients,
     cores,
     make_listener,
-    serving,
+    running_pool,
 )
 from tests.pollers.test_pool import FullLane, adopted
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -21,7 +21,7 @@ def test_what_a_blocked_core_has_not_adopted_goes_to_one_that_answers() -> None:
     listener = make_listener()
     with cores(3) as own, own[0].blocked(), own[1].blocked():
         poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
-        with serving(poller_pool, listener), clients(listener, 90):
+        with running_pool(poller_pool, listener), clients(listener, 90):
             wait_until(lambda: adopted(own[2]) == 90, "the third core has them all")
             assert poller_pool.stats().loads == (0, 0, 90)
             with clients(listener, 5):

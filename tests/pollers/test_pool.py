@@ -25,7 +25,7 @@ from tests.pollers.fakes import (
     connect,
     cores,
     make_listener,
-    serving,
+    running_pool,
 )
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -63,7 +63,7 @@ def test_every_connection_reaches_one_core_on_its_own_thread(pollers: int) -> No
     listener = make_listener()
     with cores(3) as own, clients(listener, 300) as connected:
         poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=pollers)
-        with serving(poller_pool, listener):
+        with running_pool(poller_pool, listener):
             wait_until(lambda: adopted(*own) == 300, "300 adopted")
             sizes = [len(core.adopted) for core in own]
             assert max(sizes) - min(sizes) <= 1
@@ -79,7 +79,7 @@ def test_every_connection_reaches_one_core_on_its_own_thread(pollers: int) -> No
 def test_descriptors_are_non_blocking_and_not_inheritable() -> None:
     listener = make_listener()
     with cores(1) as (core,), clients(listener, 1):
-        with serving(PollerPool([listener], [ThreadLane(core)]), listener):
+        with running_pool(PollerPool([listener], [ThreadLane(core)]), listener):
             wait_until(lambda: adopted(core) == 1, "adopted")
         fd = core.adopted[0].fd
         assert not os.get_blocking(fd)
@@ -90,7 +90,7 @@ def test_new_connections_fill_the_gaps_that_closed_ones_left() -> None:
     listener = make_listener()
     with cores(2) as (first, second):
         poller_pool = PollerPool([listener], [ThreadLane(first), ThreadLane(second)], pollers=3)
-        with serving(poller_pool, listener), clients(listener, 100):
+        with running_pool(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: adopted(first, second) == 100, "100 adopted")
             first.close_all()
             with clients(listener, 60):
@@ -104,7 +104,7 @@ def test_round_robin_ignores_the_loads() -> None:
         poller_pool = PollerPool(
             [listener], [ThreadLane(first), ThreadLane(second)], balance="round-robin"
         )
-        with serving(poller_pool, listener), clients(listener, 100):
+        with running_pool(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: adopted(first, second) == 100, "100 adopted")
             first.close_all()
             with clients(listener, 60):
@@ -116,7 +116,7 @@ def test_accepting_goes_on_while_every_core_is_blocked() -> None:
     listener = make_listener()
     with cores(2) as own, own[0].blocked(), own[1].blocked():
         poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
-        with serving(poller_pool, listener), clients(listener, 200):
+        with running_pool(poller_pool, listener), clients(listener, 200):
             wait_until(lambda: poller_pool.stats().accepted == 200, "200 accepted")
             assert adopted(*own) == 0
             assert poller_pool.stats().loads == (100, 100)
@@ -126,7 +126,7 @@ def test_several_listeners_share_the_pollers_and_are_told_apart() -> None:
     listeners = [make_listener() for _ in range(3)]
     with cores(1) as (core,):
         poller_pool = PollerPool(listeners, [ThreadLane(core)])
-        with serving(poller_pool, *listeners):
+        with running_pool(poller_pool, *listeners):
             for listener in listeners:
                 with clients(listener, 20):
                     pass
@@ -139,7 +139,7 @@ def test_a_flooded_listener_does_not_starve_the_other() -> None:
     flooded, quiet = make_listener(), make_listener()
     settings = PollerSettings(batch_count=10)
     with cores(1) as (core,), clients(flooded, 500), clients(quiet, 1):
-        with serving(
+        with running_pool(
             PollerPool([flooded, quiet], [ThreadLane(core)], pollers=1, settings=settings),
             flooded,
             quiet,
@@ -154,7 +154,7 @@ def test_what_a_full_lane_refuses_goes_to_the_next_and_loads_stay_true() -> None
     full = FullLane(room=7)
     with cores(1) as (core,):
         poller_pool = PollerPool([listener], [full, ThreadLane(core)])
-        with serving(poller_pool, listener), clients(listener, 100):
+        with running_pool(poller_pool, listener), clients(listener, 100):
             wait_until(lambda: adopted(core) == 93, "93 adopted by the lane with room")
             assert poller_pool.stats().loads == (7, 93)
         for accepted in full.taken:
@@ -167,7 +167,7 @@ def test_lanes_that_take_nothing_pause_accepting_at_the_bound_and_lose_nothing()
     settings = PollerSettings(batch_count=8, queue_count=16)
     with cores(1) as (core,), clients(listener, 100):
         poller_pool = PollerPool([listener], [full], pollers=1, settings=settings)
-        with serving(poller_pool, listener):
+        with running_pool(poller_pool, listener):
             wait_until(lambda: poller_pool.stats().waiting >= 16, "the queue is full")
             asked = full.asked
             wait_until(lambda: full.asked >= asked + 5, "the poller tries again")
@@ -186,7 +186,7 @@ def test_without_lanes_connections_wait_and_stop_closes_them() -> None:
     client = connect(listener)
     with client:
         poller_pool = PollerPool([listener])
-        with serving(poller_pool, listener):
+        with running_pool(poller_pool, listener):
             wait_until(lambda: poller_pool.stats().waiting == 1, "one waits")
         assert poller_pool.stats().dropped == 1
         assert client.recv(1) == b""
@@ -197,7 +197,7 @@ def test_under_load_connections_are_gathered_and_share_a_wake_up() -> None:
     listener = make_listener()
     lane = FullLane(room=1000)
     settings = PollerSettings(gather_s=1.0)  # cut to the limit
-    with serving(PollerPool([listener], [lane], pollers=1, settings=settings), listener):
+    with running_pool(PollerPool([listener], [lane], pollers=1, settings=settings), listener):
         everyone = [connect(listener) for _ in range(300)]
         wait_until(lambda: len(lane.taken) == 300, "all are accepted")
     assert lane.asked < 200
@@ -212,7 +212,7 @@ def test_a_removed_lane_gets_nothing_more() -> None:
     with cores(2) as (first, second):
         lanes = [ThreadLane(first), ThreadLane(second)]
         poller_pool = PollerPool([listener], lanes)
-        with serving(poller_pool, listener):
+        with running_pool(poller_pool, listener):
             poller_pool.remove_lane(lanes[0])
             with clients(listener, 30):
                 wait_until(lambda: adopted(second) == 30, "the other lane has all")
@@ -305,7 +305,9 @@ def test_the_admission_hook_decides_and_its_errors_cost_one_connection() -> None
         return accepted._replace(data=b"read")
 
     with cores(1) as (core,), clients(listener, 5):
-        with serving(PollerPool([listener], [ThreadLane(core)], pollers=1, admit=admit), listener):
+        with running_pool(
+            PollerPool([listener], [ThreadLane(core)], pollers=1, admit=admit), listener
+        ):
             wait_until(lambda: adopted(core) == 3, "three are let in")
             assert all(accepted.data == b"read" for accepted in core.adopted)
 
@@ -348,7 +350,7 @@ def test_no_failure_of_accept_ends_a_poller(number: int, count: str) -> None:
     settings = PollerSettings(make_accept=FaultyAccept(number, number))
     with cores(1) as (core,), clients(listener, 10):
         poller_pool = PollerPool([listener], [ThreadLane(core)], pollers=1, settings=settings)
-        with serving(poller_pool, listener):
+        with running_pool(poller_pool, listener):
             wait_until(
                 lambda: adopted(core) + poller_pool.stats().refused == 10, "all are taken care of"
             )
@@ -360,7 +362,7 @@ def test_a_lasting_failure_rests_instead_of_spinning_and_stop_cuts_the_rest_shor
     listener = make_listener()
     faults = FaultyAccept(*[errno.ENOMEM] * 100_000)
     poller_pool = PollerPool([listener], pollers=1, settings=PollerSettings(make_accept=faults))
-    with clients(listener, 1), serving(poller_pool, listener):
+    with clients(listener, 1), running_pool(poller_pool, listener):
         start = time.monotonic()
         wait_until(lambda: faults.calls >= 4, "it tries again and again")
         # one call per rest of 50 ms: generous, a spinning poller makes tens of thousands
@@ -373,7 +375,7 @@ def test_a_listener_closed_under_a_poller_is_left_and_the_others_are_served() ->
     settings = PollerSettings(make_accept=lambda listener: faults[listener](listener))
     with cores(1) as (core,), clients(lost, 1):
         poller_pool = PollerPool([lost, good], [ThreadLane(core)], pollers=1, settings=settings)
-        with serving(poller_pool, lost, good), clients(good, 5):
+        with running_pool(poller_pool, lost, good), clients(good, 5):
             wait_until(lambda: adopted(core) == 5, "the good listener is served")
             assert faults[lost.socket].calls == 1
 
@@ -386,7 +388,7 @@ def test_a_lane_that_breaks_its_promise_does_not_end_accepting() -> None:
 
     listener = make_listener()
     broken = BrokenLane()
-    with serving(PollerPool([listener], [broken], pollers=1), listener):
+    with running_pool(PollerPool([listener], [broken], pollers=1), listener):
         with clients(listener, 1):
             wait_until(lambda: broken.asked >= 1, "put was called")
         with clients(listener, 1):

@@ -18,7 +18,14 @@ from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.pollers.rate_limit import RateLimiter
 from asgi_poller.pollers.rejector import LINGER_LIMIT_COUNT, Rejected, over_limit
-from tests.pollers.fakes import Shelf, clients, connect, cores, make_listener, serving
+from tests.pollers.fakes import (
+    Shelf,
+    clients,
+    connect,
+    cores,
+    make_listener,
+    running_pool,
+)
 from tests.support.client import reset_on_close
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -195,7 +202,7 @@ def test_limits_hold_under_a_burst_through_many_pollers() -> None:
     with cores(2) as two:
         lanes = [ThreadLane(core) for core in two]
         poller_pool = PollerPool([listener], lanes, pollers=8, admit=rate_limiter)
-        with serving(poller_pool, listener), clients(listener, 300) as many:
+        with running_pool(poller_pool, listener), clients(listener, 300) as many:
             silent = set(many)
             for client in many:
                 client.setblocking(False)

@@ -70,7 +70,7 @@ class Worker:
             pipe.close()
 
 
-class Site:
+class Workers:
     """A poller pool with workers."""
 
     def __init__(self, *, pollers: int = 2, give_up_s: float = 10.0) -> None:
@@ -117,9 +117,9 @@ def knows(poller_pool: PollerPool, worker: Worker) -> bool:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site() -> Iterator[Workers]:
     before = open_descriptors()
-    made = Site()
+    made = Workers()
     yield made
     made.stop()
     assert open_descriptors() == before
@@ -154,7 +154,7 @@ def nobody_was_greeted_twice(connected: list[socket.socket]) -> bool:
     return all(fds[fd].recv(4096) == b"" for fd, _ in poller.poll(0))
 
 
-def test_connections_are_spread_evenly_and_ends_are_seen_at_once(site: Site) -> None:
+def test_connections_are_spread_evenly_and_ends_are_seen_at_once(site: Workers) -> None:
     site.start(None, None, None)
     with clients(site.listener, 300) as connected:
         assert sorted(greetings(connected).values()) == [100, 100, 100]
@@ -173,7 +173,7 @@ def test_connections_are_spread_evenly_and_ends_are_seen_at_once(site: Site) -> 
             assert max(loads) - min(loads) <= 3
 
 
-def test_a_killed_worker_loses_only_what_it_had_adopted(site: Site) -> None:
+def test_a_killed_worker_loses_only_what_it_had_adopted(site: Workers) -> None:
     first, second = site.start(None, None)
     first.signal(signal.SIGSTOP)  # it can adopt nothing more
     with clients(site.listener, 200) as connected:
@@ -183,7 +183,7 @@ def test_a_killed_worker_loses_only_what_it_had_adopted(site: Site) -> None:
         assert site.poller_pool.stats().loads == (200,)
 
 
-def test_a_worker_killed_in_the_middle_of_a_burst(site: Site) -> None:
+def test_a_worker_killed_in_the_middle_of_a_burst(site: Workers) -> None:
     first, second = site.start(None, None)
     for _ in range(5):
         with clients(site.listener, 400) as connected:
@@ -199,7 +199,7 @@ def test_a_worker_killed_in_the_middle_of_a_burst(site: Site) -> None:
         (first,) = site.add(None)
 
 
-def test_a_stopped_worker_gets_nothing_and_what_waits_goes_elsewhere(site: Site) -> None:
+def test_a_stopped_worker_gets_nothing_and_what_waits_goes_elsewhere(site: Workers) -> None:
     stopped, good = site.start(None, None)
     stopped.signal(signal.SIGSTOP)
     with clients(site.listener, 100) as connected:
@@ -216,7 +216,9 @@ def test_a_stopped_worker_gets_nothing_and_what_waits_goes_elsewhere(site: Site)
     wait_until(lambda: site.poller_pool.stats().loads == (0, 0), "no load is left over")
 
 
-def test_workers_stopped_and_continued_at_random_neither_lose_nor_double(site: Site) -> None:
+def test_workers_stopped_and_continued_at_random_neither_lose_nor_double(
+    site: Workers,
+) -> None:
     workers = site.start(None, None, None)
     total = 0
     everyone: list[socket.socket] = []
@@ -238,7 +240,7 @@ def test_workers_stopped_and_continued_at_random_neither_lose_nor_double(site: S
     wait_until(lambda: sum(site.poller_pool.stats().loads) == 0, "no load is left over")
 
 
-def test_a_blocked_loop_delays_only_what_it_had_received(site: Site) -> None:
+def test_a_blocked_loop_delays_only_what_it_had_received(site: Workers) -> None:
     blocked, good = site.start(None, None)
     blocked.block(2.0)
     with clients(site.listener, 100) as connected:
@@ -248,7 +250,7 @@ def test_a_blocked_loop_delays_only_what_it_had_received(site: Site) -> None:
         assert nobody_was_greeted_twice(connected)
 
 
-def test_one_stopped_worker_after_another_is_passed_over(site: Site) -> None:
+def test_one_stopped_worker_after_another_is_passed_over(site: Workers) -> None:
     *stopped, good = site.start(*[None] * 5)
     for worker in stopped:
         worker.signal(signal.SIGSTOP)
@@ -261,7 +263,7 @@ def test_one_stopped_worker_after_another_is_passed_over(site: Site) -> None:
     wait_until(lambda: not any(worker.lane.is_late() for worker in stopped), "all are back")
 
 
-def test_when_all_are_stopped_whoever_is_back_first_gets_everything(site: Site) -> None:
+def test_when_all_are_stopped_whoever_is_back_first_gets_everything(site: Workers) -> None:
     workers = site.start(None, None, None)
     for worker in workers:
         worker.signal(signal.SIGSTOP)
@@ -275,7 +277,7 @@ def test_when_all_are_stopped_whoever_is_back_first_gets_everything(site: Site) 
         worker.signal(signal.SIGCONT)
 
 
-def test_the_only_worker_gets_everything_even_if_it_stalls(site: Site) -> None:
+def test_the_only_worker_gets_everything_even_if_it_stalls(site: Workers) -> None:
     (only,) = site.start(None)
     only.signal(signal.SIGSTOP)
     with clients(site.listener, 50) as connected:
@@ -285,7 +287,7 @@ def test_the_only_worker_gets_everything_even_if_it_stalls(site: Site) -> None:
             assert greetings(connected + more) == {only.name: 100}
 
 
-def test_connections_wait_for_the_replacement_of_the_only_worker(site: Site) -> None:
+def test_connections_wait_for_the_replacement_of_the_only_worker(site: Workers) -> None:
     (only,) = site.start(None)
     only.signal(signal.SIGSTOP)
     with clients(site.listener, 50) as connected:
@@ -297,7 +299,7 @@ def test_connections_wait_for_the_replacement_of_the_only_worker(site: Site) -> 
             assert greetings(connected + more) == {new.name: 60}
 
 
-def test_a_retired_worker_keeps_what_it_has_and_gets_nothing_more(site: Site) -> None:
+def test_a_retired_worker_keeps_what_it_has_and_gets_nothing_more(site: Workers) -> None:
     old, new = site.start(None, None)
     with clients(site.listener, 20) as connected:
         assert greetings(connected) == {old.name: 10, new.name: 10}
@@ -307,7 +309,9 @@ def test_a_retired_worker_keeps_what_it_has_and_gets_nothing_more(site: Site) ->
         assert nobody_was_greeted_twice(connected)
 
 
-def test_what_a_worker_without_descriptors_cannot_take_goes_elsewhere(site: Site) -> None:
+def test_what_a_worker_without_descriptors_cannot_take_goes_elsewhere(
+    site: Workers,
+) -> None:
     small, big = site.start(40, None)
     with clients(site.listener, 200) as connected:
         found = greetings(connected)
@@ -317,7 +321,7 @@ def test_what_a_worker_without_descriptors_cannot_take_goes_elsewhere(site: Site
 
 
 def test_without_any_room_clients_get_503_in_the_end() -> None:
-    site = Site(give_up_s=0.5)
+    site = Workers(give_up_s=0.5)
     (small,) = site.start(40)
     with clients(site.listener, 60) as connected:
         found = greetings(connected)
@@ -328,7 +332,7 @@ def test_without_any_room_clients_get_503_in_the_end() -> None:
     site.stop()
 
 
-def test_greetings_carry_what_pollers_have_read(site: Site) -> None:
+def test_greetings_carry_what_pollers_have_read(site: Workers) -> None:
     (worker,) = site.start(None)
     poller_pool = PollerPool(
         [other := make_listener()],
@@ -347,7 +351,7 @@ def test_greetings_carry_what_pollers_have_read(site: Site) -> None:
 
 
 def test_an_orphaned_worker_ends() -> None:
-    site = Site()
+    site = Workers()
     (worker,) = site.start(None)
     assert site.poller_pool.stop(DEADLINE_S)
     assert site.monitor.stop(DEADLINE_S)

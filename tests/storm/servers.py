@@ -93,7 +93,7 @@ def frame(first: int, payload: bytes) -> bytes:
 
 
 @contextmanager
-def serving(behave: Behaviour, *, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+def behaving(behave: Behaviour, *, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """A server on a port of its own (yielded); each connection goes to `behave` on a thread."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.settimeout(DEADLINE_S)

@@ -33,7 +33,7 @@ def url(port: int, path: str = "/x") -> str:
 
 def test_json_on_stdout_is_all_there_is() -> None:
     """`--json -` can be piped; progress and the table go to stderr."""
-    with servers.serving(servers.opening(servers.silent)) as port:
+    with servers.behaving(servers.opening(servers.silent)) as port:
         process = command(url(port), "-c", "30", "--json", "-", "-H", "Authorization: secret")
         code, found, err = finished(process)
     assert code == 0
@@ -75,7 +75,7 @@ def test_report_is_one_page_with_the_data(tmp_path: Path) -> None:
     of.
     """
     path = tmp_path / "report.html"
-    with servers.serving(servers.opening(servers.echoing)) as port:
+    with servers.behaving(servers.opening(servers.echoing)) as port:
         target = url(port, "/x?</script><b>&y")
         words = ("--mode", "echo", "-c", "5", "--duration", "400ms", "--warmup", "100ms")
         code, _, err = finished(command(target, *words, "--report", str(path), "-q"))
@@ -101,7 +101,7 @@ def test_report_is_one_page_with_the_data(tmp_path: Path) -> None:
 
 def test_failures_are_the_exit_code_and_are_listed() -> None:
     """A script sees at once that something failed; a person sees what."""
-    with servers.serving(servers.answering(b"HTTP/1.1 503 Busy\r\n\r\n")) as port:
+    with servers.behaving(servers.answering(b"HTTP/1.1 503 Busy\r\n\r\n")) as port:
         code, _, err = finished(command(url(port), "-c", "12"))
     assert code == cli.EXIT_FAILURES
     assert re.search(r"failed +12 \(100.00 %\)", err)
@@ -122,7 +122,7 @@ def test_interrupt_still_reports(mode: str, tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
         servers.silent(sock)
 
-    with servers.serving(behave) as port:
+    with servers.behaving(behave) as port:
         words = ("--mode", mode, "-c", "10", "--duration", "1h", "--timeout", "1h", "-p", "2")
         process = command(url(port), *words, "--json", "-", "--report", str(report))
         code, found, _ = finished(process)
@@ -182,7 +182,7 @@ def test_descriptor_limit_throttles_and_is_said() -> None:
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limits.RESERVED_COUNT + 8,) * 2)
 
-    with servers.serving(servers.opening(servers.silent)) as port:
+    with servers.behaving(servers.opening(servers.silent)) as port:
         process = command(url(port), "-c", "100", "-p", "1", "--json", "-", preexec_fn=few)
         code, found, err = finished(process)
     assert code == 0
@@ -201,7 +201,7 @@ def test_soft_limit_is_raised() -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limits.RESERVED_COUNT, hard))
 
-    with servers.serving(servers.opening(servers.silent)) as port:
+    with servers.behaving(servers.opening(servers.silent)) as port:
         words = ("-c", "100", "--mode", "hold", "--duration", "100ms", "--json", "-")
         code, found, _ = finished(command(url(port), *words, preexec_fn=low))
     assert code == 0
@@ -228,7 +228,7 @@ def test_message_from_a_file(tmp_path: Path) -> None:
         received.append(servers.read_frame(sock))
 
     path.write_bytes("grüße".encode())
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         words = ("--mode", "hold", "--touch", "-c", "1", "--duration", "200ms", "-q")
         finished(command(url(port), *words, "--message", f"@{path}"))
     assert received == [(0x81, "grüße".encode())]

@@ -110,7 +110,7 @@ def test_echoes_cut_at_every_octet() -> None:
             for octet in servers.frame(0x89, b"are you there") + servers.frame(first, payload):
                 sock.send(bytes((octet,)))
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         found = run(port, mode="echo", payload=b"hello", in_flight=3, **SHORT)
     assert found["lost"]["total"] == 0
     assert found["messages"]["measured"] > 0
@@ -125,7 +125,7 @@ def test_fragmented_echoes() -> None:
             first, payload = received
             sock.sendall(servers.frame(first & 15, payload[:2]) + servers.frame(0x80, payload[2:]))
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         found = run(port, mode="echo", payload=b"hello", in_flight=3, **SHORT)
     # The two frames are two bytes longer than one: nothing may be divided by its length.
     assert found["messages"]["measured"] == found["round_trip_ms"]["count"] > 0
@@ -151,7 +151,7 @@ def test_wrong_echoes_are_seen(answer: bytes, detail: str) -> None:
         sock.sendall(answer)
         servers.silent(sock)
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         found = run(port, mode="echo", payload=b"hello", **SHORT)
     assert found["opened"] == 10
     assert found["lost"] == {"total": 10, "protocol": 10}
@@ -167,7 +167,7 @@ def test_a_peer_that_reads_slowly_gets_every_octet() -> None:
         while (received := servers.read_frame(sock))[0]:
             sock.sendall(servers.frame(*received))
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         more = SHORT | {"connections": 2, "duration_s": 1.0}
         found = run(port, mode="echo", payload=made_payload(octets), in_flight=4, **more)
     assert found["lost"]["total"] == 0
@@ -194,7 +194,7 @@ def test_too_many_echoes_are_seen() -> None:
         sock.sendall(servers.frame(*servers.read_frame(sock)) * 3)
         servers.silent(sock)
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         found = run(port, mode="echo", payload=b"hello", **SHORT)
     assert found["lost"] == {"total": 10, "protocol": 10}
     assert found["details"] == {"protocol: more messages received than sent": 10}
@@ -253,7 +253,7 @@ class FanServer:
 
 def test_a_client_process_that_dies_is_accounted_for() -> None:
     """Its attempts fail on this side; the run goes on with the others."""
-    with servers.serving(servers.silent) as port:
+    with servers.behaving(servers.silent) as port:
         victim = Fleet(plan_for(port, processes=2, timeout_s=1.5))
 
         def tick(outcome: Outcome) -> None:

@@ -25,7 +25,7 @@ WRONG_ACCEPT = (
 
 def test_all_open_and_close() -> None:
     """The plain case, over two processes."""
-    with servers.serving(servers.opening(servers.echoing)) as port:
+    with servers.behaving(servers.opening(servers.echoing)) as port:
         found = run(port, processes=2, connections=41)
     assert found["opened"] == found["attempted"] == 41
     assert causes(found) == {}
@@ -41,7 +41,7 @@ def test_a_close_handshake_is_waited_for() -> None:
         closes.append(servers.read_frame(sock))
         sock.sendall(servers.frame(0x88, closes[-1][1]))
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         found = run(port, close="handshake")
     assert found["opened"] == 20
     assert closes == [(0x88, b"\x03\xe8")] * 20
@@ -54,13 +54,13 @@ def test_refused() -> None:
 
 def test_reset() -> None:
     """RST after the request."""
-    with servers.serving(servers.resetting) as port:
+    with servers.behaving(servers.resetting) as port:
         assert causes(run(port)) == {"reset": 20}
 
 
 def test_timeout() -> None:
     """The server takes the connection and says nothing."""
-    with servers.serving(servers.silent) as port:
+    with servers.behaving(servers.silent) as port:
         assert causes(run(port, timeout_s=0.3)) == {"timeout": 20}
 
 
@@ -77,7 +77,7 @@ def test_a_full_accept_queue_is_a_timeout() -> None:
 def test_http_status(status: int) -> None:
     """Any answer but 101, counted by status."""
     answer = f"HTTP/1.1 {status} Nope\r\nContent-Length: 2\r\n\r\nno".encode()
-    with servers.serving(servers.answering(answer)) as port:
+    with servers.behaving(servers.answering(answer)) as port:
         found = run(port)
     assert causes(found) == {"status": 20}
     assert found["http_statuses"] == {str(status): 20}
@@ -103,7 +103,7 @@ def test_protocol(answer: bytes, detail: str) -> None:
         servers.answering(answer)(sock)
         servers.silent(sock)
 
-    with servers.serving(behave) as port:
+    with servers.behaving(behave) as port:
         found = run(port)
     assert causes(found) == {"protocol": 20}
     assert found["details"] == {f"protocol: {detail}": 20}
@@ -114,7 +114,7 @@ def test_an_extension_nobody_asked_for() -> None:
     behave = servers.opening(
         servers.silent, extra="Sec-WebSocket-Extensions: permessage-deflate\r\n"
     )
-    with servers.serving(behave) as port:
+    with servers.behaving(behave) as port:
         assert causes(run(port)) == {"protocol": 20}
         found = run(port, deflate=True)
     assert found["opened"] == found["deflate_channels"] == 20
@@ -123,7 +123,7 @@ def test_an_extension_nobody_asked_for() -> None:
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Proto"])
 def test_closed_before_the_answer(answer: bytes) -> None:
     """The end instead of an answer, or in the middle of it."""
-    with servers.serving(servers.answering(answer)) as port:
+    with servers.behaving(servers.answering(answer)) as port:
         assert causes(run(port)) == {"closed": 20}
 
 
@@ -136,7 +136,7 @@ def test_an_answer_octet_by_octet() -> None:
             sock.send(bytes((octet,)))
         servers.silent(sock)
 
-    with servers.serving(behave) as port:
+    with servers.behaving(behave) as port:
         assert run(port)["opened"] == 20
 
 
@@ -155,7 +155,7 @@ def test_a_mixture_is_told_apart() -> None:
     def behave(sock: socket.socket) -> None:
         fates[next(turn) % len(fates)](sock)
 
-    with servers.serving(behave) as port:
+    with servers.behaving(behave) as port:
         found = run(port, connections=60, processes=2)
     assert found["opened"] == 10
     assert causes(found) == {"reset": 10, "status": 20, "closed": 10, "protocol": 10}
@@ -174,7 +174,7 @@ def test_lost_channels_are_not_failures() -> None:
     def behave(sock: socket.socket) -> None:
         ends[next(turn) % len(ends)](sock)
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         found = run(port, mode="hold", connections=30, duration_s=0.3, warmup_s=0.0)
     assert found["opened"] == 30
     assert found["lost"] == {"total": 30, "closed": 10, "reset": 10, "close 1001": 10}
@@ -198,7 +198,7 @@ def test_no_more_are_under_way_than_asked() -> None:
                 opened.sendall(servers.accept_head(request))
         servers.silent(sock)
 
-    with servers.serving(behave) as port:
+    with servers.behaving(behave) as port:
         found = run(port, mode="hold", concurrency=5, duration_s=0.1, warmup_s=0.0)
     assert found["opened"] == 20
     assert max(most) == 5
@@ -212,7 +212,7 @@ def test_source_addresses_take_turns() -> None:
         peers.append(sock.getpeername()[0])
         servers.silent(sock)
 
-    with servers.serving(servers.opening(behave)) as port:
+    with servers.behaving(servers.opening(behave)) as port:
         run(port, connections=250, processes=2)
     assert len(peers) == 250
     assert sorted(set(peers)) == sorted(f"127.0.0.{last}" for last in range(2, 251))
@@ -223,7 +223,7 @@ def test_tls() -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    with servers.serving(servers.opening(servers.echoing), tls=context) as port:
+    with servers.behaving(servers.opening(servers.echoing), tls=context) as port:
         with authority.cert_pem.tempfile() as cafile:
             assert run(port, tls=True, tls_ca=cafile)["opened"] == 20
         assert run(port, tls=True, tls_verify=False)["opened"] == 20
@@ -241,7 +241,7 @@ def test_tls_to_a_server_that_speaks_none() -> None:
         sock.sendall(b"HTTP/1.1 400 Bad\r\n\r\n")
         servers.silent(sock)
 
-    with servers.serving(behave) as port:
+    with servers.behaving(behave) as port:
         found = run(port, tls=True, connections=5)
     assert causes(found) == {"tls": 5}
 
@@ -255,7 +255,7 @@ def test_too_few_descriptors_for_a_hold_is_said_before_the_run() -> None:
 
 def test_no_descriptor_stays_open() -> None:
     """A run leaves nothing behind in the process that called it."""
-    with servers.serving(servers.opening(servers.silent)) as port:
+    with servers.behaving(servers.opening(servers.silent)) as port:
         run(port)
         before = open_descriptors()
         run(port, mode="hold", duration_s=0.1, warmup_s=0.0)
