@@ -17,13 +17,18 @@ from __future__ import annotations
 
 import array
 import errno
+import logging
 import marshal
+import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from asgi_poller import platform
 from asgi_poller.loops.accepted_socket import Accepted
+
+logger = logging.getLogger("asgi_poller.error")
 
 #: SCM_MAX_FD, unix(7): descriptors that one message may carry.
 DESCRIPTORS_PER_MESSAGE = 253
@@ -124,6 +129,59 @@ class DescriptorReader:
                 fds.frombytes(octets[: len(octets) - len(octets) % fds.itemsize])
         number, first, entries = marshal.loads(self._view[:count])
         return Delivery(number, first, entries, fds.tolist())
+
+
+class SocketQueue:
+    """A unix socket's queue as a place for connections, which the kernel holds meanwhile,
+    descriptors and all. One thread of a process at a time may `get`.
+    """
+
+    __slots__ = ("_back", "_front", "_reader")
+
+    def __init__(self, buffer_bytes: int) -> None:
+        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
+        for end in (self._back, self._front):
+            end.setblocking(False)
+            widen(end, buffer_bytes)
+        self._reader = DescriptorReader(self._front)
+
+    def put(self, batch: list[Accepted]) -> None:
+        """Put `batch`, which is `fitting`, in as one message, and close its descriptors here.
+        Raises the OSError that sendmsg(2) gave; then `batch` is the caller's still.
+        """
+        send_connections(self._back, 0, 0, batch)
+        for accepted in batch:
+            os.close(accepted.fd)
+
+    def get(self) -> tuple[list[Accepted], list[int]]:
+        """The connections of the oldest message, and the tickets of those that were lost because
+        this process has no descriptors left. Raises BlockingIOError if nothing waits.
+        """
+        delivery = self._reader.receive()
+        assert delivery is not None  # both ends are ours
+        fds, entries = delivery.fds, delivery.entries
+        lost = [ticket for *_, ticket in entries[len(fds) :]]
+        if lost:
+            logger.error(
+                "%d connections that waited were lost: no descriptors left (raise `ulimit -n`)",
+                len(lost),
+            )
+        return [Accepted(fd, *entry) for fd, entry in zip(fds, entries, strict=False)], lost
+
+    @property
+    def fd(self) -> int:
+        """Readable while something waits."""
+        return self._front.fileno()
+
+    @property
+    def descriptors(self) -> list[Callable[[], int]]:
+        """What a process must not have that takes no part in it; negative numbers once closed."""
+        return [self._back.fileno, self._front.fileno]
+
+    def close(self) -> None:
+        """What still waits is closed with the last holder's ends."""
+        self._back.close()
+        self._front.close()
 
 
 def take_number(channel: socket.socket) -> int:

@@ -7,19 +7,13 @@ that it outlives each of them, and hands each connection to exactly one of those
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from asgi_poller import platform
 from asgi_poller.handoff.connection_table import TICKET_NONE
-from asgi_poller.handoff.fd_passing import DescriptorReader, send_connections, widen
+from asgi_poller.handoff.fd_passing import SocketQueue
 from asgi_poller.loops.accepted_socket import Accepted
-
-logger = logging.getLogger("asgi_poller.error")
 
 #: Octets asked for as the socket's buffer; a connection takes about 700, most of it the kernel's.
 _QUEUE_BYTES = 16 * 1024 * 1024
@@ -55,31 +49,26 @@ class Relay(Protocol):
 class RelayQueue:
     """The queue. Made before the processes that share it; any thread of theirs may use it."""
 
-    __slots__ = ("_back", "_front", "_inbox", "_lock", "fd")
+    __slots__ = ("_lock", "_queue", "fd")
 
     def __init__(self) -> None:
-        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
-        for end in (self._back, self._front):
-            end.setblocking(False)
-            widen(end, _QUEUE_BYTES)
-        self.fd = self._front.fileno()
-        self._inbox = DescriptorReader(self._front)
-        self._lock = threading.Lock()  # of the inbox's buffer
+        self._queue = SocketQueue(_QUEUE_BYTES)
+        self.fd = self._queue.fd
+        self._lock = threading.Lock()  # one thread at a time may `get`
 
     def give(self, batch: list[Accepted]) -> int:
         """As Relay.give. One connection a message: a taker short of descriptors loses no more."""
         for given, accepted in enumerate(batch):
             try:
-                send_connections(self._back, 0, 0, [accepted._replace(ticket=TICKET_NONE)])
+                self._queue.put([accepted._replace(ticket=TICKET_NONE)])
             except OSError:  # full, whatever of it is: the rest stays with who has it
                 return given
-            os.close(accepted.fd)
         return len(batch)
 
     def ask(self) -> None:
         """Put a question into the queue: a message without a connection."""
         try:
-            send_connections(self._back, 0, 0, [])
+            self._queue.put([])
         except OSError:
             pass  # full: it will be asked again
 
@@ -90,26 +79,20 @@ class RelayQueue:
         with self._lock:
             while len(taken) < count:
                 try:
-                    delivery = self._inbox.receive()
+                    batch, lost = self._queue.get()
                 except BlockingIOError:
                     break
-                assert delivery is not None  # both ends are ours
-                is_asked = is_asked or not delivery.entries
-                taken += [
-                    Accepted(fd, *entry)
-                    for fd, entry in zip(delivery.fds, delivery.entries, strict=False)
-                ]
-                if len(delivery.fds) < len(delivery.entries):
-                    logger.error("a connection was lost: no descriptors left (raise `ulimit -n`)")
+                if lost:
                     break
+                is_asked = is_asked or not batch
+                taken += batch
         return taken, is_asked
 
     @property
     def descriptors(self) -> list[Callable[[], int]]:
         """What a process must not have that takes no part in it; negative numbers once closed."""
-        return [self._back.fileno, self._front.fileno]
+        return self._queue.descriptors
 
     def close(self) -> None:
         """What is still in the queue is closed with its last holder's ends."""
-        self._back.close()
-        self._front.close()
+        self._queue.close()

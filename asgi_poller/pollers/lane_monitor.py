@@ -43,7 +43,7 @@ GIVE_UP_S = 60.0
 
 
 class LaneMonitor:
-    """Looks after lanes in a thread named `LaneKeeper`. Methods are for any thread.
+    """Looks after lanes in a thread named `LaneMonitor`. Methods are for any thread.
 
     What they ask for is done on the lane monitor's thread, in order, soon after they return. `nice`
     is the thread's nice value (None or 0: leave it), best effort: the pollers', or they would wait
@@ -75,7 +75,7 @@ class LaneMonitor:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup.fd, selectors.EVENT_READ)
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="LaneKeeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="LaneMonitor", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -137,7 +137,7 @@ class LaneMonitor:
                 try:
                     self._round()
                 except Exception:
-                    logger.exception("the lane keeper goes on after an error")
+                    logger.exception("the lane monitor goes on after an error")
                     self._wakeup.wait(_TROUBLE_S)
         finally:
             self._finish()

@@ -1,102 +1,75 @@
-"""Connections that no lane takes at the moment, in the order in which they came.
+"""OverflowQueue: connections that no lane takes at the moment, in the order in which they came.
 
 A supervisor keeps a descriptor for every connection until its worker has claimed it, and has only
-so many. A burst may be larger: what is too much is *parked*, as messages in the queue of a unix
-socket of the poller's own. The kernel holds the connections there, descriptors and all, and none of
-them counts in this process. So accepting goes on when workers are far behind, where the kernel's
+so many. A burst may be larger: what is beyond that is *spilled* into the queue of a unix socket of
+the poller's own. The kernel holds the connections there, descriptors and all, and none of them
+counts in this process. So accepting goes on when workers are far behind, where the kernel's
 queue of the listener would overflow and lose connects.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 from collections.abc import Callable
 
-from asgi_poller import platform
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.fd_passing import (
     DESCRIPTORS_PER_MESSAGE,
     SOCKET_FULL,
-    DescriptorReader,
+    SocketQueue,
     fitting,
-    send_connections,
-    widen,
 )
 from asgi_poller.handoff.thread_lane import EndTicket
 from asgi_poller.loops.accepted_socket import Accepted
 
-logger = logging.getLogger("asgi_poller.error")
-
 #: Seconds between attempts to hand over what waits: doubles from the first to the last.
 _RETRY_FIRST_S = 0.001
 _RETRY_LAST_S = 0.032
-#: Octets asked for as the parking socket's buffer; a parked connection takes about 50.
-_PARKING_BYTES = 64 * 1024 * 1024
+#: Asked for as the socket's buffer; a connection in it takes about 50 bytes.
+_QUEUE_BYTES = 64 * 1024 * 1024
 
 
 class SocketSpill:
-    """A unix socket's queue as a place for connections. Owned by one poller's thread."""
+    """What overflows, in the queue of a unix socket. Owned by one poller's thread."""
 
-    __slots__ = ("_back", "_end_ticket", "_exception_log", "_front", "_inbox", "_number", "count")
+    __slots__ = ("_end_ticket", "_exception_log", "_queue", "count")
 
     def __init__(self, end_ticket: EndTicket | None = None) -> None:
         self._end_ticket = end_ticket
         self._exception_log = ExceptionLog()
-        self._back, self._front = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
-        for end in (self._back, self._front):
-            end.setblocking(False)
-            widen(end, _PARKING_BYTES)
-        self._inbox = DescriptorReader(self._front)
-        self._number = 0
-        self.count = 0  # connections that are parked
+        self._queue = SocketQueue(_QUEUE_BYTES)
+        self.count = 0  # connections that are in it
 
     def spill(self, batch: list[Accepted]) -> int:
-        """Park connections from the front of `batch`; returns how many. Their descriptors are
+        """Take connections from the front of `batch`; returns how many. Their descriptors are
         closed here. Fewer than all where the queue is full, or the system denies more.
         """
         spilled = 0
         while spilled < len(batch):
             part = fitting(batch, spilled, len(batch))
             try:
-                send_connections(self._back, self._number, 0, part)
+                self._queue.put(part)
             except Exception as error:  # the rest waits here, each with its descriptor
                 if not isinstance(error, OSError) or error.errno not in SOCKET_FULL:
-                    self._exception_log.exception(
-                        "Waiting connections cannot be moved out of the way"
-                    )
+                    self._exception_log.exception("Waiting connections cannot be put into a socket")
                 break
-            self._number += 1
-            for accepted in part:
-                os.close(accepted.fd)
             spilled += len(part)
             self.count += len(part)
         return spilled
 
     def fetch(self) -> list[Accepted]:
-        """Some of the connections that were parked first; none if there are none."""
+        """Some of the connections that were spilled first; none if there are none."""
         if not self.count:
             return []
-        delivery = self._inbox.receive()
-        assert delivery is not None  # both ends are ours
-        self.count -= len(delivery.entries)
-        if len(delivery.fds) < len(delivery.entries):
-            logger.error(
-                "%d parked connections were lost: no descriptors left (raise `ulimit -n`)",
-                len(delivery.entries) - len(delivery.fds),
-            )
-            for _, _, _, ticket in delivery.entries[len(delivery.fds) :]:
-                if ticket >= 0 and self._end_ticket is not None:
-                    self._end_ticket(ticket)
-        return [
-            Accepted(fd, *entry) for fd, entry in zip(delivery.fds, delivery.entries, strict=False)
-        ]
+        batch, lost = self._queue.get()
+        self.count -= len(batch) + len(lost)
+        for ticket in lost:
+            if ticket >= 0 and self._end_ticket is not None:
+                self._end_ticket(ticket)
+        return batch
 
     def close(self) -> None:
-        """What is still parked is closed with it."""
-        self._back.close()
-        self._front.close()
+        """What is still in it is closed with it."""
+        self._queue.close()
 
 
 class OverflowQueue:
@@ -118,7 +91,7 @@ class OverflowQueue:
         self._hand_over = hand_over
         self._room = room
         self._spill = spill
-        self._waiting: list[Accepted] = []  # came before what is parked
+        self._waiting: list[Accepted] = []  # came before what is spilled
         self._retry_s = _RETRY_FIRST_S
 
     @property

@@ -100,7 +100,7 @@ class PollerPool:
         """Start accepting. Once only. Raises OperatorFault if the system denies what it takes."""
         with self._lock:
             if self._wakeup is not None or self._stopped:
-                raise RuntimeError("a front end starts once")
+                raise RuntimeError("a poller pool starts once")
             try:
                 self._wakeup = platform.Wakeup()
                 self._refuser = Refuser()

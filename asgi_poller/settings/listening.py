@@ -140,8 +140,9 @@ class Pollers:
         optional(flag()),
         "Let pollers read request heads: event loops see only complete, admissible requests.",
         note="None: off, but on where workers could not count exactly without it: for "
-        "--limit-channels, and for --limit-connections-per-ip with --proxy-protocol. It costs "
-        "about a tenth more CPU for each connection, see the threat model.",
+        "--limit-channels, and for --limit-connections-per-ip with --proxy-protocol. In one "
+        "process it costs nothing to speak of, with workers about a tenth more CPU for each "
+        "connection; see the threat model.",
     )
 
 

@@ -301,7 +301,7 @@ def test_what_is_passed_on_outlives_who_passed_it_on() -> None:
 
 def test_a_full_queue_leaves_the_rest_with_who_has_it() -> None:
     queue = RelayQueue()
-    queue._back.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    queue._queue._back.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with passed_on() as (accepted, peer):
         batch = [accepted._replace(fd=os.dup(accepted.fd)) for _ in range(500)]
         os.close(accepted.fd)

@@ -40,7 +40,7 @@ def test_it_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
     lane = FailingLane(counters)
     monitor.add(lane)
     wait_until(lambda: lane.looks > 1, "it looks again")
-    assert "the lane keeper goes on after an error" in caplog.text
+    assert "the lane monitor goes on after an error" in caplog.text
     assert monitor.stop(DEADLINE_S)
     lane.reclaim()
     counters.close()
@@ -55,7 +55,7 @@ def test_stop_is_idempotent_and_possible_before_start() -> None:
     monitor.start()
     assert monitor.stop(DEADLINE_S)
     assert monitor.stop()
-    assert not [t for t in threading.enumerate() if t.name == "LaneKeeper"]
+    assert not [t for t in threading.enumerate() if t.name == "LaneMonitor"]
     assert open_descriptors() == before
 
 

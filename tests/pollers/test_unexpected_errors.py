@@ -238,14 +238,14 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
             assert poller_pool.stats().pending_heads == 0
 
 
-def test_parking_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be parked waits with its descriptor."""
+def test_spilling_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be spilled waits with its descriptor."""
 
     def fail(*arguments: object) -> None:
         raise ValueError("injected")
 
     monkeypatch.setattr("asgi_poller.pollers.overflow.DESCRIPTORS_PER_MESSAGE", 2)
-    monkeypatch.setattr("asgi_poller.pollers.overflow.send_connections", fail)
+    monkeypatch.setattr("asgi_poller.handoff.fd_passing.send_connections", fail)
 
     class Shut(ThreadLane):
         is_shut = True

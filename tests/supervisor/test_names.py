@@ -27,7 +27,7 @@ def test_processes_and_threads_have_names() -> None:
         assert name_of(command.pid) == "asgi-poller: su"
         assert sorted(map(name_of, command.workers)) == ["asgi-poller: w1", "asgi-poller: w2"]
         wait_until(
-            lambda: {"MasterPoller-0", "LaneKeeper"} <= threads_of(command.pid), "pollers' names"
+            lambda: {"MasterPoller-0", "LaneMonitor"} <= threads_of(command.pid), "pollers' names"
         )
         for worker in command.workers:
             assert {"Loop-1", "ParentWatchdog"} <= threads_of(worker)
