@@ -23,6 +23,7 @@ from asgi_poller.pollers.fd_exhaustion import (
     Refuser,
 )
 from tests.pollers.fakes import connect, make_listener
+from tests.support.client import read_rest
 from tests.support.waiting import wait_until
 
 pytest.importorskip("resource")
@@ -240,13 +241,6 @@ def server_at_the_limit() -> Iterator[subprocess.Popen[str]]:
             server.kill()
 
 
-def read_all(client: socket.socket) -> bytes:
-    octets = b""
-    while chunk := client.recv(4096):
-        octets += chunk
-    return octets
-
-
 def test_at_the_descriptor_limit_clients_get_503_and_service_returns() -> None:
     with server_at_the_limit() as server:
         assert server.stdin is not None
@@ -273,7 +267,7 @@ def test_at_the_descriptor_limit_clients_get_503_and_service_returns() -> None:
         answered, _, _ = select.select(everyone, [], [], 0)
         assert len(answered) == refused
         for client in answered:
-            assert_is_503(read_all(client))
+            assert_is_503(read_rest(client))
         print("free", file=server.stdin, flush=True)
         wait_until(lambda: ask("stats")[3] == accepted, "those that were adopted are closed")
         after = open_client()

@@ -34,7 +34,7 @@ from tests.pollers.fakes import (
 )
 from tests.support import client as requests
 from tests.support import server as product
-from tests.support.client import reset_on_close
+from tests.support.client import read_rest, reset_on_close
 from tests.support.frames import text
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -68,13 +68,6 @@ def house(
     )
     with running_pool(poller_pool, listener), contextlib.closing(shelf):
         yield House(listener, shelf, poller_pool, ended)
-
-
-def read_to_end(client: socket.socket) -> bytes:
-    received = b""
-    while piece := client.recv(65536):
-        received += piece
-    return received
 
 
 @pytest.mark.parametrize(
@@ -130,7 +123,7 @@ def test_what_is_broken_or_not_for_us_is_answered_and_closed(
     with house(rules, lambda each: each._replace(ticket=7)) as at:
         with connect(at.listener) as client:
             client.sendall(octets)
-            answer = read_to_end(client)
+            answer = read_rest(client)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert at.poller_pool.stats().turned_away == {reason: 1}
         assert at.ended == [7]
@@ -142,8 +135,8 @@ def test_who_is_late_gets_408_and_who_is_silent_nothing() -> None:
     with house(rules) as at:
         with connect(at.listener) as late, connect(at.listener) as silent:
             late.sendall(GET[:10])
-            assert read_to_end(late).startswith(b"HTTP/1.1 408 ")
-            assert read_to_end(silent) == b""
+            assert read_rest(late).startswith(b"HTTP/1.1 408 ")
+            assert read_rest(silent) == b""
         assert at.poller_pool.stats().turned_away == {"408": 1, "silent": 1}
 
 
@@ -175,10 +168,10 @@ def test_a_proxy_header_belongs_to_the_head() -> None:
         first.sendall(V1 + GET)
         assert at.shelf.wait_for(1)[0].data == V1 + GET
         second.sendall(V1 + GET)  # the same client again
-        assert read_to_end(second).startswith(b"HTTP/1.1 429 ")
+        assert read_rest(second).startswith(b"HTTP/1.1 429 ")
         with connect(at.listener) as liar:
             liar.sendall(b"PROXY nonsense\r\n" + GET)
-            assert read_to_end(liar) == b""
+            assert read_rest(liar) == b""
         assert at.poller_pool.stats().turned_away == {"connections_per_ip": 1, "proxy_protocol": 1}
 
 
@@ -306,7 +299,7 @@ def test_an_exception_costs_the_connection_it_belongs_to_and_no_other(
             client.sendall(GET.replace(b"a", b"evil") if number % 5 == 0 else GET)
         evil = clients[::5]
         for client in evil:
-            assert read_to_end(client).startswith(b"HTTP/1.1 400 ")
+            assert read_rest(client).startswith(b"HTTP/1.1 400 ")
         assert len(at.shelf.wait_for(16)) == 16
         assert sorted(at.ended) == sorted(client.getsockname()[1] for client in evil)
         assert at.poller_pool.stats().turned_away["error"] == 4

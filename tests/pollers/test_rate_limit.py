@@ -26,7 +26,7 @@ from tests.pollers.fakes import (
     make_listener,
     running_pool,
 )
-from tests.support.client import reset_on_close
+from tests.support.client import read_rest, reset_on_close
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -97,11 +97,8 @@ def answer(client: socket.socket, *, send: bytes = REQUEST) -> bytes:
         client.sendall(send)
     except OSError:
         pass  # closed before: what it says is still to be read
-    octets = b""
-    while piece := client.recv(4096):
-        octets += piece
-    client.close()
-    return octets
+    with client:
+        return read_rest(client)
 
 
 @pytest.mark.parametrize("refusal", Refusal)

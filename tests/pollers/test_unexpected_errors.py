@@ -29,6 +29,7 @@ from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
 from tests.pollers.fakes import LoopCore, connect, make_listener
+from tests.support.client import read_to_end
 from tests.support.waiting import DEADLINE_S, wait_until
 
 COUNT, BAD = 9, 4
@@ -147,7 +148,7 @@ def test_one_connection_of_a_batch(
             poller_pool.start()
             stack.callback(poller_pool.stop, DEADLINE_S)
             wait_until(lambda: len(core.adopted) == COUNT - 1, "the others are adopted")
-            answer = ended(made[BAD])
+            answer = read_to_end(made[BAD])
             assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
             wait_until(lambda: poller_pool.stats().loads == (COUNT - 1,), "the load is right")
             peers = {accepted.peer for accepted in core.adopted}
@@ -155,15 +156,6 @@ def test_one_connection_of_a_batch(
         if build not in (at_accept, at_admission):  # there it had no ticket yet
             assert stage.tickets == [next(iter(stage.bad_peers))[1]]
     assert len([record for record in caplog.records if record.exc_info]) == 1
-
-
-def ended(client: socket.socket) -> bytes:
-    """All that comes until the end."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):  # what it sent was never read
-        while piece := client.recv(65536):
-            received += piece
-    return received
 
 
 def test_a_descriptor_that_cannot_be_sent_to_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +224,7 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
         with bad, good:
             poller_pool.start()
             wait_until(lambda: len(core.adopted) == 1, "the other one is adopted")
-            assert ended(bad)[:12] in (b"HTTP/1.1 400", b"")
+            assert read_to_end(bad)[:12] in (b"HTTP/1.1 400", b"")
             assert stage.tickets == [bad.getsockname()[1]]
             assert poller_pool.stats().turned_away["error"] == 1
             assert poller_pool.stats().pending_heads == 0

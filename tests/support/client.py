@@ -65,6 +65,14 @@ def read_to_end(client: socket.socket) -> bytes:
     return bytes(received)
 
 
+def read_rest(client: socket.socket) -> bytes:
+    """All that comes until the end, which must be no reset."""
+    received = bytearray()
+    while piece := client.recv(65536):
+        received += piece
+    return bytes(received)
+
+
 def read_head(client: socket.socket) -> bytes:
     """Up to the empty line, byte by byte, so that nothing behind it is taken."""
     received = b""
@@ -217,10 +225,7 @@ class Client(socket.socket):
 
     def rest(self) -> bytes:
         """Everything up to the end of the connection, which must be no reset."""
-        received = bytearray()
-        while piece := self.recv(65536):
-            received += piece
-        return bytes(received)
+        return read_rest(self)
 
     def frame(self) -> ServerFrame:
         """The next WebSocket frame."""
