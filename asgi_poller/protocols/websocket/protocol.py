@@ -14,7 +14,7 @@ except ImportError:  # PyPy, or a wheel without the C extension: the same functi
     from websockets.utils import apply_mask
 
 from asgi_poller.errors import WebSocketFault
-from asgi_poller.protocols.websocket.fragments import FragmentedMessage
+from asgi_poller.protocols.websocket.fragments import PIECE_BYTES, FragmentedMessage
 from asgi_poller.protocols.websocket.frames import (
     CLOSE_INVALID_DATA,
     CLOSE_MESSAGE_TOO_BIG,
@@ -46,7 +46,7 @@ from asgi_poller.protocols.websocket.permessage_deflate import SERVER_WINDOW_BIT
 # stays here until it is asked for, so that one read can neither flood the application's queue nor
 # hold the loop.
 _READ_BUDGET_FRAMES = range(256)
-_HELPING_BYTES = 1024 * 1024  # inflated
+_READ_BUDGET_BYTES = 1024 * 1024  # inflated
 _VIEW_BYTES = 4096  # above this a memoryview is cheaper than a slice
 _NOTHING: list[Event] = []  # what an incomplete frame gives; never changed
 
@@ -176,7 +176,9 @@ class WebSocketWire:
         except WebSocketFault as fault:
             # its traceback knows this frame, and this frame the fault: a circle
             return self._end(events, fault.with_traceback(None))
-        self.has_buffered = is_cut and at < len(data)
+        fragments = self._fragments
+        is_unread = fragments is not None and fragments.is_unread
+        self.has_buffered = is_cut and (at < len(data) or is_unread)
         if at < len(data):
             self._buffer = bytearray(memoryview(data)[at:])
             self._need = need
@@ -193,6 +195,9 @@ class WebSocketWire:
         """
         end = len(data)
         inflated = 0
+        if self._fragments is not None and self._fragments.is_unread:
+            self._go_on(self._fragments, events)
+            return at, 0, True
         for _ in _READ_BUDGET_FRAMES:
             if end - at < 2:
                 break
@@ -204,9 +209,11 @@ class WebSocketWire:
                 if taken <= 0:
                     return at, -taken, False
                 at += taken
+                if self._fragments is not None and self._fragments.is_unread:
+                    return at, 0, True
                 if self._deflate is not None and len(events) > count:
                     inflated += _message_bytes(events[-1])
-                    if inflated >= _HELPING_BYTES:
+                    if inflated >= _READ_BUDGET_BYTES:
                         return at, 0, True
                 continue
             start = at + 6
@@ -230,15 +237,19 @@ class WebSocketWire:
                 events.append(payload.decode())
             else:
                 inflated += self._inflate(first, payload, events)
-                if inflated >= _HELPING_BYTES:
+                if inflated >= _READ_BUDGET_BYTES:
                     return at, 0, True
         else:
             return at, 0, True
         return at, 0, False
 
     def _inflate(self, first: int, payload: bytes, events: list[Event]) -> int:
-        """A compressed message; how many octets it came to."""
-        assert self._deflate is not None  # only then is such a first octet fast
+        """A compressed message, or a piece of it; how much of the read budget that took."""
+        assert self._deflate is not None  # only then is such a first byte fast
+        if len(payload) > PIECE_BYTES:
+            fragments = FragmentedMessage(first, self._max_bytes, self._deflate)
+            self._take_fragment(fragments, payload, events, is_last=True)
+            return _READ_BUDGET_BYTES
         message = self._deflate.decompress(payload, self._max_bytes)
         events.append(message if first == FIN_BINARY_DEFLATED else message.decode())
         return len(message)
@@ -285,15 +296,24 @@ class WebSocketWire:
         if stop > len(data):
             return at - stop
         view = data if length < _VIEW_BYTES else memoryview(data)
-        new.add(apply_mask(view[start:stop], data[start - 4 : start]))
-        if first & 0x80:
-            events.append(new.finish())
+        payload = apply_mask(view[start:stop], data[start - 4 : start])
+        self._take_fragment(new, payload, events, is_last=bool(first & 0x80))
+        return stop - at
+
+    def _take_fragment(
+        self, fragments: FragmentedMessage, payload: bytes, events: list[Event], *, is_last: bool
+    ) -> None:
+        fragments.put(payload, is_last=is_last)
+        self._fragments = fragments
+        self._fast = FAST_NONE
+        self._go_on(fragments, events)
+
+    def _go_on(self, fragments: FragmentedMessage, events: list[Event]) -> None:
+        """Read the fragment at hand, or a piece of it."""
+        if fragments.read() and fragments.is_last:
+            events.append(fragments.finish())
             self._fragments = None
             self._fast = self._fast_between_messages
-        else:
-            self._fragments = new
-            self._fast = FAST_NONE
-        return stop - at
 
     def _read_control(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
         """As `_read_other`, for a control frame whose header is in order."""

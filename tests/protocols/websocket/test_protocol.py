@@ -371,6 +371,35 @@ def test_how_much_a_message_may_inflate(make: type[WebSocketWire], in_fragments:
     assert plain(received(with_deflate(make, limit), sent(too_big))) == [fault(1009)]
 
 
+@pytest.mark.parametrize("in_fragments", [False, True])
+@pytest.mark.parametrize("opcode", [BINARY, TEXT])
+def test_a_large_message_is_inflated_piece_by_piece(opcode: int, in_fragments: bool) -> None:
+    """The loop has its other work between two pieces, each of which comes to 1 MiB at most."""
+    parts = [os.urandom(900).hex().encode() + bytes(65536 - 1800) for _ in range(256)]
+    message = b"".join(parts)
+    payload = deflated(message)
+    assert len(payload) > 256 * 1024
+    frames = [frame(opcode, payload, rsv=RSV1)]
+    if in_fragments:
+        frames = [
+            frame(opcode, payload[:100_000], rsv=RSV1, fin=False),
+            frame(0, payload[100_000:]),
+        ]
+    wire = with_deflate(WebSocketWire, len(message))
+    events = wire.receive(b"".join(frames) + frame(PING, b"behind"))
+    reads = 1
+    while wire.has_buffered:
+        assert events == []
+        events = wire.receive(b"")
+        reads += 1
+        if events:
+            break
+    assert reads >= len(payload) // (16 * 1024)
+    assert events == [message if opcode == BINARY else message.decode()]
+    assert wire.receive(b"") == [Ping(b"behind")]
+    assert not wire.has_buffered
+
+
 @pytest.mark.parametrize("make", WIRES)
 def test_small_frames_that_grow_are_given_one_helping_at_a_time(
     make: type[WebSocketWire],
