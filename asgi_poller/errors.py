@@ -6,7 +6,7 @@
     │   ├── WebSocketFault        answered with a close code (RFC 6455, 7.4.1)
     │   └── ProxyProtocolFault    a malformed or forbidden PROXY header: the connection is closed
     ├── ApplicationFault          the application broke the ASGI specification: a RuntimeError
-    ├── ClientDisconnected        send() after the peer has gone: an OSError, as ASGI wants it
+    ├── ClientDisconnected        send() after the peer has left: an OSError, as ASGI wants it
     └── OperatorFault             a setting or the system is wrong: one line with the fix
         ├── ConfigError           an option's value
         ├── ListenError           an address that cannot be listened on
@@ -62,7 +62,7 @@ class ApplicationFault(AsgiPollerError, RuntimeError):
 
 
 class ClientDisconnected(AsgiPollerError, OSError):
-    """Raised from `send()` once the peer has gone (ASGI: Disconnected Client)."""
+    """Raised from `send()` once the peer has left (ASGI: Disconnected Client)."""
 
 
 class OperatorFault(AsgiPollerError):

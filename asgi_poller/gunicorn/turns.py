@@ -1,6 +1,6 @@
 """Whose turn it is to accept: connections spread evenly over gunicorn's workers.
 
-All workers accept from the same listeners. Left to the kernel, whoever wakes first takes a
+All workers accept from the same listeners. Left to the kernel, the one that wakes first takes a
 connection, and with long-lived ones that adds up: one of two workers may hold them all. So every
 worker tells the others how many connections it has, in memory that the arbiter made before it
 forked, and one that has more than the least holds back for a moment. What is still there then it
@@ -34,8 +34,8 @@ from asgi_poller.pollers.accept4 import AcceptCall, accept_call
 HOLD_S = 0.002
 #: Seconds that a worker whose loops are late leaves a connection to the others.
 LATE_HOLD_S = LATE_S / 2
-#: Connections that a worker takes before it looks again whether it is still its turn. In a burst
-#: workers differ by about so many, in a calm by one or two.
+#: Connections that a worker takes before it looks again whether it still has the least load. In a
+#: burst workers differ by about so many, in a calm by one or two.
 SHARE_COUNT = 32
 
 _SLOTS = 512
@@ -84,7 +84,7 @@ class Board:
         self._pids, self._loads = cells[:_SLOTS], cells[_SLOTS : 2 * _SLOTS]
         self._taken = cells[2 * _SLOTS : 3 * _SLOTS]  # batches that it accepted
         self._paces = cells[3 * _SLOTS : 4 * _SLOTS]  # in ns
-        self._paced_at = cells[4 * _SLOTS : 5 * _SLOTS]  # when that was told, in ns
+        self._paced_at = cells[4 * _SLOTS : 5 * _SLOTS]  # when that was written, in ns
         self._used = cells[5 * _SLOTS :][:1]  # slots up to here have been given out
         self._question = cells[5 * _SLOTS + 1 :]  # when one was asked and answered, in ns
         self.relay = RelayQueue()

@@ -1,12 +1,12 @@
 """Who is in: a ticket for every admitted connection, and how its end becomes known.
 
-A limit must be counted where connections are let in, by the pollers; but connections end on cores,
+A limit must be counted where connections are let in, by the pollers; but connections end on loops,
 which may be other threads or other processes. No lock and no counter can be shared there: Python
 has no atomic increment across processes, and a lock would die with a killed worker. So:
 
 - the pollers' process numbers the connections that it lets in. The number is the *ticket*; it
   travels with the socket. What it stands for (address, channel or not) never leaves this process.
-- the *table* is shared memory with one octet per ticket. A core writes one octet when a connection
+- the *table* is shared memory with one octet per ticket. A loop writes one octet when a connection
   has ended, and that is all: a single store needs no lock and no order.
 - the pollers look over the table when they need to know: when a limit is met, and now and then.
   Looking is a memchr(3) over as many octets as connections are open, a microsecond for 20,000.
@@ -15,7 +15,7 @@ The octet goes through these values, each written by one side only:
 
     0         not in use, or let in and nobody's yet       written by the pollers' process
     2...255   claimed by the worker of that number         written by the worker, once
-    1         ended                                        written by whoever closed it, once
+    1         ended                                        written once, by what closed it
 
 A worker that was killed ended none of its connections: the pollers' process forgets all tickets
 that bear its number. It marks a ticket *before* it claims the connection (`process_lane`), so that

@@ -104,7 +104,7 @@ def widen(end: socket.socket, octets: int) -> None:
 
 
 class DescriptorReader:
-    """Receives deliveries; keeps one buffer for all of them. Owned by the core's thread."""
+    """Receives deliveries; keeps one buffer for all of them. Owned by the loop's thread."""
 
     __slots__ = ("_buffers", "_channel", "_view")
 

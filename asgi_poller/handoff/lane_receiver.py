@@ -30,12 +30,12 @@ class ReceiverLoop(Protocol):
         """Call `callback` after `delay` seconds."""
 
 
-class ReceiverCore(Protocol):
-    """The part of a core that the receiver needs; see `thread_lane.LaneCore` for adopt()."""
+class ReceiverServer(Protocol):
+    """What the receiver needs of a loop's server; see `thread_lane.LaneServer` for adopt()."""
 
     @property
     def loop(self) -> ReceiverLoop:
-        """The core's event loop."""
+        """The server's event loop."""
 
     def adopt(self, accepted: Accepted, /) -> object:
         """Take a connection over."""
@@ -45,7 +45,7 @@ class ReceiverCore(Protocol):
 
 
 class LaneReceiver:
-    """Hands what the supervisor sends to the worker's core. Owned by the core's thread.
+    """Hands what the supervisor sends to the worker's server. Owned by the loop's thread.
 
     `channel` is the worker's end of the lane's socket pair, `cells` the lane's row of Counters.
     Where there are limits, `table` has the tickets and `mark` is what this lane marks them with.
@@ -66,14 +66,14 @@ class LaneReceiver:
         self._mark = mark
         self._inbox = DescriptorReader(channel)
         self._exception_log = ExceptionLog()
-        self._core: ReceiverCore | None = None
+        self._server: ReceiverServer | None = None
         self._unsent = b""
 
-    def attach(self, core: ReceiverCore) -> None:
+    def attach(self, server: ReceiverServer) -> None:
         """Adopt from now on."""
-        self._core = core
-        core.count_closed_in(self._cells, CLOSED)
-        core.loop.add_reader(self._channel.fileno(), self._receive)
+        self._server = server
+        server.count_closed_in(self._cells, CLOSED)
+        server.loop.add_reader(self._channel.fileno(), self._receive)
 
     def fileno(self) -> int:
         """The channel's descriptor; -1 once it is closed."""
@@ -85,15 +85,15 @@ class LaneReceiver:
 
     def detach(self) -> None:
         """Adopt nothing more and close the channel. Idempotent."""
-        if self._core is not None:
-            self._core.loop.remove_reader(self._channel.fileno())
-            self._core = None
+        if self._server is not None:
+            self._server.loop.remove_reader(self._channel.fileno())
+            self._server = None
         self._channel.close()
 
     def _receive(self) -> None:
         """Adopt all that waits: after a busy spell the loop may not come back here for long."""
-        core = self._core
-        if core is None or self._unsent:
+        server = self._server
+        if server is None or self._unsent:
             return
         cells = self._cells
         while not self._unsent:
@@ -107,12 +107,12 @@ class LaneReceiver:
                 self.detach()
                 return
             cells[SEEN] = delivery.number
-            self._adopt(core, delivery)
+            self._adopt(server, delivery)
         if cells[RING_WANTED]:
             cells[RING_WANTED] = 0
             self._tell(RING)
 
-    def _adopt(self, core: ReceiverCore, delivery: Delivery) -> None:
+    def _adopt(self, server: ReceiverServer, delivery: Delivery) -> None:
         cells = self._cells
         sequence = delivery.first
         entries = delivery.entries
@@ -127,7 +127,7 @@ class LaneReceiver:
                 # From here the connection is ours alone: the supervisor would hand it to another
                 # worker if we died before this, and never does after it.
                 cells[CLAIMED] = sequence
-                core.adopt(accepted)
+                server.adopt(accepted)
             except Exception:
                 cells[CLAIMED] = sequence
                 self._exception_log.exception("a connection could not be adopted and was closed")
@@ -137,26 +137,26 @@ class LaneReceiver:
         if missing > 0:
             # recvmsg(2), MSG_CTRUNC: this process has no descriptors left. The supervisor still
             # has these. It must know before a later claim makes them look claimed.
-            self._return(core, returned(sequence, missing))
+            self._return(server, returned(sequence, missing))
 
-    def _return(self, core: ReceiverCore, message: bytes) -> None:
+    def _return(self, server: ReceiverServer, message: bytes) -> None:
         if self._tell(message):
             self._cells[RETURNS] += 1
             return
         self._unsent = message
-        core.loop.remove_reader(self._channel.fileno())
-        core.loop.call_later(_RETRY_S, self._retry)
+        server.loop.remove_reader(self._channel.fileno())
+        server.loop.call_later(_RETRY_S, self._retry)
 
     def _retry(self) -> None:
-        core = self._core
-        if core is None:
+        server = self._server
+        if server is None:
             return
         if not self._tell(self._unsent):
-            core.loop.call_later(_RETRY_S, self._retry)
+            server.loop.call_later(_RETRY_S, self._retry)
             return
         self._unsent = b""
         self._cells[RETURNS] += 1
-        core.loop.add_reader(self._channel.fileno(), self._receive)
+        server.loop.add_reader(self._channel.fileno(), self._receive)
 
     def _tell(self, message: bytes) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""ProcessLane: the lane to a core in a worker process, as the supervisor sees it.
+"""ProcessLane: the lane to a loop in a worker process, as the supervisor sees it.
 
 No connection is lost and none is adopted twice, whatever becomes of the worker:
 

@@ -1,6 +1,6 @@
 """Relay: the way of connections from one process to another that shares its listeners.
 
-A process whose loops are all blocked gives what they have not adopted to whoever has a loop that
+A process whose loops are all blocked gives what they have not adopted to one that has a loop that
 answers. The kernel holds it meanwhile, in the queue of a unix socket that all of them inherited, so
 that it outlives each of them, and hands each connection to exactly one of those who ask.
 """

@@ -7,7 +7,7 @@ or the new one.
     supervisor                                   worker
     counters = Counters.create()                 by fork: uses `counters` as it is
     row = counters.take_row()                    spawned: Counters.attach(fd), where `counters.fd`
-                                                 was passed on (pass_fds) and its number told
+                                                 was passed on (pass_fds) and its number sent
     counters.row(row)[CLOSED]  # reads           counters.row(row)[CLOSED] += 1
 """
 
@@ -24,13 +24,13 @@ _OCTETS_PER_CELL = 8
 
 #: One past the highest sequence number that the worker has claimed, just before it adopted it.
 CLAIMED = 0
-#: Connections that the worker's core has finished with.
+#: Connections that the worker's loop has finished with.
 CLOSED = 1
 #: Connections that could not be adopted and were closed.
 FAILED = 2
 #: Number of the last message that the worker has received.
 SEEN = 3
-#: 1 if the supervisor sleeps and wants to be told of the next claim.
+#: 1 if the supervisor sleeps and wants to hear of the next claim.
 RING_WANTED = 4
 #: How many times the worker has said that it could not take connections.
 RETURNS = 5

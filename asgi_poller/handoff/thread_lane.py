@@ -1,4 +1,4 @@
-"""Lanes: the way of accepted connections from the pollers to one core.
+"""Lanes: the way of accepted connections from the pollers to one loop.
 
 This is the one place where connections cross threads. A lane takes what it can and never waits;
 what it does not take stays with the poller.
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.loops.accepted_socket import Accepted
 
-#: Connections that may wait for one core. Far above what a loop that is blocked for seconds gathers
+#: Connections that may wait for one loop. Far above what a loop that is blocked for seconds gathers
 #: (20,000 connects a second); the descriptor limit is normally met first. Past it, pollers keep
 #: connections in their own bounded queues, then in the kernel's.
 LANE_CAPACITY_COUNT = 65536
@@ -35,11 +35,11 @@ REMEMBER_TIMES = 4
 
 
 EndTicket = Callable[[int], object]
-"""Told that a connection with a ticket has been closed by somebody else than a core. Any thread."""
+"""Called when a connection with a ticket has been closed, but not by a loop. Any thread."""
 
 
 class Lane(Protocol):
-    """What the poller pool knows about a core.
+    """What the poller pool knows about a loop's server.
 
     `assigned` counts the connections that were ever meant for this lane; the Balancer writes it.
     """
@@ -65,10 +65,10 @@ class Lane(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Connections that the core is not known to have. Any thread."""
+        """Connections that the loop is not known to have. Any thread."""
 
     def take_back(self) -> list[Accepted]:
-        """Take what waits and the core has not received, first come first. Any thread.
+        """Take what waits and the loop has not received, first come first. Any thread.
 
         The caller owns it: hand it to another lane.
         """
@@ -119,37 +119,36 @@ class CoreLoop(Protocol):
         """Whether the loop has ended for good."""
 
 
-class LaneCore(Protocol):
-    """The part of a core that a lane needs.
+class LaneServer(Protocol):
+    """The part of a loop's server that a lane needs.
 
-    `adopt()` runs on the core's own thread and takes the descriptor over. If it raises, it has
+    `adopt()` runs on the loop's own thread and takes the descriptor over. If it raises, it has
     *not* taken it: the lane closes the descriptor, so adopt() must not leave an object behind that
     closes it once more. `closed` counts connections that were adopted and are finished with; the
-    core's thread writes it.
+    loop's thread writes it.
     """
 
     @property
     def loop(self) -> CoreLoop:
-        """The core's event loop."""
+        """The server's event loop."""
 
     @property
     def closed(self) -> int:
-        """Connections that this core has finished with."""
+        """Connections that this loop has finished with."""
 
     def adopt(self, accepted: Accepted, /) -> object:
         """Take a connection over."""
 
 
 class ThreadLane:
-    """The lane to a core in this process. Any thread may put; the core's thread delivers.
+    """The lane to a loop in this process. Any thread may put; the loop's thread delivers.
 
-    However many connections arrive while the core is busy, its loop is woken once for all of them.
+    However many connections arrive while the loop is busy, it is woken once for all of them.
     """
 
     __slots__ = (
         "_capacity",
         "_clock",
-        "_core",
         "_delivering",
         "_end_ticket",
         "_ended",
@@ -159,20 +158,21 @@ class ThreadLane:
         "_pace",
         "_rung",
         "_rung_at",
+        "_server",
         "_waiting",
         "assigned",
     )
 
     def __init__(
         self,
-        core: LaneCore,
+        server: LaneServer,
         *,
         capacity: int = LANE_CAPACITY_COUNT,
         end_ticket: EndTicket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.assigned = 0
-        self._core = core
+        self._server = server
         self._capacity = capacity
         self._end_ticket = end_ticket
         self._waiting: deque[Accepted] = deque()
@@ -182,15 +182,15 @@ class ThreadLane:
         self._delivering = False
         self._pace = Pace()
         self._exception_log = ExceptionLog()
-        self._failed = 0  # adopt() raised; written by the core's thread
+        self._failed = 0  # adopt() raised; written by the loop's thread
         self._ended = False
-        self._lock = threading.Lock()  # taken only when the core has ended
+        self._lock = threading.Lock()  # taken only when the loop has ended
 
     def load(self) -> int:
-        return self.assigned - self._core.closed - self._failed
+        return self.assigned - self._server.closed - self._failed
 
     def available(self) -> bool:
-        return not (self._ended or self._core.loop.is_closed())
+        return not (self._ended or self._server.loop.is_closed())
 
     def silent_s(self) -> float:
         # who adopts a long queue is busy with those who wait, and does not keep them waiting
@@ -215,7 +215,7 @@ class ThreadLane:
         self._ring()
 
     def put(self, batch: list[Accepted]) -> int:
-        if self._ended or self._core.loop.is_closed():
+        if self._ended or self._server.loop.is_closed():
             return 0
         room = self._capacity - len(self._waiting)
         if room < len(batch):
@@ -228,7 +228,7 @@ class ThreadLane:
         return len(batch) if self._ring() else self._unput(batch)
 
     def reclaim(self) -> list[Accepted]:
-        """End the lane and return what was never adopted. For the owner, once the core has ended.
+        """End the lane and return what was never adopted. For the owner, once the loop has ended.
 
         The caller owns the descriptors: hand them to another lane or close them. Idempotent.
         """
@@ -242,13 +242,13 @@ class ThreadLane:
             self._rung_at = self._clock()
             self._rung = True
             try:
-                self._core.loop.call_soon_threadsafe(self._deliver)
+                self._server.loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:
                 return False
         return True
 
     def _deliver(self) -> None:
-        """On the core's thread: adopt all that waits. What comes meanwhile rings again, so that a
+        """On the loop's thread: adopt all that waits. What comes meanwhile rings again, so that a
         stream of connections cannot keep the loop from those it has.
         """
         self._delivering = True
@@ -256,7 +256,7 @@ class ThreadLane:
         self._pace.note(now - self._rung_at, now)
         self._rung = False
         waiting = self._waiting
-        adopt = self._core.adopt
+        adopt = self._server.adopt
         for _ in range(len(waiting)):
             try:
                 accepted = waiting.popleft()
@@ -272,13 +272,13 @@ class ThreadLane:
         self._delivering = False
 
     def _unput(self, batch: list[Accepted]) -> int:
-        """The core has ended: returns how many of `batch` it had still adopted."""
+        """The loop has ended: returns how many of `batch` it had still adopted."""
         with self._lock:
             self._ended = True
             left = self._drain()
             mine = {accepted.fd for accepted in batch}
             returned = [accepted for accepted in left if accepted.fd in mine]
-            # other pollers were told that these are taken: they wait for reclaim()
+            # for other pollers these are taken: they wait for reclaim()
             self._waiting.extend(accepted for accepted in left if accepted.fd not in mine)
             return len(batch) - len(returned)
 
@@ -292,7 +292,7 @@ class ThreadLane:
 
 
 def drop(accepted: Accepted, end_ticket: EndTicket | None) -> None:
-    """Close a connection that was let in and that no core adopted."""
+    """Close a connection that was let in and that no loop adopted."""
     try:
         if accepted.ticket >= 0 and end_ticket is not None:
             end_ticket(accepted.ticket)
@@ -305,7 +305,7 @@ def say_last(fd: int, answer: bytes) -> None:
     try:
         os.write(fd, answer)
     except OSError:
-        pass  # it has gone, or never reads
+        pass  # it has closed, or never reads
 
 
 def close_connection(fd: int) -> None:

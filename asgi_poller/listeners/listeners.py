@@ -41,7 +41,7 @@ _Socket = socket.socket  # Listener has a field called socket
 class Listener:
     """A listening, non-blocking socket. Owned by the server; pollers only accept from it.
 
-    `info` is what cores are told, `url` what start-up prints (with the real port), `option` where
+    `info` is what loops are given, `url` what start-up prints (with the real port), `option` where
     it came from (for messages), `file` the socket file if this process has made one.
     """
 

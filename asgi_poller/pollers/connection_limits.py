@@ -1,4 +1,4 @@
-"""The policy of the door: who is let in, decided before a core is touched.
+"""Limits on connections: which ones are admitted, decided before a loop is touched.
 
 `ConnectionLimits` counts and decides; it neither reads nor writes a socket (`rate_limiter` does).
 Without any limit there is no ConnectionLimits at all, and nothing is paid for it.
@@ -139,7 +139,7 @@ class ConnectionLimits:
 
     @property
     def websocket_count(self) -> int:
-        """WebSockets among them, as far as `open_websocket` was told."""
+        """WebSockets among them, as far as `open_websocket` was called."""
         with self._lock:
             self._tickets.collect()
             return self._tickets.websocket_count
@@ -153,7 +153,7 @@ class ConnectionLimits:
     def enter(self, peer: Any) -> int | Refusal:
         """A ticket for a connection from `peer` (as accept() gives it), or why there is none.
 
-        Whoever holds the connection must see to `end(ticket)` when it is closed.
+        The holder of the connection calls `end(ticket)` when it is closed.
         """
         with self._lock:
             tickets, config = self._tickets, self._config
@@ -189,7 +189,7 @@ class ConnectionLimits:
     def open_websocket(self, ticket: int) -> Refusal | None:
         """The connection asks to become a WebSocket. Counted until `end(ticket)`. Idempotent.
 
-        For whoever reads the request head in this process: a poller, or a core of it.
+        For the reader of the request head in this process: a poller, or one of its loops.
         """
         limit = self._config.limit_channels
         if limit is None:

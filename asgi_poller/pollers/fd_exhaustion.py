@@ -131,7 +131,7 @@ class Refuser:
 
     Between giving the reserve up and accepting in its place, another poller may accept a connection
     with it. Then nobody could be refused any more, until a client leaves, and those that wait would
-    wait in vain: so whoever has accepted something while the reserve is out calls `mend`.
+    wait in vain: so a poller that has accepted something while the reserve is out calls `mend`.
     """
 
     __slots__ = ("_lock", "_reserve")

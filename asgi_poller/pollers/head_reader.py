@@ -1,4 +1,4 @@
-"""Direct handshake: a poller reads request heads itself, so that a core sees complete ones only.
+"""Direct handshake: a poller reads request heads itself, so that a loop sees complete ones only.
 
 Each poller has a head reader of its own, for connections whose head is not complete yet: its
 clients. They hang on the poller's own waiter and have two deadlines: `--timeout-first-octet` from
@@ -45,7 +45,7 @@ from asgi_poller.protocols.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, par
 
 _READ_BYTES = 65536
 # A lane's message has room for twice as much. A head that is longer, where the limit permits it,
-# goes to the core as it is: incomplete.
+# goes to the loop as it is: incomplete.
 _GUEST_LIMIT_BYTES = 131072
 
 
@@ -161,7 +161,7 @@ class HeadReader:
                 self._fail(client.accepted)
 
     def finish(self) -> list[Accepted]:
-        """The poller ends: returns the clients as they are, for their cores to wait for."""
+        """The poller ends: returns the clients as they are, for their loops to wait for."""
         waiting = [*self._silent.values(), *self._reading.values()]
         pending_heads = [client.accepted._replace(data=client.data) for client in waiting]
         for client in waiting:
@@ -253,7 +253,7 @@ class HeadReader:
                 if self._rules.proxies is not None and _is_header(client.data):
                     raise ProxyProtocolFault("from a peer that is no proxy of ours") from fault
                 raise _refusal(fault) from fault
-            events = parser.events  # what is broken comes later: the loop parses it in its turn
+            events = parser.events  # what is broken comes later: the loop parses it then
         else:
             client.is_parsed = bool(events)
         if not events:

@@ -5,7 +5,7 @@ move or have died, and gives them to other lanes.
 
 Workers ring when they have claimed something, but only if the lane monitor sleeps: it sets
 RING_WANTED before it goes to sleep and looks once more; the worker takes the flag down and rings. A
-worker that takes the flag down always rings, so a flag that is set anew in between costs one ring
+worker that takes the flag down always rings, so a flag that is set again in between costs one ring
 too many at worst, never one too few.
 """
 
@@ -242,7 +242,7 @@ class LaneMonitor:
         self._unassigned = patient
 
     def _forget_old_trouble(self, now: float) -> None:
-        """What is on record for long has found its lane, or has gone."""
+        """What is on record for long has found its lane, or is closed."""
         old = now - 2 * self._give_up_s
         for name in [name for name, since in self._troubled.items() if since < old]:
             del self._troubled[name]

@@ -1,7 +1,7 @@
 """LateLoops: looks after connections that have been handed over, until a loop has taken them.
 
 A loop that is late (`thread_lane.LATE_S`) while another one answers loses what it has not taken.
-Nobody reports a loop that does nothing, so whoever hands over looks again: once LATE_S later, and
+Nobody reports a loop that does nothing, so the pollers look again: once LATE_S later, and
 as long as something waits every PROMPT_S. Where loops answer that is one look in the calm, and none
 that a busy poller would notice.
 """
@@ -42,7 +42,7 @@ class LateLoops:
         return None if self._at is None else max(0.0, self._at - self._clock())
 
     def look(self) -> list[Accepted]:
-        """Look, if it is time. Returns what is to be handed over anew; the caller owns it."""
+        """Look, if it is time. Returns what is to be handed over again; the caller owns it."""
         if self._at is None:
             if self._lanes.is_owed:
                 self._at = self._clock() + LATE_S

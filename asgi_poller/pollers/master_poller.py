@@ -43,7 +43,7 @@ MakeHeadReader = Callable[[Waiter, Rejector], HeadReader]
 """Makes what reads request heads on one poller's waiter (`--direct-handshake`)."""
 
 #: Connections that a poller accepts in one go. While it does, it holds the GIL for about 3 µs each:
-#: this bounds what a burst costs the connections that a core already has, to 1.5 ms.
+#: this bounds what a burst costs the connections that a loop already has, to 1.5 ms.
 BATCH_COUNT = 512
 #: Connections that one poller may hold because no lane takes them.
 QUEUE_COUNT = 1024
@@ -96,8 +96,8 @@ class PollerCounts:
 
     accepted: int = 0
     aborted: int = 0  # gone before they were accepted
-    refused: int = 0  # answered 503 for want of a descriptor
-    shortages: int = 0  # accept() calls that failed for want of a descriptor or memory
+    refused: int = 0  # answered 503 because there was no descriptor
+    shortages: int = 0  # accept() calls that failed because there was no descriptor or memory
     failed: int = 0  # accept() calls that failed for another reason
     failed_connections: int = 0  # closed because of an exception before they were handed over
     dropped: int = 0  # closed because the poller pool stopped before a lane took them

@@ -32,7 +32,7 @@ REST_LIMIT_S = 0.005
 class PollerPoolStats:
     """Counts since the start, all pollers together, in connections unless said otherwise.
 
-    `aborted` were gone before they were accepted, `refused` got 503 for want of a descriptor,
+    `aborted` ended before they were accepted, `refused` got 503 because there was no descriptor,
     `shortages` and `failed` are accept() calls that failed, `dropped` were closed at the stop
     because no lane took them. `waiting` is now in the pollers' queues. `loads` has each lane's
     load, `turned_away` what head readers refused, by reason, and `pending_heads` how many are in
@@ -56,10 +56,10 @@ class PollerPool:
     """Accepts from `listeners` with `pollers` threads and hands each connection to a lane.
 
     It owns its threads and the descriptors they need, nothing else: listeners and lanes are closed
-    by whoever made them. `admit` decides on each connection, and `end_ticket` is told when one that
-    has a ticket is closed before a core has it. The threads are daemons and named `MasterPoller-0`
+    by their makers. `admit` decides on each connection, and `end_ticket` is called when one that
+    has a ticket is closed before a loop has it. The threads are daemons and named `MasterPoller-0`
     and so on. All methods are for any thread. `listeners` must be in the order of the ListenerInfo
-    that cores were given.
+    that loops were given.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 A poller calls it for every connection that it accepts. What is let in is returned at once. What is
 over a limit is rejected (`rejector`). What exceeds the accept rate is held back, in order, until
-its turn comes: pollers ask for it in their rounds. `limit_pending` connections are held back at
+it may go on: pollers ask for it in their rounds. `limit_pending` connections are held back at
 most.
 """
 
@@ -22,7 +22,7 @@ from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal, Tok
 from asgi_poller.pollers.rejector import RETRY_AFTER_S, over_limit
 
 Admit = Callable[[Accepted], Accepted | None]
-"""Decides on a connection before a core sees it; on the poller's thread, must not wait.
+"""Decides on a connection before a loop sees it; on the poller's thread, must not wait.
 
 Returns what to hand over, or None if it keeps the connection. Raises Rejected.
 """
@@ -41,7 +41,7 @@ class HeldBack(Protocol):
 class RateLimiter:
     """Any poller's thread may call it; one short lock.
 
-    What it lets in has a ticket: whoever closes that connection, loop or poller, calls
+    What it lets in has a ticket: the loop or poller that closes that connection calls
     `connection_limits.end(ticket)`. `clock` gives monotonic seconds.
     """
 
@@ -57,7 +57,7 @@ class RateLimiter:
         rate = config.limit_accept_rate
         self._bucket = None if rate is None else TokenBucket(rate, clock())
         self._pending_limit = config.limit_pending
-        # When the last of them would have had its turn, a client may try again.
+        # When the last of them would have been let in, a client may try again.
         wait_s = RETRY_AFTER_S if rate is None else math.ceil(config.limit_pending / rate)
         self._retry_after_s = max(1, min(wait_s, 60))
         self._pending: deque[Accepted] = deque()

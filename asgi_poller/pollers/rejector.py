@@ -95,7 +95,7 @@ class Rejector:
         try:
             connection.send(rejected.answer)
             connection.shutdown(socket.SHUT_WR)
-        except OSError:  # it has gone already, or never reads
+        except OSError:  # it has closed already, or never reads
             self._close(fd)
             return
         if len(self._lingering) > LINGER_LIMIT_COUNT:

@@ -90,7 +90,7 @@ class LimitsWiring:
 
     @property
     def held_back(self) -> HeldBack | None:
-        """For the poller pool: what waits for its turn."""
+        """For the poller pool: what waits for --limit-accept-rate."""
         return self._rate_limiter if self._has_rate else None
 
     def end_ticket(self, ticket: int) -> None:

@@ -66,7 +66,7 @@ class PidFile:
                 os.close(fd)
 
     def _write(self, pid: int) -> None:
-        # A name that cannot be guessed, and O_EXCL: no link is followed, whoever may write here.
+        # A name that cannot be guessed, and O_EXCL: no link is followed where others may write.
         fd, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
         new = Path(name)
         try:

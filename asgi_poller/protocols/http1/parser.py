@@ -144,8 +144,8 @@ class RequestParser:
     Owned by the connection's loop. Raises HttpFault; what was parsed before the fault is in
     `events` then, and nothing more may be fed. After a head with `upgrade` set, which only
     `websockets` allows, nothing more may be fed either: `leftover` holds the bytes behind it. Other
-    upgrades are as if they were not asked for (RFC 9110, 7.8: a server may ignore them). Whoever is
-    done with it calls `close`.
+    upgrades are as if they were not asked for (RFC 9110, 7.8: a server may ignore them). `close` it
+    when nothing more comes.
     """
 
     __slots__ = (
