@@ -82,3 +82,10 @@ class SelectorWaiter:
 def make_waiter() -> Waiter:
     """The best Waiter of this system."""
     return EpollWaiter() if platform.EPOLL_EXCLUSIVE else SelectorWaiter()
+
+
+def sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """The shorter of two times to sleep; None is for ever."""
+    if one_s is None or other_s is None:
+        return one_s if other_s is None else other_s
+    return min(one_s, other_s)

@@ -46,7 +46,7 @@ from asgi_poller.protocols.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, par
 _READ_BYTES = 65536
 # A lane's message has room for twice as much. A head that is longer, where the limit permits it,
 # goes to the loop as it is: incomplete.
-_GUEST_LIMIT_BYTES = 131072
+_READ_LIMIT_BYTES = 131072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +187,7 @@ class HeadReader:
     def _read(self, client: _Client) -> Accepted | None:
         fd = client.accepted.fd
         try:
-            piece = os.read(fd, min(_READ_BYTES, _GUEST_LIMIT_BYTES - len(client.data)))
+            piece = os.read(fd, min(_READ_BYTES, _READ_LIMIT_BYTES - len(client.data)))
         except BlockingIOError:
             self._wait_for(client)
             return None
@@ -257,7 +257,7 @@ class HeadReader:
         else:
             client.is_parsed = bool(events)
         if not events:
-            return len(client.data) >= _GUEST_LIMIT_BYTES
+            return len(client.data) >= _READ_LIMIT_BYTES
         head = events[0]
         assert isinstance(head, RequestHead)  # the first event of a connection
         self._judge(client, head)

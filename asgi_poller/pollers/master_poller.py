@@ -29,7 +29,7 @@ from asgi_poller.pollers.accept4 import (
     AcceptCall,
     accept_call,
 )
-from asgi_poller.pollers.epoll_waiter import Waiter, make_waiter
+from asgi_poller.pollers.epoll_waiter import Waiter, make_waiter, sooner
 from asgi_poller.pollers.fd_exhaustion import PATIENT_REST_S, Episodes, Patience, Refuser
 from asgi_poller.pollers.head_reader import HeadReader
 from asgi_poller.pollers.late_loops import LateLoops
@@ -213,7 +213,7 @@ class MasterPoller:
         head_reader = self.head_reader
         emptied = True
         ready: list[Accepted] = []
-        for fd in self._waiter.wait(_sooner(timeout_s, self._next_s())):
+        for fd in self._waiter.wait(sooner(timeout_s, self._next_s())):
             entry = self._sockets.get(fd)
             if entry is not None:
                 emptied = self._accept_from(*entry) and emptied
@@ -229,7 +229,8 @@ class MasterPoller:
             if ready:
                 self._deliver(ready)
             head_reader.tend()
-        self._rejector.tend()
+        if self._rejector:
+            self._rejector.tend()
         overdue = self._late_loops.look()
         if overdue:
             self._deliver(overdue)
@@ -240,12 +241,14 @@ class MasterPoller:
 
     def _next_s(self) -> float | None:
         """Seconds until something is due although nothing is readable; None: nothing is."""
-        next_s = _sooner(self._late_loops.next_s(), self._rejector.next_s())
+        next_s = self._late_loops.next_s()
+        if self._rejector:
+            next_s = sooner(next_s, self._rejector.next_s())
         if self.head_reader is not None:
-            next_s = _sooner(next_s, self.head_reader.next_s())
+            next_s = sooner(next_s, self.head_reader.next_s())
         if self._held_back is not None:
-            next_s = _sooner(next_s, self._held_back.next_s())
-        return _sooner(next_s, 1.0 if self._episodes else None)
+            next_s = sooner(next_s, self._held_back.next_s())
+        return sooner(next_s, 1.0) if self._episodes else next_s
 
     def _take_over(self, relay: Relay) -> None:
         """What another process could not serve is served by this one, if it is our turn."""
@@ -392,8 +395,3 @@ class MasterPoller:
         for accepted in self._overflow.finish():
             self.counts.dropped += 1
             drop(accepted, self._end_ticket)
-
-
-def _sooner(one_s: float | None, other_s: float | None) -> float | None:
-    """The shorter of two times to sleep; None is for ever."""
-    return min((each for each in (one_s, other_s) if each is not None), default=None)

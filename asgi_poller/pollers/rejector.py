@@ -117,6 +117,10 @@ class Rejector:
             self._close(fd)
         return True
 
+    def __len__(self) -> int:
+        """Connections whose peers have not read their answer yet."""
+        return len(self._lingering)
+
     def next_s(self) -> float | None:
         """Seconds until one is to be closed; None: there is none."""
         if not self._lingering:
