@@ -16,7 +16,6 @@ keep what they have; the first loop that answers again serves it.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import socket
 import sys
@@ -25,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from asgi_poller.handoff.relay import Relay, RelayQueue
+from asgi_poller.handoff.shared_memory import CELL_BYTES, SharedMemory
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, REMEMBER_TIMES, late_after_s
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.platform import process_is_alive
@@ -41,7 +41,6 @@ SHARE_COUNT = 32
 _SLOTS = 512
 _FREE, _TAKEN = 0, -1  # in place of a process id
 _NOT_SERVING = sys.maxsize
-_CELL_BYTES = 8
 _QUESTION_NS = 1_000_000_000  # after so long it may have got lost with who took it
 
 
@@ -68,19 +67,19 @@ class Board:
 
     __slots__ = (
         "_loads",
-        "_memory",
         "_paced_at",
         "_paces",
         "_pids",
         "_question",
+        "_shared",
         "_taken",
         "_used",
         "relay",
     )
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, (5 * _SLOTS + 3) * _CELL_BYTES)
-        cells = memoryview(self._memory).cast("q")
+        self._shared = SharedMemory((5 * _SLOTS + 3) * CELL_BYTES)
+        cells = self._shared.cells
         self._pids, self._loads = cells[:_SLOTS], cells[_SLOTS : 2 * _SLOTS]
         self._taken = cells[2 * _SLOTS : 3 * _SLOTS]  # batches that it accepted
         self._paces = cells[3 * _SLOTS : 4 * _SLOTS]  # in ns

@@ -24,11 +24,9 @@ no connection can be lost without its number; what it marked and never claimed i
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Iterator
 
-from asgi_poller import platform
+from asgi_poller.handoff.shared_memory import SharedMemory
 
 TICKET_NONE = -1  # of a connection that no limit counts
 ENDED = 1
@@ -46,28 +44,36 @@ class ConnectionTable:
     pass `fd` on, and `attach` there.
     """
 
-    __slots__ = ("_octets", "capacity", "fd")
+    __slots__ = ("_bytes", "_shared")
 
     def __init__(self, capacity: int = CAPACITY_COUNT, *, inheritable: bool = False) -> None:
-        self.capacity = capacity
-        self.fd = platform.shared_memory("asgi-poller-tickets", capacity) if inheritable else -1
-        self._octets = mmap.mmap(self.fd, capacity)
+        self._shared = SharedMemory(capacity, named="asgi-poller-tickets" if inheritable else None)
+        self._bytes = self._shared.memory
 
     @classmethod
     def attach(cls, fd: int) -> ConnectionTable:
         """The table of another process, by the descriptor that was inherited from it."""
         table = cls.__new__(cls)
-        table.capacity = os.fstat(fd).st_size
-        table.fd = fd
-        table._octets = mmap.mmap(fd, table.capacity)
+        table._shared = SharedMemory.attach(fd)
+        table._bytes = table._shared.memory
         return table
+
+    @property
+    def capacity(self) -> int:
+        """How many tickets there are."""
+        return len(self._bytes)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor for `attach`; -1 where it is inherited by fork only."""
+        return self._shared.fd
 
     def adopt(self, ticket: int, worker: int) -> None:
         """`worker` (2 to 255) has this connection from now on. Before it claims it.
 
         Needed where workers are processes: else nobody knows what a killed one had.
         """
-        self._octets[ticket] = worker
+        self._bytes[ticket] = worker
 
     def take_back(self, ticket: int) -> None:
         """The worker that may have marked this connection died without claiming it.
@@ -75,11 +81,11 @@ class ConnectionTable:
         For each connection that goes to another lane, before `take_worker`, which would take it for
         one of the dead worker's own.
         """
-        self._octets[ticket] = 0
+        self._bytes[ticket] = 0
 
     def end(self, ticket: int) -> None:
         """The connection has ended. Exactly once for each ticket, and nothing after it."""
-        self._octets[ticket] = ENDED
+        self._bytes[ticket] = ENDED
 
     def take_ended(self, used: int) -> Iterator[int]:
         """The tickets below `used` that have ended, each once. For the pollers' process."""
@@ -90,7 +96,7 @@ class ConnectionTable:
         return self._take(worker, used)
 
     def _take(self, value: int, used: int) -> Iterator[int]:
-        octets, wanted = self._octets, bytes([value])
+        octets, wanted = self._bytes, bytes([value])
         place = octets.find(wanted, 0, used)
         while place >= 0:
             octets[place] = 0
@@ -99,10 +105,7 @@ class ConnectionTable:
 
     def close(self) -> None:
         """Give the memory back. No thread of this process may use the table any more."""
-        self._octets.close()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._shared.close()
 
 
 class Tickets:

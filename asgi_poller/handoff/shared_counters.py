@@ -13,14 +13,11 @@ or the new one.
 
 from __future__ import annotations
 
-import mmap
-import os
 import threading
 
-from asgi_poller import platform
+from asgi_poller.handoff.shared_memory import CELL_BYTES, SharedMemory
 
 CELLS_PER_ROW = 8  # 64 octets: a cache line of its own for each worker's counting
-_OCTETS_PER_CELL = 8
 
 #: One past the highest sequence number that the worker has claimed, just before it adopted it.
 CLAIMED = 0
@@ -44,25 +41,28 @@ ROWS = 1024
 class Counters:
     """The shared block. `take_row` and `free_row` are the supervisor's, from any of its threads."""
 
-    def __init__(self, fd: int, rows: int) -> None:
-        """Map `rows` rows of the file `fd`, which this object owns from now on."""
-        self.fd = fd
-        self._memory = mmap.mmap(fd, rows * CELLS_PER_ROW * _OCTETS_PER_CELL)
-        self._cells = memoryview(self._memory).cast("q")
+    def __init__(self, shared: SharedMemory) -> None:
+        self._shared = shared
+        self._cells = shared.cells
+        rows = len(self._cells) // CELLS_PER_ROW
         self._free = list(range(rows - 1, -1, -1))
         self._lock = threading.Lock()
 
     @classmethod
     def create(cls, rows: int = ROWS) -> Counters:
         """A new block, all zero."""
-        octets = rows * CELLS_PER_ROW * _OCTETS_PER_CELL
-        return cls(platform.shared_memory("asgi-poller-counters", octets), rows)
+        size_bytes = rows * CELLS_PER_ROW * CELL_BYTES
+        return cls(SharedMemory(size_bytes, named="asgi-poller-counters"))
 
     @classmethod
     def attach(cls, fd: int) -> Counters:
         """The block that another process created, by an inherited descriptor of it."""
-        octets = os.fstat(fd).st_size
-        return cls(fd, octets // (CELLS_PER_ROW * _OCTETS_PER_CELL))
+        return cls(SharedMemory.attach(fd))
+
+    @property
+    def fd(self) -> int:
+        """The descriptor for `attach`; -1 once it is closed."""
+        return self._shared.fd
 
     def row(self, index: int) -> memoryview[int]:
         """The cells of one row."""
@@ -85,11 +85,5 @@ class Counters:
 
     def close(self) -> None:
         """Close the descriptor; rows that are still in use stay readable. Idempotent."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            self._cells.release()
-            try:
-                self._memory.close()
-            except BufferError:
-                pass  # somebody has a row: it is unmapped with the last of them
+        self._cells.release()
+        self._shared.close()
