@@ -40,20 +40,20 @@ _LISTENING = "0A"  # in /proc/net/tcp
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """/block keeps the loop, and a start waits, until somebody opens the gate, a named pipe."""
-    gate = os.environ.get("GATE", "")
+    """/block keeps the loop, and a start waits, until the gate is open: until that file exists."""
+    gate = Path(os.environ.get("GATE", ""))
     if scope["type"] == "lifespan":
         await receive()
-        if os.path.exists(gate + ".shut"):
+        if os.path.exists(f"{gate}.shut"):
             print("blocked", file=sys.stderr, flush=True)
-            Path(gate).read_bytes()
+            wait_until(gate.exists, "the gate opens")
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
     if scope["path"] == "/block":
         print("blocked", file=sys.stderr, flush=True)
-        Path(gate).read_bytes()
+        wait_until(gate.exists, "the gate opens")
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"done"})
 
@@ -68,15 +68,8 @@ def _warm() -> None:
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "gate"
-    os.mkfifo(path)
     monkeypatch.setenv("GATE", str(path))
     return path
-
-
-def open_gate(gate: Path) -> None:
-    """Let go whoever reads the gate now."""
-    with contextlib.suppress(OSError):  # nobody does
-        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
 
 
 class Clients:
@@ -179,7 +172,7 @@ def test_the_queue_of_a_loop_in_this_process(gate: Path) -> None:
         clients = Clients(process.address[1], get())
         clients.wait_accepted()
         process.signal(signal.SIGTERM)
-        open_gate(gate)
+        gate.touch()
         assert clients.ends() == {SERVED: COUNT}
         assert process.wait() == -signal.SIGTERM
         blocking[0].close()
@@ -193,7 +186,7 @@ def test_on_the_way_to_workers(gate: Path, handshake: str) -> None:
         clients.wait_accepted()
         process.signal(signal.SIGTERM)
         process.wait_for("Shutting down")
-        open_gate(gate)
+        gate.touch()
         assert clients.ends() == {SERVED: COUNT}
         assert process.wait() == 0
         for each in blocking:
@@ -208,7 +201,7 @@ def test_the_overflow_queue_of_a_poller(gate: Path) -> None:
         clients.wait_accepted()
         process.signal(signal.SIGTERM)
         process.wait_for("Shutting down")
-        open_gate(gate)
+        gate.touch()
         ends = clients.ends()
         assert ends.total() == 2048 + COUNT
         assert ends[SERVED] >= 2000, ends
@@ -229,7 +222,7 @@ def test_connections_of_workers_that_died(gate: Path) -> None:
         process.wait_for("blocked", count=4)
         process.signal(signal.SIGTERM)
         assert clients.ends() == {ANSWERED: COUNT}
-        open_gate(gate)
+        gate.touch()
         assert process.wait() == 0
         for each in blocking:
             each.close()
@@ -244,7 +237,7 @@ def test_passed_on_to_another_process_under_gunicorn(gate: Path) -> None:
             clients = Clients(port, get())
             server.signal(signal.SIGTERM)
             clients.wait_accepted()
-            open_gate(gate)
+            gate.touch()
             assert clients.ends().total() == COUNT
             assert server.wait() == 0
 
