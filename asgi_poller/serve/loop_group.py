@@ -81,7 +81,7 @@ class LoopGroup:
                 thread.start()
                 self.servers.append(await thread.started())
                 self._threads.append(thread)
-        except BaseException:
+        except BaseException:  # raised again; what is up is ended, after Ctrl-C too
             await self._shutdown()
             raise
         _log.info("Application startup complete.")

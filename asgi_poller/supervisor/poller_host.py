@@ -172,7 +172,7 @@ def host_pollers(
     try:
         become(config, identity, socket_paths=socket_files(listeners), reads_keys_again=True)
         return PollerHost(config, listeners)
-    except BaseException:
+    except BaseException:  # raised again; nobody else would close them
         close_listeners(listeners)
         raise
 

@@ -231,7 +231,7 @@ def in_context() -> Exception:
 
 
 def out_of_its_group(*others: Exception) -> Exception:
-    """Raised anew, as `raise group.exceptions[0]` in an `except BaseExceptionGroup` does it."""
+    """Raised again, as `raise group.exceptions[0]` in an `except BaseExceptionGroup` does it."""
     error = ClientDisconnected("gone")
     error.__context__ = ExceptionGroup("tasks", [error, *others])
     return error
