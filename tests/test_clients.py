@@ -20,8 +20,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
-from tests.support.fake_connection import run
 from tests.support.server import LOOPS, Site, serving
+from tests.support.waiting import run
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,36 +90,30 @@ MESSAGES: list[str | bytes] = ["", b"", "é" * 500, bytes(range(256)) * 1000, "x
 # websockets
 
 
-def test_websockets(compressing: Site) -> None:
-    async def main() -> None:
-        async with connect(compressing.url(scheme="ws"), max_size=None) as client:
-            for message in MESSAGES * 2:
-                await client.send(message)
-                assert await client.recv() == message
-            await client.send(["in ", "three ", "pieces"])
-            assert await client.recv() == "in three pieces"
-            await (await client.ping())
-            for number in range(500):  # many in flight
-                await client.send(str(number))
-            assert [await client.recv() for _ in range(500)] == [str(n) for n in range(500)]
-
-    run(main())
+async def test_websockets(compressing: Site) -> None:
+    async with connect(compressing.url(scheme="ws"), max_size=None) as client:
+        for message in MESSAGES * 2:
+            await client.send(message)
+            assert await client.recv() == message
+        await client.send(["in ", "three ", "pieces"])
+        assert await client.recv() == "in three pieces"
+        await (await client.ping())
+        for number in range(500):  # many in flight
+            await client.send(str(number))
+        assert [await client.recv() for _ in range(500)] == [str(n) for n in range(500)]
 
 
-def test_websockets_closes(site: Site) -> None:
-    async def main() -> None:
-        async with connect(site.url(scheme="ws"), subprotocols=["v1", "v2"]) as client:  # type: ignore[list-item]  # Subprotocol is a NewType of str
-            assert client.subprotocol == "v1"
-            await client.send("close, please")
-            with pytest.raises(ConnectionClosed) as closed:
-                await client.recv()
-            assert closed.value.rcvd is not None
-            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "as you wish")
-        with pytest.raises(InvalidStatus) as refused:
-            await connect(site.url("/no", scheme="ws"))
-        assert refused.value.response.status_code == 403
-
-    run(main())
+async def test_websockets_closes(site: Site) -> None:
+    async with connect(site.url(scheme="ws"), subprotocols=["v1", "v2"]) as client:  # type: ignore[list-item]  # Subprotocol is a NewType of str
+        assert client.subprotocol == "v1"
+        await client.send("close, please")
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "as you wish")
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(site.url("/no", scheme="ws"))
+    assert refused.value.response.status_code == 403
 
 
 def test_websockets_sync(site: Site) -> None:
@@ -132,65 +126,56 @@ def test_websockets_sync(site: Site) -> None:
 # aiohttp
 
 
-def test_aiohttp(compressing: Site) -> None:
-    async def main() -> None:
-        async with aiohttp.ClientSession() as session:
-            async with session.ws_connect(
-                compressing.url(), compress=15, autoping=True, max_msg_size=0
-            ) as client:
-                for message in MESSAGES * 2:
-                    if isinstance(message, str):
-                        await client.send_str(message)
-                        assert await client.receive_str() == message
-                    else:
-                        await client.send_bytes(message)
-                        assert await client.receive_bytes() == message
-                await client.close(code=4000, message=b"bye")
-                assert client.close_code == 4000
-            async with session.post(compressing.url("/about"), json={"a": 1}) as response:
-                assert (await response.json(content_type=None))["octets"] == 8
-            async with session.get(compressing.url("/stream")) as response:
-                assert await response.read() == b"x" * 100_000 + b"end"
-
-    run(main())
+async def test_aiohttp(compressing: Site) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(
+            compressing.url(), compress=15, autoping=True, max_msg_size=0
+        ) as client:
+            for message in MESSAGES * 2:
+                if isinstance(message, str):
+                    await client.send_str(message)
+                    assert await client.receive_str() == message
+                else:
+                    await client.send_bytes(message)
+                    assert await client.receive_bytes() == message
+            await client.close(code=4000, message=b"bye")
+            assert client.close_code == 4000
+        async with session.post(compressing.url("/about"), json={"a": 1}) as response:
+            assert (await response.json(content_type=None))["octets"] == 8
+        async with session.get(compressing.url("/stream")) as response:
+            assert await response.read() == b"x" * 100_000 + b"end"
 
 
 # picows
 
 
-def test_picows(site: Site) -> None:
+async def test_picows(site: Site) -> None:
     picows: Any = pytest.importorskip("picows")
     sizes = (0, 10, 200, 70_000)
+    answers: list[bytes] = []
+    done = asyncio.get_running_loop().create_future()
 
-    async def main() -> None:
-        answers: list[bytes] = []
-        done = asyncio.get_running_loop().create_future()
+    def connected(listener: Any, transport: Any) -> None:
+        for size in sizes:
+            transport.send(picows.WSMsgType.BINARY, b"x" * size)
 
-        def connected(listener: Any, transport: Any) -> None:
-            for size in sizes:
-                transport.send(picows.WSMsgType.BINARY, b"x" * size)
+    def received(listener: Any, transport: Any, frame: Any) -> None:
+        if frame.msg_type == picows.WSMsgType.BINARY:
+            answers.append(frame.get_payload_as_bytes())
+            if len(answers) == len(sizes):
+                transport.send_close(picows.WSCloseCode.OK)
 
-        def received(listener: Any, transport: Any, frame: Any) -> None:
-            if frame.msg_type == picows.WSMsgType.BINARY:
-                answers.append(frame.get_payload_as_bytes())
-                if len(answers) == len(sizes):
-                    transport.send_close(picows.WSCloseCode.OK)
+    def disconnected(listener: Any, transport: Any) -> None:
+        done.set_result(None)
 
-        def disconnected(listener: Any, transport: Any) -> None:
-            done.set_result(None)
-
-        methods = {
-            "on_ws_connected": connected,
-            "on_ws_frame": received,
-            "on_ws_disconnected": disconnected,
-        }
-        await picows.ws_connect(
-            type("Listener", (picows.WSListener,), methods), site.url(scheme="ws")
-        )
-        await done
-        assert answers == [b"x" * size for size in sizes]
-
-    run(main())
+    methods = {
+        "on_ws_connected": connected,
+        "on_ws_frame": received,
+        "on_ws_disconnected": disconnected,
+    }
+    await picows.ws_connect(type("Listener", (picows.WSListener,), methods), site.url(scheme="ws"))
+    await done
+    assert answers == [b"x" * size for size in sizes]
 
 
 # httpx
@@ -213,16 +198,13 @@ def test_httpx(site: Site) -> None:
         assert client.post("/echo", content=large).content == large
 
 
-def test_httpx_side_by_side(site: Site) -> None:
-    async def main() -> None:
-        async with httpx.AsyncClient(base_url=site.url(), timeout=20) as client:
-            wanted = [b"%d" % number for number in range(100)]
-            responses = await asyncio.gather(
-                *(client.post("/echo", content=content) for content in wanted)
-            )
-            assert [response.content for response in responses] == wanted
-
-    run(main())
+async def test_httpx_side_by_side(site: Site) -> None:
+    async with httpx.AsyncClient(base_url=site.url(), timeout=20) as client:
+        wanted = [b"%d" % number for number in range(100)]
+        responses = await asyncio.gather(
+            *(client.post("/echo", content=content) for content in wanted)
+        )
+        assert [response.content for response in responses] == wanted
 
 
 # curl

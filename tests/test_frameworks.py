@@ -22,9 +22,9 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.fake_connection import errors_in, run
+from tests.support.fake_connection import errors_in
 from tests.support.server import LOOPS, Site, serving
-from tests.support.waiting import wait_until
+from tests.support.waiting import run, wait_until
 
 
 class Seen:
@@ -180,33 +180,32 @@ def test_fastapi_streams_and_works_in_the_background(fastapi: Site, seen: Seen) 
         assert client.post("/upload", content=pieces).json() == 1_000_000
 
 
-def test_fastapi_websockets(fastapi: Site, seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        url = fastapi.url("/ws?token=abc", scheme="ws")
-        async with connect(url) as client:
-            assert client.response is not None
-            assert client.response.headers["x-token"] == "abc"
-            for number in range(3):
-                await client.send(f'{{"n": {number}}}')
-                assert str(number) in str(await client.recv())
-            await client.close(4000, "enough")
-        with pytest.raises(InvalidStatus) as refused:
-            await connect(fastapi.url("/ws", scheme="ws"))
-        assert refused.value.response.status_code == 403
-        async with connect(fastapi.url("/close/4005", scheme="ws")) as client:
-            with pytest.raises(ConnectionClosed) as closed:
-                await client.recv()
-            assert closed.value.rcvd is not None
-            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (
-                4005,
-                "closed by the application",
-            )
-        with pytest.raises(InvalidStatus) as denied:
-            await connect(fastapi.url("/denied", scheme="ws"))
-        assert denied.value.response.status_code == 503
-        assert denied.value.response.body == b'{"why":"closed today"}'
-
-    run(main())
+async def test_fastapi_websockets(
+    fastapi: Site, seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = fastapi.url("/ws?token=abc", scheme="ws")
+    async with connect(url) as client:
+        assert client.response is not None
+        assert client.response.headers["x-token"] == "abc"
+        for number in range(3):
+            await client.send(f'{{"n": {number}}}')
+            assert str(number) in str(await client.recv())
+        await client.close(4000, "enough")
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(fastapi.url("/ws", scheme="ws"))
+    assert refused.value.response.status_code == 403
+    async with connect(fastapi.url("/close/4005", scheme="ws")) as client:
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (
+            4005,
+            "closed by the application",
+        )
+    with pytest.raises(InvalidStatus) as denied:
+        await connect(fastapi.url("/denied", scheme="ws"))
+    assert denied.value.response.status_code == 503
+    assert denied.value.response.body == b'{"why":"closed today"}'
     seen.wait_for(("gone", 4000, "enough"))
     assert errors_in(caplog) == []
 

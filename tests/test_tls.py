@@ -17,18 +17,8 @@ from cryptography.hazmat.primitives import serialization
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
-from asgi_poller.tls import (
-    PLAINTEXT_REFUSAL,
-    TlsContext,
-    build_context,
-    is_plaintext,
-)
-from tests.support.tls import (
-    Files,
-    Handshake,
-    client_context,
-    write_pair,
-)
+from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, build_context, is_plaintext
+from tests.support.tls import Files, Handshake, client_context, write_pair
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,7 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.http import HttpContext, HttpExchange
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.protocols.http1.parser import END, HeadLimits, RequestHead, RequestParser
-from tests.support.fake_connection import (
-    Wire,
-    run,
-    start,
-    until_idle,
-)
+from tests.support.fake_connection import Wire, run_to_end
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -54,16 +49,11 @@ class Request:
                 self.exchange.feed(event)
 
 
-def answer_of(application: Application, data: bytes = GET, **options: Any) -> Wire:
+async def answer_of(application: Application, data: bytes = GET, **options: Any) -> Wire:
     """Run the application to its end; the connection afterwards."""
-
-    async def main() -> Wire:
-        request = Request(data, **options)
-        await asyncio.wait([start(request.exchange, application)])
-        await until_idle()
-        return request.wire
-
-    return run(main())
+    request = Request(data, **options)
+    await run_to_end(request.exchange, application)
+    return request.wire
 
 
 def says(*messages: Message) -> Application:

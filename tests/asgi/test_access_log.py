@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
 import pytest
 
 from asgi_poller.asgi.access_log import AccessLog
-from tests.asgi.exchanges import GET, POST, Request, body, head
-from tests.asgi.test_websocket_opening import says
-from tests.asgi.websocket_peer import Peer, closing, text
-from tests.support.fake_connection import run, start, until_idle
+from tests.asgi.exchanges import GET, POST, Request, body, head, says
+from tests.asgi.websocket_peer import Peer, closing, opened, text
+from tests.support.fake_connection import run_to_end
 from tests.support.frames import close as close_frame
 from tests.support.frames import text as text_frame
 
@@ -57,22 +55,19 @@ def test_a_response(
     assert len(caplog.messages[0].splitlines()) == 1
 
 
-def test_a_line_for_each_response_and_no_more(
+async def test_a_line_for_each_response_and_no_more(
     log: AccessLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        for data, status in ((GET, 200), (GET, 404)):
-            request = Request(data, access_log=log, scope=scope("/x"))
-            request.exchange.scope.update(path=None, query_string="text", client=7)
-            await request.exchange.send(head(status))
-            await request.exchange.send(body(b"a", True))
-            await request.exchange.send(body(b"b"))
-            request.exchange.application_ended(ValueError())
-        request = Request(POST, access_log=log, limit=1, scope=scope("/y"))
-        request.feed(b"0123456789")
-        request.exchange.application_ended(None)
-
-    run(main())
+    for data, status in ((GET, 200), (GET, 404)):
+        request = Request(data, access_log=log, scope=scope("/x"))
+        request.exchange.scope.update(path=None, query_string="text", client=7)
+        await request.exchange.send(head(status))
+        await request.exchange.send(body(b"a", True))
+        await request.exchange.send(body(b"b"))
+        request.exchange.application_ended(ValueError())
+    request = Request(POST, access_log=log, limit=1, scope=scope("/y"))
+    request.feed(b"0123456789")
+    request.exchange.application_ended(None)
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]
     assert [line.partition('"')[2] for line in lines] == [
         'GET /x HTTP/1.1" 200',
@@ -81,21 +76,17 @@ def test_a_line_for_each_response_and_no_more(
     ]
 
 
-def test_a_websocket_at_its_opening_and_at_its_end(
+async def test_a_websocket_at_its_opening_and_at_its_end(
     log: AccessLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        peer = Peer(access_log=log)
-        session = await peer.accepted()
-        peer.clock.now += 12.3456
-        for _ in range(3):
-            session.received.feed(text_frame("hello"))
-            await session.receive()
-        await session.send(text("hi"))
-        session.received.feed(close_frame(1001))
-        session.connection_lost()
-
-    run(main())
+    peer, session = await opened(access_log=log)
+    peer.clock.now += 12.3456
+    for _ in range(3):
+        session.received.feed(text_frame("hello"))
+        await session.receive()
+    await session.send(text("hi"))
+    session.received.feed(close_frame(1001))
+    session.connection_lost()
     received = 3 * len(text_frame("hello")) + len(close_frame(1001))
     assert caplog.messages == [
         f'{CLIENT} - "WebSocket /path?a=b" [accepted]',
@@ -111,24 +102,22 @@ def test_a_websocket_at_its_opening_and_at_its_end(
         ("lost", "[closed 1006 by peer]"),
     ],
 )
-def test_who_ended_a_websocket(
+async def test_who_ended_a_websocket(
     end: str, words: str, log: AccessLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        peer = Peer(access_log=log)
-        session = await peer.accepted()
-        if end == "application":
-            await session.send(closing(4000))
-        elif end == "server":
-            session.close(1012)
-        session.connection_lost()
-
-    run(main())
+    _, session = await opened(access_log=log)
+    if end == "application":
+        await session.send(closing(4000))
+    elif end == "server":
+        session.close(1012)
+    session.connection_lost()
     assert len(caplog.messages) == 2
     assert words in caplog.messages[1]
 
 
-def test_a_denied_websocket_has_one_line(log: AccessLog, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_denied_websocket_has_one_line(
+    log: AccessLog, caplog: pytest.LogCaptureFixture
+) -> None:
     answers: dict[int, list[Any]] = {
         403: [closing()],
         500: [],
@@ -137,27 +126,18 @@ def test_a_denied_websocket_has_one_line(log: AccessLog, caplog: pytest.LogCaptu
             {"type": "websocket.http.response.body", "body": b"no"},
         ],
     }
-
-    async def main() -> None:
-        for messages in answers.values():
-            peer = Peer(access_log=log)
-            await asyncio.wait([start(peer.session, says(*messages))])
-            await until_idle()
-
-    run(main())
+    for messages in answers.values():
+        peer = Peer(access_log=log)
+        await run_to_end(peer.session, says(*messages))
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]
     assert lines == [f'{CLIENT} - "WebSocket /path?a=b" {status}' for status in answers]
 
 
-def test_a_denial_that_goes_wrong_is_logged_as_what_the_peer_got(
+async def test_a_denial_that_goes_wrong_is_logged_as_what_the_peer_got(
     log: AccessLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        peer = Peer(access_log=log)
-        wrong = {"type": "websocket.http.response.start", "status": 99}
-        await asyncio.wait([start(peer.session, says(wrong))])
-        await until_idle()
-
-    run(main())
+    peer = Peer(access_log=log)
+    wrong = {"type": "websocket.http.response.start", "status": 99}
+    await run_to_end(peer.session, says(wrong))
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]
     assert lines == [f'{CLIENT} - "WebSocket /path?a=b" 500']

@@ -4,63 +4,49 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from asgi_poller.asgi.flow_control import FlowControl
-from tests.support.fake_connection import run, until_idle
+from tests.support.fake_connection import until_idle
 
 
-def test_who_comes_while_it_is_open_does_not_wait() -> None:
-    async def main() -> None:
-        flow = FlowControl(asyncio.get_running_loop())
-        passing = flow.drain()
-        try:
-            passing.send(None)
-        except StopIteration:
-            return
-        raise AssertionError("it waited")
-
-    run(main())
+async def test_who_comes_while_it_is_open_does_not_wait() -> None:
+    passing = FlowControl(asyncio.get_running_loop()).drain()
+    with pytest.raises(StopIteration):
+        passing.send(None)
 
 
-def test_all_are_let_through_together() -> None:
-    async def main() -> None:
-        flow = FlowControl(asyncio.get_running_loop())
-        flow.pause()
-        flow.pause()
-        waiting = [asyncio.ensure_future(flow.drain()) for _ in range(3)]
-        await until_idle()
-        assert not any(each.done() for each in waiting)
-        flow.resume()
-        await asyncio.gather(*waiting)
-        flow.resume()
-
-    run(main())
+async def test_all_are_let_through_together() -> None:
+    flow = FlowControl(asyncio.get_running_loop())
+    flow.pause()
+    flow.pause()
+    waiting = [asyncio.ensure_future(flow.drain()) for _ in range(3)]
+    await until_idle()
+    assert not any(each.done() for each in waiting)
+    flow.resume()
+    await asyncio.gather(*waiting)
+    flow.resume()
 
 
-def test_who_is_woken_when_it_is_shut_again_waits_on() -> None:
-    async def main() -> None:
-        flow = FlowControl(asyncio.get_running_loop())
-        flow.pause()
-        waiting = asyncio.ensure_future(flow.drain())
-        await until_idle()
-        flow.resume()
-        flow.pause()
-        await until_idle()
-        assert not waiting.done()
-        flow.resume()
-        await waiting
-
-    run(main())
+async def test_who_is_woken_when_it_is_shut_again_waits_on() -> None:
+    flow = FlowControl(asyncio.get_running_loop())
+    flow.pause()
+    waiting = asyncio.ensure_future(flow.drain())
+    await until_idle()
+    flow.resume()
+    flow.pause()
+    await until_idle()
+    assert not waiting.done()
+    flow.resume()
+    await waiting
 
 
-def test_who_gives_up_holds_nobody_else() -> None:
-    async def main() -> None:
-        flow = FlowControl(asyncio.get_running_loop())
-        flow.pause()
-        first, second = (asyncio.ensure_future(flow.drain()) for _ in range(2))
-        await until_idle()
-        first.cancel()
-        await until_idle()
-        flow.resume()
-        await second
-
-    run(main())
+async def test_who_gives_up_holds_nobody_else() -> None:
+    flow = FlowControl(asyncio.get_running_loop())
+    flow.pause()
+    first, second = (asyncio.ensure_future(flow.drain()) for _ in range(2))
+    await until_idle()
+    first.cancel()
+    await until_idle()
+    flow.resume()
+    await second

@@ -12,203 +12,141 @@ import pytest
 from asgi_poller.asgi.http import State
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.errors import ClientDisconnected, HttpFault
-from tests.asgi.exchanges import GET, POST, Request, answer_of, body, head, says
-from tests.support.fake_connection import (
-    Wire,
-    errors_in,
-    run,
-    start,
-    until_idle,
-)
-
-CONTINUE = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+from tests.asgi.exchanges import GET, POST, Request, body, head
+from tests.support.fake_connection import Wire, errors_in, start, until_idle
 
 
-async def collect(receive: Receive) -> list[Message]:
-    messages = [await receive()]
-    while messages[-1].get("more_body"):
-        messages.append(await receive())
-    return messages
-
-
-def received(
+async def received(
     data: bytes, feed: Callable[[Request], None] = lambda request: None, **options: Any
 ) -> tuple[list[Message], Wire]:
     """What the application receives, asking first."""
+    messages: list[Message] = []
 
-    async def main() -> tuple[list[Message], Wire]:
-        messages: list[Message] = []
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        while not messages or messages[-1].get("more_body"):
+            messages.append(await receive())
+        await send(head())
+        await send(body())
 
-        async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            messages.extend(await collect(receive))
-            await send(head())
-            await send(body())
-
-        request = Request(data, **options)
-        task = start(request.exchange, application)
-        await until_idle()
-        feed(request)
-        await asyncio.wait([task])
-        await until_idle()
-        return messages, request.wire
-
-    return run(main())
+    request = Request(data, **options)
+    task = start(request.exchange, application)
+    await until_idle()
+    feed(request)
+    await asyncio.wait([task])
+    await until_idle()
+    return messages, request.wire
 
 
-def test_a_request_without_a_body() -> None:
-    messages, _ = received(GET)
-    assert messages == [{"type": "http.request", "body": b"", "more_body": False}]
+@pytest.mark.parametrize(("data", "given"), [(GET, b""), (POST + b"0123456789", b"0123456789")])
+async def test_a_body_that_is_there_is_one_message(data: bytes, given: bytes) -> None:
+    messages, _ = await received(data)
+    assert messages == [{"type": "http.request", "body": given, "more_body": False}]
 
 
-def test_a_body_that_is_there() -> None:
-    messages, _ = received(POST + b"0123456789")
-    assert messages == [{"type": "http.request", "body": b"0123456789", "more_body": False}]
+async def test_a_body_that_comes_later() -> None:
+    request = Request(POST)
+    waiting = asyncio.ensure_future(request.exchange.receive())
+    await until_idle()
+    assert not waiting.done()
+    request.feed(b"01234")
+    assert await waiting == {"type": "http.request", "body": b"01234", "more_body": True}
+    request.feed(b"567")
+    request.feed(b"89")
+    last = {"type": "http.request", "body": b"56789", "more_body": False}
+    assert await request.exchange.receive() == last
 
 
-def test_a_body_that_comes_later() -> None:
-    async def main() -> None:
-        request = Request(POST)
-        waiting = asyncio.ensure_future(request.exchange.receive())
-        await until_idle()
-        assert not waiting.done()
-        request.feed(b"01234")
-        assert await waiting == {"type": "http.request", "body": b"01234", "more_body": True}
-        request.feed(b"567")
-        request.feed(b"89")
-        last = {"type": "http.request", "body": b"56789", "more_body": False}
-        assert await request.exchange.receive() == last
-
-    run(main())
-
-
-def test_chunks_of_a_request() -> None:
+async def test_chunks_of_a_request() -> None:
     chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     def feed(request: Request) -> None:
         request.feed(b"3\r\nabc\r\n")
         request.feed(b"2\r\nde\r\n0\r\n\r\n")
 
-    messages, _ = received(chunked, feed)
+    messages, _ = await received(chunked, feed)
     assert b"".join(message["body"] for message in messages) == b"abcde"
     assert not messages[-1]["more_body"]
 
 
-def test_a_slow_application_stops_the_peer() -> None:
-    async def main() -> None:
-        data = POST.replace(b": 10", b": 1000000")
-        request = Request(data)
-        request.feed(b"x" * 65536)
-        assert request.wire.is_read
-        request.feed(b"x")
-        assert not request.wire.is_read
-        message = await request.exchange.receive()
-        assert len(message["body"]) == 65537
-        assert request.wire.is_read
-
-    run(main())
+async def test_a_slow_application_stops_the_peer() -> None:
+    data = POST.replace(b": 10", b": 1000000")
+    request = Request(data)
+    request.feed(b"x" * 65536)
+    assert request.wire.is_read
+    request.feed(b"x")
+    assert not request.wire.is_read
+    message = await request.exchange.receive()
+    assert len(message["body"]) == 65537
+    assert request.wire.is_read
 
 
-def test_waiting_for_continue() -> None:
-    messages, wire = received(CONTINUE, lambda request: request.feed(b"hello"))
-    assert messages[0]["body"] == b"hello"
-    assert wire.written.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
-    assert wire.written.count(b"100 Continue") == 1
-    assert wire.completed == [True]
-
-
-def test_a_body_that_is_not_asked_for_is_not_continued() -> None:
-    wire = answer_of(says(head(403), body(b"no")), CONTINUE)
-    assert wire.written.startswith(b"HTTP/1.1 403")
-    # whether the peer sends its body now is anybody's guess: the connection must end, and say so
-    assert b"connection: close\r\n" in wire.written
-    assert wire.completed == [False]
-
-
-def test_a_body_over_the_limit(caplog: pytest.LogCaptureFixture) -> None:
-    messages, wire = received(POST, lambda request: request.feed(b"01234567"), limit=7)
+async def test_a_body_over_the_limit(caplog: pytest.LogCaptureFixture) -> None:
+    messages, wire = await received(POST, lambda request: request.feed(b"01234567"), limit=7)
     assert messages == [{"type": "http.disconnect"}]
     assert wire.written.startswith(b"HTTP/1.1 413 ")
     assert wire.completed == [False]
     assert errors_in(caplog) == []
 
 
-def test_the_limit_counts_all_of_the_body() -> None:
-    async def main() -> None:
-        request = Request(POST, limit=7)
-        for piece in (b"0123", b"456"):
-            request.feed(piece)
-            await request.exchange.receive()
-        assert request.wire.written == b""
-        request.feed(b"7")
-        assert request.wire.written.startswith(b"HTTP/1.1 413 ")
-
-    run(main())
+async def test_the_limit_counts_all_of_the_body() -> None:
+    request = Request(POST, limit=7)
+    for piece in (b"0123", b"456"):
+        request.feed(piece)
+        await request.exchange.receive()
+    assert request.wire.written == b""
+    request.feed(b"7")
+    assert request.wire.written.startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_body_of_the_limit_is_served() -> None:
-    messages, _ = received(POST + b"0123456789", limit=10)
+async def test_a_body_of_the_limit_is_served() -> None:
+    messages, _ = await received(POST + b"0123456789", limit=10)
     assert messages[0]["body"] == b"0123456789"
 
 
-def test_over_the_limit_within_a_response_breaks_the_connection() -> None:
-    async def main() -> Wire:
-        request = Request(POST, limit=7)
-        await request.exchange.send(head())
-        await request.exchange.send(body(b"a", True))
-        request.feed(b"01234567")
-        return request.wire
-
-    assert run(main()).is_aborted
+async def test_over_the_limit_within_a_response_breaks_the_connection() -> None:
+    request = Request(POST, limit=7)
+    await request.exchange.send(head())
+    await request.exchange.send(body(b"a", True))
+    request.feed(b"01234567")
+    assert request.wire.is_aborted
 
 
 # Peers that go
 
 
-def test_a_peer_that_goes_while_the_application_waits() -> None:
-    async def main() -> None:
-        request = Request(POST)
-        waiting = [asyncio.ensure_future(request.exchange.receive()) for _ in range(2)]
-        await until_idle()
-        request.exchange.disconnect()
-        assert await asyncio.gather(*waiting) == [{"type": "http.disconnect"}] * 2
-        assert await request.exchange.receive() == {"type": "http.disconnect"}
-
-    run(main())
+async def test_a_peer_that_goes_while_the_application_waits() -> None:
+    request = Request(POST)
+    waiting = [asyncio.ensure_future(request.exchange.receive()) for _ in range(2)]
+    await until_idle()
+    request.exchange.disconnect()
+    assert await asyncio.gather(*waiting) == [{"type": "http.disconnect"}] * 2
+    assert await request.exchange.receive() == {"type": "http.disconnect"}
 
 
-def test_a_peer_that_goes_after_its_body() -> None:
-    async def main() -> None:
-        request = Request(GET)
-        assert (await request.exchange.receive())["type"] == "http.request"
-        waiting = asyncio.ensure_future(request.exchange.receive())
-        await until_idle()
-        assert not waiting.done()
-        request.exchange.disconnect()
-        assert await waiting == {"type": "http.disconnect"}
-
-    run(main())
+async def test_a_peer_that_goes_after_its_body() -> None:
+    request = Request(GET)
+    assert (await request.exchange.receive())["type"] == "http.request"
+    waiting = asyncio.ensure_future(request.exchange.receive())
+    await until_idle()
+    assert not waiting.done()
+    request.exchange.disconnect()
+    assert await waiting == {"type": "http.disconnect"}
 
 
-def test_the_rest_of_a_body_is_not_given_when_its_peer_has_gone() -> None:
-    async def main() -> Message:
-        request = Request(POST)
-        request.feed(b"half")
-        request.exchange.disconnect()
-        return await request.exchange.receive()
-
-    assert run(main()) == {"type": "http.disconnect"}
+async def test_the_rest_of_a_body_is_not_given_when_its_peer_has_gone() -> None:
+    request = Request(POST)
+    request.feed(b"half")
+    request.exchange.disconnect()
+    assert await request.exchange.receive() == {"type": "http.disconnect"}
 
 
-def test_sending_to_a_peer_that_has_gone_raises(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> Wire:
-        request = Request(GET)
-        request.exchange.disconnect()
-        for message in (head(), body(b"a", True), body()):
-            with pytest.raises(OSError):
-                await request.exchange.send(message)
-        return request.wire
-
-    wire = run(main())
+async def test_sending_to_a_peer_that_has_gone_raises(caplog: pytest.LogCaptureFixture) -> None:
+    request = Request(GET)
+    request.exchange.disconnect()
+    for message in (head(), body(b"a", True), body()):
+        with pytest.raises(OSError):
+            await request.exchange.send(message)
+    wire = request.wire
     assert wire.written == b""
     assert wire.completed == []
     assert errors_in(caplog) == []
@@ -258,147 +196,117 @@ def while_handling_a_mistake() -> Exception:
         (ValueError("a mistake"), 1),
     ],
 )
-def test_an_application_that_stops_because_its_peer_has_gone_has_not_failed(
+async def test_an_application_that_stops_because_its_peer_has_gone_has_not_failed(
     error: Exception, logged: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        request = Request(GET)
-        request.exchange.disconnect()
-        request.exchange.application_ended(error)
-
-    run(main())
+    request = Request(GET)
+    request.exchange.disconnect()
+    request.exchange.application_ended(error)
     assert len(errors_in(caplog)) == logged
 
 
-def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
+async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
     """`await request.is_disconnected()` in a loop begins and cancels one each time."""
-
-    async def main() -> None:
-        request = Request(GET)
-        await request.exchange.receive()
-        request.exchange.block_writing()
-        await request.exchange.send(head())
-        for _ in range(100):
-            waits: list[asyncio.Task[Any]] = [
-                asyncio.ensure_future(request.exchange.receive()),
-                asyncio.ensure_future(request.exchange.send(body(b"a", True))),
-            ]
-            await until_idle()
-            for wait in waits:
-                wait.cancel()
-            await asyncio.wait(waits)
-        gc.collect()
-        futures = [one for one in gc.get_objects() if isinstance(one, asyncio.Future)]
-        assert len(futures) < 50
-
-    run(main())
+    request = Request(GET)
+    await request.exchange.receive()
+    request.exchange.block_writing()
+    await request.exchange.send(head())
+    for _ in range(100):
+        waits: list[asyncio.Task[Any]] = [
+            asyncio.ensure_future(request.exchange.receive()),
+            asyncio.ensure_future(request.exchange.send(body(b"a", True))),
+        ]
+        await until_idle()
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+    gc.collect()
+    futures = [one for one in gc.get_objects() if isinstance(one, asyncio.Future)]
+    assert len(futures) < 50
 
 
-def test_after_a_whole_response_there_is_nothing_to_receive_but_the_end() -> None:
-    async def main() -> None:
-        request = Request(GET)
-        await request.exchange.send(head())
-        await request.exchange.send(body(b"all"))
-        assert (await request.exchange.receive())["type"] == "http.disconnect"
-
-    run(main())
+async def test_after_a_whole_response_there_is_nothing_to_receive_but_the_end() -> None:
+    request = Request(GET)
+    await request.exchange.send(head())
+    await request.exchange.send(body(b"all"))
+    assert (await request.exchange.receive())["type"] == "http.disconnect"
 
 
-def test_an_answer_ends_the_wait_for_a_disconnect() -> None:
+async def test_an_answer_ends_the_wait_for_a_disconnect() -> None:
     """Starlette waits for http.disconnect beside a streamed response."""
+    request = Request(GET)
+    await request.exchange.receive()
+    waiting = asyncio.ensure_future(request.exchange.receive())
+    await until_idle()
+    await request.exchange.send(head())
+    await request.exchange.send(body())
+    assert await waiting == {"type": "http.disconnect"}
 
-    async def main() -> None:
-        request = Request(GET)
-        await request.exchange.receive()
+
+async def test_cancelling_a_wait_loses_nothing() -> None:
+    request = Request(POST)
+    for _ in range(3):
         waiting = asyncio.ensure_future(request.exchange.receive())
         await until_idle()
-        await request.exchange.send(head())
-        await request.exchange.send(body())
-        assert await waiting == {"type": "http.disconnect"}
-
-    run(main())
-
-
-def test_cancelling_a_wait_loses_nothing() -> None:
-    async def main() -> None:
-        request = Request(POST)
-        for _ in range(3):
-            waiting = asyncio.ensure_future(request.exchange.receive())
-            await until_idle()
-            waiting.cancel()
-            await until_idle()
-        request.feed(b"0123456789")
-        assert (await request.exchange.receive())["body"] == b"0123456789"
-
-    run(main())
+        waiting.cancel()
+        await until_idle()
+    request.feed(b"0123456789")
+    assert (await request.exchange.receive())["body"] == b"0123456789"
 
 
 # Peers that are slow
 
 
-def test_send_waits_while_the_peer_is_slow() -> None:
-    async def main() -> None:
-        request = Request(GET)
-        exchange = request.exchange
-        await exchange.send(head())
-        exchange.block_writing()
-        sending = asyncio.ensure_future(exchange.send(body(b"a", True)))
-        await until_idle()
-        assert not sending.done()
-        assert b"1\r\na\r\n" in request.wire.written  # what was given is on its way
-        exchange.unblock_writing()
-        await sending
-        exchange.block_writing()
-        sending = asyncio.ensure_future(exchange.send(body(b"b", True)))
-        await until_idle()
-        assert not sending.done()
-        exchange.disconnect()
-        await sending
-
-    run(main())
+async def test_send_waits_while_the_peer_is_slow() -> None:
+    request = Request(GET)
+    exchange = request.exchange
+    await exchange.send(head())
+    exchange.block_writing()
+    sending = asyncio.ensure_future(exchange.send(body(b"a", True)))
+    await until_idle()
+    assert not sending.done()
+    assert b"1\r\na\r\n" in request.wire.written  # what was given is on its way
+    exchange.unblock_writing()
+    await sending
+    exchange.block_writing()
+    sending = asyncio.ensure_future(exchange.send(body(b"b", True)))
+    await until_idle()
+    assert not sending.done()
+    exchange.disconnect()
+    await sending
 
 
-def test_the_end_of_a_response_is_not_waited_for() -> None:
+async def test_the_end_of_a_response_is_not_waited_for() -> None:
     """The connection is the next exchange's by then: nobody would wake the application."""
-
-    async def main() -> None:
-        request = Request(GET)
-        request.wire.on_write = request.exchange.block_writing  # as a transport does
-        await request.exchange.send(head())
-        await request.exchange.send(body(b"x" * 1000))
-        assert request.exchange.state is State.COMPLETE
-
-    run(main())
+    request = Request(GET)
+    request.wire.on_write = request.exchange.block_writing  # as a transport does
+    await request.exchange.send(head())
+    await request.exchange.send(body(b"x" * 1000))
+    assert request.exchange.state is State.COMPLETE
 
 
 # The connection's own answers
 
 
 @pytest.mark.parametrize("sent", [[], [head()]])
-def test_a_fault_in_the_body_is_answered(sent: list[Message]) -> None:
-    async def main() -> Wire:
-        request = Request(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for message in sent:
-            await request.exchange.send(message)
-        with pytest.raises(HttpFault) as fault:
-            request.feed(b"what?\r\n")
-        request.exchange.refuse(fault.value.status, fault.value.detail)
-        assert await request.exchange.receive() == {"type": "http.disconnect"}
-        return request.wire
-
-    wire = run(main())
+async def test_a_fault_in_the_body_is_answered(sent: list[Message]) -> None:
+    request = Request(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for message in sent:
+        await request.exchange.send(message)
+    with pytest.raises(HttpFault) as fault:
+        request.feed(b"what?\r\n")
+    request.exchange.refuse(fault.value.status, fault.value.detail)
+    assert await request.exchange.receive() == {"type": "http.disconnect"}
+    wire = request.wire
     assert wire.written.startswith(b"HTTP/1.1 400 ")
     assert wire.completed == [False]
 
 
-def test_a_response_under_way_when_the_server_stops_says_so() -> None:
-    async def main() -> Wire:
-        request = Request(GET)
-        request.exchange.end_connection()
-        await request.exchange.send(head())
-        await request.exchange.send(body(b"hi"))
-        return request.wire
-
-    wire = run(main())
+async def test_a_response_under_way_when_the_server_stops_says_so() -> None:
+    request = Request(GET)
+    request.exchange.end_connection()
+    await request.exchange.send(head())
+    await request.exchange.send(body(b"hi"))
+    wire = request.wire
     assert b"connection: close\r\n" in wire.written
     assert wire.completed == [False]

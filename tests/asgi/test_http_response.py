@@ -9,7 +9,7 @@ import pytest
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.errors import ApplicationFault
 from tests.asgi.exchanges import GET, HEAD, OK, OLD, Request, answer_of, body, head, says
-from tests.support.fake_connection import errors_in, raised_by, run
+from tests.support.fake_connection import errors_in, raised_by
 
 # Responses
 
@@ -94,22 +94,22 @@ GOOD: list[tuple[bytes, list[Message], bytes, bool]] = [
 
 
 @pytest.mark.parametrize(("data", "messages", "expected", "keep_alive"), GOOD)
-def test_responses(
+async def test_responses(
     data: bytes,
     messages: list[Message],
     expected: bytes,
     keep_alive: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wire = answer_of(says(*messages), data)
+    wire = await answer_of(says(*messages), data)
     assert wire.written == expected
     assert wire.completed == [keep_alive]
     assert not wire.is_aborted
     assert errors_in(caplog) == []
 
 
-def test_a_small_response_is_one_write() -> None:
-    assert len(answer_of(says(head(), body(b"hi"))).pieces) == 1
+async def test_a_small_response_is_one_write() -> None:
+    assert len((await answer_of(says(head(), body(b"hi")))).pieces) == 1
 
 
 # What applications do wrong, before anything was written: a clean 500 and one entry in the log
@@ -136,10 +136,10 @@ TOO_EARLY: dict[str, list[Message]] = {
 
 
 @pytest.mark.parametrize("name", TOO_EARLY)
-def test_an_application_that_errs_early_gives_500(
+async def test_an_application_that_errs_early_gives_500(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire = answer_of(says(*TOO_EARLY[name]))
+    wire = await answer_of(says(*TOO_EARLY[name]))
     assert wire.written.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
     assert b"connection: close\r\n" in wire.written
     assert wire.written.count(b"HTTP/1.1") == 1
@@ -147,23 +147,20 @@ def test_an_application_that_errs_early_gives_500(
     assert len(errors_in(caplog)) == 1
 
 
-def test_what_is_wrong_is_told_to_the_application() -> None:
-    async def main() -> list[BaseException | None]:
-        exchange = Request(GET).exchange
-        return [
-            await raised_by(exchange.send(message))
-            for message in (
-                body(),
-                head(600),
-                head(),
-                head(),
-                body("a"),
-                body(b"ok"),
-                body(),
-            )
-        ]
-
-    faults = run(main())
+async def test_what_is_wrong_is_told_to_the_application() -> None:
+    exchange = Request(GET).exchange
+    faults = [
+        await raised_by(exchange.send(message))
+        for message in (
+            body(),
+            head(600),
+            head(),
+            head(),
+            body("a"),
+            body(b"ok"),
+            body(),
+        )
+    ]
     assert [isinstance(fault, ApplicationFault) for fault in faults] == [
         True,
         True,
@@ -196,11 +193,11 @@ LATE: dict[str, tuple[list[Message], bytes]] = {
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_an_application_that_errs_late_breaks_the_connection(
+async def test_an_application_that_errs_late_breaks_the_connection(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     messages, written = LATE[name]
-    wire = answer_of(says(*messages))
+    wire = await answer_of(says(*messages))
     assert wire.written.partition(b"\r\n\r\n")[2] == written
     assert wire.is_aborted
     assert wire.completed == []
@@ -211,7 +208,7 @@ def test_an_application_that_errs_late_breaks_the_connection(
     ("sent", "status", "is_aborted"),
     [([], b"500", False), ([head()], b"500", False), ([head(), body(b"a", True)], b"200", True)],
 )
-def test_an_application_that_raises(
+async def test_an_application_that_raises(
     sent: list[Message], status: bytes, is_aborted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -219,41 +216,43 @@ def test_an_application_that_raises(
             await send(message)
         raise ZeroDivisionError("division by zero")
 
-    wire = answer_of(application)
+    wire = await answer_of(application)
     assert wire.written.startswith(b"HTTP/1.1 " + status)
     assert wire.is_aborted is is_aborted
     assert errors_in(caplog) == ["Exception in ASGI application"]
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_an_application_that_raises_after_its_response(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_application_that_raises_after_its_response(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send(head())
         await send(body(b"hi"))
         raise ValueError
 
-    wire = answer_of(application)
+    wire = await answer_of(application)
     assert wire.written.endswith(b"\r\n\r\nhi")
     assert wire.completed == [True]
     assert not wire.is_aborted
     assert len(errors_in(caplog)) == 1
 
 
-def test_answering_twice_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    wire = answer_of(says(head(), body(b"one"), head(), body(b"two")))
+async def test_answering_twice_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    wire = await answer_of(says(head(), body(b"one"), head(), body(b"two")))
     assert wire.written.endswith(b"\r\n\r\none")
     assert wire.completed == [True]
     assert len(errors_in(caplog)) == 1
 
 
-def test_a_cancelled_application_answers_500(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cancelled_application_answers_500(caplog: pytest.LogCaptureFixture) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         raise asyncio.CancelledError
 
-    assert answer_of(application).written.startswith(b"HTTP/1.1 500")
+    assert (await answer_of(application)).written.startswith(b"HTTP/1.1 500")
 
 
-def test_a_500_to_head_has_no_body() -> None:
-    written = answer_of(says(), HEAD).written
+async def test_a_500_to_head_has_no_body() -> None:
+    written = (await answer_of(says(), HEAD)).written
     assert written.endswith(b"\r\n\r\n")
     assert b"content-length: 21" in written

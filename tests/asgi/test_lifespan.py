@@ -9,7 +9,7 @@ import pytest
 from asgi_poller.asgi.lifespan import Lifespan
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.errors import StartupError
-from tests.support.fake_connection import errors_in, run, until_idle
+from tests.support.fake_connection import errors_in, until_idle
 
 COMPLETE: Message = {"type": "lifespan.startup.complete"}
 FAILED: Message = {"type": "lifespan.startup.failed", "message": "no database"}
@@ -33,21 +33,17 @@ def life(*startup: Message, shutdown: tuple[Message, ...] = ()) -> Application:
     return application
 
 
-def lived(application: Application, mode: str) -> tuple[Lifespan, bool]:
+async def lived(application: Application, mode: str) -> tuple[Lifespan, bool]:
     """Start, run for a while, and stop; whether that went well."""
-
-    async def main() -> tuple[Lifespan, bool]:
-        lifespan = Lifespan(application, mode)
-        await lifespan.startup()
-        await until_idle()
-        return lifespan, await lifespan.shutdown()
-
-    return run(main())
+    lifespan = Lifespan(application, mode)
+    await lifespan.startup()
+    await until_idle()
+    return lifespan, await lifespan.shutdown()
 
 
 @MODES
-def test_a_good_life(mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    lifespan, ended_well = lived(
+async def test_a_good_life(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    lifespan, ended_well = await lived(
         life(COMPLETE, shutdown=({"type": "lifespan.shutdown.complete"},)), mode
     )
     assert ended_well
@@ -55,33 +51,35 @@ def test_a_good_life(mode: str, caplog: pytest.LogCaptureFixture) -> None:
     assert errors_in(caplog) == []
 
 
-def test_off_is_off() -> None:
+async def test_off_is_off() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("nobody is to call")
 
-    lifespan, ended_well = lived(application, "off")
+    lifespan, ended_well = await lived(application, "off")
     assert ended_well
     assert lifespan.state == {}
 
 
 @MODES
-def test_an_application_that_says_it_cannot_start(
+async def test_an_application_that_says_it_cannot_start(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(StartupError):
-        lived(life(FAILED), mode)
+        await lived(life(FAILED), mode)
     assert errors_in(caplog) == ["no database"]
 
 
 @MODES
-def test_starlette_says_so_and_raises_too(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_starlette_says_so_and_raises_too(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send(FAILED)
         raise ZeroDivisionError
 
     with pytest.raises(StartupError):
-        lived(application, mode)
+        await lived(application, mode)
     assert errors_in(caplog) == ["no database"]
 
 
@@ -98,23 +96,23 @@ async def cancels(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("application", [raises, returns])
-def test_an_application_without_a_lifespan(
+async def test_an_application_without_a_lifespan(
     application: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert lived(application, "auto")[1]
+    assert (await lived(application, "auto"))[1]
     assert errors_in(caplog) == []
 
 
 @pytest.mark.parametrize("application", [raises, returns])
-def test_on_means_on(application: Application) -> None:
+async def test_on_means_on(application: Application) -> None:
     with pytest.raises(StartupError):
-        lived(application, "on")
+        await lived(application, "on")
 
 
 @MODES
-def test_nobody_waits_for_an_application_that_was_cancelled(mode: str) -> None:
+async def test_nobody_waits_for_an_application_that_was_cancelled(mode: str) -> None:
     with pytest.raises(StartupError):
-        lived(cancels, mode)
+        await lived(cancels, mode)
 
 
 @MODES
@@ -126,23 +124,23 @@ def test_nobody_waits_for_an_application_that_was_cancelled(mode: str) -> None:
         ({"type": "nonsense"},),
     ],
 )
-def test_an_end_that_goes_wrong(
+async def test_an_end_that_goes_wrong(
     shutdown: tuple[Message, ...], mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, ended_well = lived(life(COMPLETE, shutdown=shutdown), mode)
+    _, ended_well = await lived(life(COMPLETE, shutdown=shutdown), mode)
     assert not ended_well
     assert errors_in(caplog)
 
 
-def test_an_application_that_returns_instead_of_answering_its_end() -> None:
-    assert lived(life(COMPLETE), "auto")[1]
+async def test_an_application_that_returns_instead_of_answering_its_end() -> None:
+    assert (await lived(life(COMPLETE), "auto"))[1]
 
 
-def test_a_life_that_ends_early(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_life_that_ends_early(caplog: pytest.LogCaptureFixture) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send(COMPLETE)
         raise ZeroDivisionError
 
-    assert lived(application, "on")[1]
+    assert (await lived(application, "on"))[1]
     assert len(errors_in(caplog)) == 1

@@ -7,23 +7,9 @@ from typing import Any
 import pytest
 
 from asgi_poller.errors import ApplicationFault
-from tests.asgi.websocket_peer import (
-    ACCEPT,
-    Peer,
-    binary,
-    closing,
-    text,
-)
-from tests.support.fake_connection import raised_by, run, until_idle
-from tests.support.frames import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    ServerFrame,
-    frame,
-)
+from tests.asgi.websocket_peer import ACCEPT, binary, closing, opened, text
+from tests.support.fake_connection import raised_by, until_idle
+from tests.support.frames import BINARY, CLOSE, PING, PONG, TEXT, ServerFrame, frame
 from tests.support.frames import binary as binary_frame
 from tests.support.frames import close as close_frame
 from tests.support.frames import text as text_frame
@@ -35,48 +21,40 @@ CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "carefu
 
 
 @CAREFUL
-def test_messages_both_ways(careful: bool) -> None:
-    async def main() -> None:
-        peer = Peer(careful=careful)
-        session = await peer.accepted()
-        for data, message in (
-            (text_frame("héllo"), {"type": "websocket.receive", "text": "héllo"}),
-            (binary_frame(b"\0\1"), {"type": "websocket.receive", "bytes": b"\0\1"}),
-            (text_frame(""), {"type": "websocket.receive", "text": ""}),
-            (binary_frame(b""), {"type": "websocket.receive", "bytes": b""}),
-        ):
-            session.received.feed(data)
-            assert await session.receive() == message
-        for sent, expected in (
-            (text("héllo"), ServerFrame(TEXT, "héllo".encode())),
-            (binary(b"\0\1"), ServerFrame(BINARY, b"\0\1")),
-            (text(""), ServerFrame(TEXT, b"")),
-            (binary(b""), ServerFrame(BINARY, b"")),
-            (binary(bytearray(b"ab")), ServerFrame(BINARY, b"ab")),
-            (binary(memoryview(b"ab")), ServerFrame(BINARY, b"ab")),
-            ({"type": "websocket.send", "bytes": None, "text": "a"}, ServerFrame(TEXT, b"a")),
-            ({"type": "websocket.send", "bytes": b"a", "text": None}, ServerFrame(BINARY, b"a")),
-        ):
-            await session.send(sent)
-            assert peer.frames() == [expected]
-
-    run(main())
+async def test_messages_both_ways(careful: bool) -> None:
+    peer, session = await opened(careful=careful)
+    for data, message in (
+        (text_frame("héllo"), {"type": "websocket.receive", "text": "héllo"}),
+        (binary_frame(b"\0\1"), {"type": "websocket.receive", "bytes": b"\0\1"}),
+        (text_frame(""), {"type": "websocket.receive", "text": ""}),
+        (binary_frame(b""), {"type": "websocket.receive", "bytes": b""}),
+    ):
+        session.received.feed(data)
+        assert await session.receive() == message
+    for sent, expected in (
+        (text("héllo"), ServerFrame(TEXT, "héllo".encode())),
+        (binary(b"\0\1"), ServerFrame(BINARY, b"\0\1")),
+        (text(""), ServerFrame(TEXT, b"")),
+        (binary(b""), ServerFrame(BINARY, b"")),
+        (binary(bytearray(b"ab")), ServerFrame(BINARY, b"ab")),
+        (binary(memoryview(b"ab")), ServerFrame(BINARY, b"ab")),
+        ({"type": "websocket.send", "bytes": None, "text": "a"}, ServerFrame(TEXT, b"a")),
+        ({"type": "websocket.send", "bytes": b"a", "text": None}, ServerFrame(BINARY, b"a")),
+    ):
+        await session.send(sent)
+        assert peer.frames() == [expected]
 
 
 @CAREFUL
-def test_compressed_messages_both_ways(careful: bool) -> None:
-    async def main() -> None:
-        offer = (b"sec-websocket-extensions", b"permessage-deflate")
-        peer = Peer(offer, careful=careful, deflate="on")
-        session = await peer.accepted()
-        await session.send(text("a" * 1000))
-        (sent,) = peer.frames()
-        assert sent.rsv == 4
-        assert len(sent.payload) < 100
-        session.received.feed(frame(TEXT, sent.payload, rsv=4))
-        assert (await session.receive())["text"] == "a" * 1000
-
-    run(main())
+async def test_compressed_messages_both_ways(careful: bool) -> None:
+    offer = (b"sec-websocket-extensions", b"permessage-deflate")
+    peer, session = await opened(offer, careful=careful, deflate="on")
+    await session.send(text("a" * 1000))
+    (sent,) = peer.frames()
+    assert sent.rsv == 4
+    assert len(sent.payload) < 100
+    session.received.feed(frame(TEXT, sent.payload, rsv=4))
+    assert (await session.receive())["text"] == "a" * 1000
 
 
 @pytest.mark.parametrize(
@@ -99,133 +77,97 @@ def test_compressed_messages_both_ways(careful: bool) -> None:
         {"type": "websocket.close", "code": 1000, "reason": b"bytes"},
     ],
 )
-def test_what_may_not_be_sent(message: Any) -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        fault = await raised_by(session.send(message))
-        assert isinstance(fault, ApplicationFault)
-        assert isinstance(fault, RuntimeError)
-        assert peer.wire.written == b""
-        await session.send(text("still open"))
-        assert peer.frames() == [ServerFrame(TEXT, b"still open")]
-
-    run(main())
+async def test_what_may_not_be_sent(message: Any) -> None:
+    peer, session = await opened()
+    fault = await raised_by(session.send(message))
+    assert isinstance(fault, ApplicationFault)
+    assert isinstance(fault, RuntimeError)
+    assert peer.wire.written == b""
+    await session.send(text("still open"))
+    assert peer.frames() == [ServerFrame(TEXT, b"still open")]
 
 
-def test_messages_that_wait_are_answered_in_one_write() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session._turn = 255  # it gives way then, and not among the first messages
-        session.received.feed(text_frame("a") * 5)
-        for number in range(5):
-            await session.receive()
-            await session.send(text(str(number)))
-        await until_idle()
-        assert len(peer.wire.pieces) == 1
-        assert [each.payload for each in peer.frames()] == [b"0", b"1", b"2", b"3", b"4"]
-
-    run(main())
-
-
-def test_a_lone_message_is_written_at_once() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session.received.feed(text_frame("a"))
+async def test_messages_that_wait_are_answered_in_one_write() -> None:
+    peer, session = await opened()
+    session._turn = 255  # it gives way then, and not among the first messages
+    session.received.feed(text_frame("a") * 5)
+    for number in range(5):
         await session.receive()
-        await session.send(text("b"))
-        assert len(peer.wire.pieces) == 1
+        await session.send(text(str(number)))
+    await until_idle()
+    assert len(peer.wire.pieces) == 1
+    assert [each.payload for each in peer.frames()] == [b"0", b"1", b"2", b"3", b"4"]
 
-    run(main())
+
+async def test_a_lone_message_is_written_at_once() -> None:
+    peer, session = await opened()
+    session.received.feed(text_frame("a"))
+    await session.receive()
+    await session.send(text("b"))
+    assert len(peer.wire.pieces) == 1
 
 
-def test_what_was_joined_goes_out_though_the_application_rests() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session.received.feed(text_frame("a") * 2)
-        await session.receive()
-        await session.send(text("answer"))
-        await until_idle()  # one message waits still, and nobody asks for it
-        assert [each.payload for each in peer.frames()] == [b"answer"]
-
-    run(main())
+async def test_what_was_joined_goes_out_though_the_application_rests() -> None:
+    peer, session = await opened()
+    session.received.feed(text_frame("a") * 2)
+    await session.receive()
+    await session.send(text("answer"))
+    await until_idle()  # one message waits still, and nobody asks for it
+    assert [each.payload for each in peer.frames()] == [b"answer"]
 
 
 @pytest.mark.parametrize("by", ["application", "peer"])
-def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session.received.feed(text_frame("a") * 2)
-        await session.receive()
-        await session.send(text("answer"))
-        if by == "peer":
-            session.received.feed(close_frame(1000))
-        else:
-            await session.send(closing(1000))
-        await until_idle()
-        assert [each.opcode for each in peer.frames()] == [TEXT, CLOSE]
-
-    run(main())
+async def test_what_was_joined_goes_out_before_a_close(by: str) -> None:
+    peer, session = await opened()
+    session.received.feed(text_frame("a") * 2)
+    await session.receive()
+    await session.send(text("answer"))
+    if by == "peer":
+        session.received.feed(close_frame(1000))
+    else:
+        await session.send(closing(1000))
+    await until_idle()
+    assert [each.opcode for each in peer.frames()] == [TEXT, CLOSE]
 
 
 # Control frames
 
 
 @CAREFUL
-def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None:
-    async def main() -> None:
-        peer = Peer(careful=careful)
-        session = await peer.accepted()
-        session.received.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
-        session.received.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
-        assert peer.frames() == [
-            ServerFrame(PONG, b"one"),
-            ServerFrame(PONG, b"two"),
-            ServerFrame(PONG, b"three"),
-        ]
-
-    run(main())
+async def test_pings_are_answered_whatever_the_application_does(careful: bool) -> None:
+    peer, session = await opened(careful=careful)
+    session.received.feed(frame(PING, b"one") + text_frame("a") + frame(PING, b"two"))
+    session.received.feed(frame(TEXT, b"a", fin=False) + frame(PING, b"three"))
+    assert peer.frames() == [
+        ServerFrame(PONG, b"one"),
+        ServerFrame(PONG, b"two"),
+        ServerFrame(PONG, b"three"),
+    ]
 
 
 @CAREFUL
-def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
-    async def main() -> None:
-        peer = Peer(careful=careful)
-        session = await peer.accepted()
-        session.received.feed(frame(PING, b"one") + close_frame(1000))
-        *pongs, closed = peer.frames()
-        assert closed.close_code == 1000
-        assert pongs in ([], [ServerFrame(PONG, b"one")])  # RFC 6455, 5.5.2: either will do
-
-    run(main())
+async def test_a_ping_and_a_close_in_one_read(careful: bool) -> None:
+    peer, session = await opened(careful=careful)
+    session.received.feed(frame(PING, b"one") + close_frame(1000))
+    *pongs, closed = peer.frames()
+    assert closed.close_code == 1000
+    assert pongs in ([], [ServerFrame(PONG, b"one")])  # RFC 6455, 5.5.2: either will do
 
 
 @CAREFUL
-def test_pongs_are_a_sign_of_life_and_nothing_else(careful: bool) -> None:
-    async def main() -> None:
-        peer = Peer(careful=careful)
-        session = await peer.accepted()
-        before = session.received.received_bytes
-        session.received.feed(frame(PONG, b"unasked"))
-        assert session.received.received_bytes > before
-        assert peer.wire.written == b""
-
-    run(main())
+async def test_pongs_are_a_sign_of_life_and_nothing_else(careful: bool) -> None:
+    peer, session = await opened(careful=careful)
+    before = session.received.received_bytes
+    session.received.feed(frame(PONG, b"unasked"))
+    assert session.received.received_bytes > before
+    assert peer.wire.written == b""
 
 
-def test_our_ping() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session.ping()
-        assert peer.frames() == [ServerFrame(PING, b"")]
-        session.close(1001)
-        peer.wire.take()
-        session.ping()
-        assert peer.wire.written == b""
-
-    run(main())
+async def test_our_ping() -> None:
+    peer, session = await opened()
+    session.ping()
+    assert peer.frames() == [ServerFrame(PING, b"")]
+    session.close(1001)
+    peer.wire.take()
+    session.ping()
+    assert peer.wire.written == b""

@@ -17,21 +17,11 @@ from tests.asgi.websocket_peer import (
     binary,
     closing,
     disconnect,
+    opened,
     text,
 )
-from tests.support.fake_connection import (
-    errors_in,
-    raised_by,
-    run,
-    start,
-    until_idle,
-)
-from tests.support.frames import (
-    CLOSE,
-    PING,
-    TEXT,
-    frame,
-)
+from tests.support.fake_connection import errors_in, raised_by, run_to_end, start, until_idle
+from tests.support.frames import CLOSE, PING, TEXT, frame
 from tests.support.frames import binary as binary_frame
 from tests.support.frames import close as close_frame
 from tests.support.frames import text as text_frame
@@ -49,22 +39,18 @@ CAREFUL = pytest.mark.parametrize("careful", [False, True], ids=["fast", "carefu
         (close_frame(), disconnect(1005), None),
     ],
 )
-def test_the_peer_closes(
+async def test_the_peer_closes(
     sent: bytes, told: dict[str, Any], answered: int | None, careful: bool
 ) -> None:
-    async def main() -> None:
-        peer = Peer(careful=careful)
-        session = await peer.accepted()
-        session.received.feed(text_frame("last words") + sent + text_frame("never"))
-        (answer,) = peer.frames()
-        assert (answer.opcode, answer.close_code) == (CLOSE, answered)
-        assert peer.state() is State.CLOSED
-        assert session.closed_by == "peer"
-        assert (await session.receive())["text"] == "last words"
-        assert await session.receive() == told
-        assert isinstance(await raised_by(session.send(text("a"))), OSError)
-
-    run(main())
+    peer, session = await opened(careful=careful)
+    session.received.feed(text_frame("last words") + sent + text_frame("never"))
+    (answer,) = peer.frames()
+    assert (answer.opcode, answer.close_code) == (CLOSE, answered)
+    assert peer.state() is State.CLOSED
+    assert session.closed_by == "peer"
+    assert (await session.receive())["text"] == "last words"
+    assert await session.receive() == told
+    assert isinstance(await raised_by(session.send(text("a"))), OSError)
 
 
 @CAREFUL
@@ -78,61 +64,49 @@ def test_the_peer_closes(
         (closing(1001, "é" * 100), 1001, "é" * 100),
     ],
 )
-def test_the_application_closes(
+async def test_the_application_closes(
     message: dict[str, Any], code: int, reason: str, careful: bool
 ) -> None:
-    async def main() -> None:
-        peer = Peer(careful=careful)
-        session = await peer.accepted()
-        await session.send(message)
-        (sent,) = peer.frames()
-        assert (sent.opcode, sent.close_code) == (CLOSE, code)
-        assert reason.encode().startswith(sent.payload[2:])
-        assert len(sent.payload) <= 125
-        assert peer.state() is State.CLOSING
-        assert await session.receive() == disconnect(code, reason)
-        session.received.feed(close_frame(code))
-        assert peer.state() is State.CLOSED
-        assert session.closed_by == "application"
-        assert peer.wire.written == b""
-
-    run(main())
+    peer, session = await opened(careful=careful)
+    await session.send(message)
+    (sent,) = peer.frames()
+    assert (sent.opcode, sent.close_code) == (CLOSE, code)
+    assert reason.encode().startswith(sent.payload[2:])
+    assert len(sent.payload) <= 125
+    assert peer.state() is State.CLOSING
+    assert await session.receive() == disconnect(code, reason)
+    session.received.feed(close_frame(code))
+    assert peer.state() is State.CLOSED
+    assert session.closed_by == "application"
+    assert peer.wire.written == b""
 
 
-def test_messages_after_our_close_are_dropped() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session.received.feed(text_frame("before"))
-        await session.send(closing(1000))
-        session.received.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
-        session.received.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
-        assert peer.state() is State.CLOSED
-        assert (await session.receive())["text"] == "before"
-        assert await session.receive() == disconnect(1000)
-        waiting = asyncio.ensure_future(session.receive())
-        await until_idle()
-        assert not waiting.done()
-        waiting.cancel()
-
-    run(main())
+async def test_messages_after_our_close_are_dropped() -> None:
+    peer, session = await opened()
+    session.received.feed(text_frame("before"))
+    await session.send(closing(1000))
+    session.received.feed(text_frame("after") + frame(TEXT, b"a", fin=False))
+    session.received.feed(frame(0, b"b") + text_frame("later") * 20 + close_frame(1000))
+    assert peer.state() is State.CLOSED
+    assert (await session.receive())["text"] == "before"
+    assert await session.receive() == disconnect(1000)
+    waiting = asyncio.ensure_future(session.receive())
+    await until_idle()
+    assert not waiting.done()
+    waiting.cancel()
 
 
-def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen_the_end() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        await session.send(closing(1000))
-        assert await session.receive() == disconnect(1000)
-        session.received.feed(
-            text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
-        )
-        waiting = asyncio.ensure_future(session.receive())
-        await until_idle()
-        assert not waiting.done()
-        waiting.cancel()
-
-    run(main())
+async def test_messages_behind_both_closes_are_dropped_when_the_end_was_received() -> None:
+    _, session = await opened()
+    await session.send(closing(1000))
+    assert await session.receive() == disconnect(1000)
+    session.received.feed(
+        text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
+    )
+    waiting = asyncio.ensure_future(session.receive())
+    await until_idle()
+    assert not waiting.done()
+    waiting.cancel()
 
 
 @CAREFUL
@@ -145,88 +119,68 @@ def test_messages_behind_both_closes_are_dropped_though_the_application_has_seen
         (frame(0xF, b"x"), 1002),
     ],
 )
-def test_a_peer_that_breaks_the_rules(data: bytes, code: int, careful: bool) -> None:
-    async def main() -> None:
-        peer = Peer(careful=careful)
-        session = await peer.accepted()
-        session.received.feed(text_frame("good") + data + text_frame("never"))
-        (sent,) = peer.frames()
-        assert (sent.opcode, sent.close_code) == (CLOSE, code)
-        assert sent.payload[2:], "the peer is told what was wrong"
-        assert peer.state() is State.CLOSED
-        assert session.closed_by == "server"
-        assert (await session.receive())["text"] == "good"
-        last = await session.receive()
-        assert (last["type"], last["code"]) == ("websocket.disconnect", code)
-        assert last["reason"]
-
-    run(main())
+async def test_a_peer_that_breaks_the_rules(data: bytes, code: int, careful: bool) -> None:
+    peer, session = await opened(careful=careful)
+    session.received.feed(text_frame("good") + data + text_frame("never"))
+    (sent,) = peer.frames()
+    assert (sent.opcode, sent.close_code) == (CLOSE, code)
+    assert sent.payload[2:], "the peer is told what was wrong"
+    assert peer.state() is State.CLOSED
+    assert session.closed_by == "server"
+    assert (await session.receive())["text"] == "good"
+    last = await session.receive()
+    assert (last["type"], last["code"]) == ("websocket.disconnect", code)
+    assert last["reason"]
 
 
-def test_a_peer_that_breaks_the_rules_while_closing() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        await session.send(closing(1000))
-        peer.wire.take()
-        session.received.feed(frame(0xF, b"x"))
-        assert peer.state() is State.CLOSED
-        assert peer.wire.written == b""
-        assert await session.receive() == disconnect(1000)
-
-    run(main())
+async def test_a_peer_that_breaks_the_rules_while_closing() -> None:
+    peer, session = await opened()
+    await session.send(closing(1000))
+    peer.wire.take()
+    session.received.feed(frame(0xF, b"x"))
+    assert peer.state() is State.CLOSED
+    assert peer.wire.written == b""
+    assert await session.receive() == disconnect(1000)
 
 
-def test_a_connection_that_breaks_is_1006() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session.received.feed(text_frame("last"))
-        session.connection_lost()
-        assert (await session.receive())["text"] == "last"
-        assert await session.receive() == disconnect(1006)
-        for message in (text("a"), binary(b"b")):
-            assert isinstance(await raised_by(session.send(message)), ClientDisconnected)
-        await session.send(closing(1000))  # `finally: await websocket.close()` is no mistake
-        assert peer.state() is State.CLOSED
-
-    run(main())
+async def test_a_connection_that_breaks_is_1006() -> None:
+    peer, session = await opened()
+    session.received.feed(text_frame("last"))
+    session.connection_lost()
+    assert (await session.receive())["text"] == "last"
+    assert await session.receive() == disconnect(1006)
+    for message in (text("a"), binary(b"b")):
+        assert isinstance(await raised_by(session.send(message)), ClientDisconnected)
+    await session.send(closing(1000))  # `finally: await websocket.close()` is no mistake
+    assert peer.state() is State.CLOSED
 
 
-def test_a_connection_that_breaks_while_closing_keeps_our_code() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        await session.send(closing(4000))
-        session.connection_lost()
-        assert peer.state() is State.CLOSED
-        assert await session.receive() == disconnect(4000)
-        assert session.close_code == 4000
-
-    run(main())
+async def test_a_connection_that_breaks_while_closing_keeps_our_code() -> None:
+    peer, session = await opened()
+    await session.send(closing(4000))
+    session.connection_lost()
+    assert peer.state() is State.CLOSED
+    assert await session.receive() == disconnect(4000)
+    assert session.close_code == 4000
 
 
-def test_no_answer_to_our_close() -> None:
-    async def main() -> None:
-        peer = Peer()
-        session = await peer.accepted()
-        session.close(1012, "service restart")
-        assert peer.state() is State.CLOSING
-        session.close(1012, "again")
-        assert len(peer.frames()) == 1
-        session.give_up()
-        assert peer.state() is State.CLOSED
-        assert session.closed_by == "server"
-        assert await session.receive() == disconnect(1012, "service restart")
-
-    run(main())
+async def test_no_answer_to_our_close() -> None:
+    peer, session = await opened()
+    session.close(1012, "service restart")
+    assert peer.state() is State.CLOSING
+    session.close(1012, "again")
+    assert len(peer.frames()) == 1
+    session.give_up()
+    assert peer.state() is State.CLOSED
+    assert session.closed_by == "server"
+    assert await session.receive() == disconnect(1012, "service restart")
 
 
 # What the application leaves undone
 
 
 @pytest.mark.parametrize(("raises", "code"), [(False, 1000), (True, 1011)])
-def test_an_application_that_ends_first(
+async def test_an_application_that_ends_first(
     raises: bool, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -235,36 +189,28 @@ def test_an_application_that_ends_first(
         if raises:
             raise ZeroDivisionError
 
-    async def main() -> None:
-        peer = Peer()
-        await asyncio.wait([start(peer.session, application)])
-        await until_idle()
-        (sent,) = peer.frames_after_head()
-        assert (sent.opcode, sent.close_code) == (CLOSE, code)
-
-    run(main())
+    peer = Peer()
+    await run_to_end(peer.session, application)
+    (sent,) = peer.frames_after_head()
+    assert (sent.opcode, sent.close_code) == (CLOSE, code)
     assert len(errors_in(caplog)) == raises
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), asyncio.CancelledError()])
-def test_other_errors_than_a_lost_peer_are_errors(
+async def test_other_errors_than_a_lost_peer_are_errors(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send(ACCEPT)
         raise error
 
-    async def main() -> None:
-        peer = Peer()
-        await asyncio.wait([start(peer.session, application)])
-        await until_idle()
-        assert peer.frames_after_head()[0].close_code == 1011
-
-    run(main())
+    peer = Peer()
+    await run_to_end(peer.session, application)
+    assert peer.frames_after_head()[0].close_code == 1011
     assert len(errors_in(caplog)) == 1
 
 
-def test_an_application_may_let_the_news_of_a_lost_peer_out(
+async def test_an_application_may_let_the_news_of_a_lost_peer_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -273,34 +219,28 @@ def test_an_application_may_let_the_news_of_a_lost_peer_out(
             await send(text("a"))
             await asyncio.sleep(0)
 
-    async def main() -> None:
-        peer = Peer()
-        task = start(peer.session, application)
-        while len(peer.wire.pieces) < 3:  # the 101, and messages
-            await asyncio.sleep(0)
-        peer.session.connection_lost()
-        await asyncio.wait([task])
-        await until_idle()
-
-    run(main())
+    peer = Peer()
+    task = start(peer.session, application)
+    while len(peer.wire.pieces) < 3:  # the 101, and messages
+        await asyncio.sleep(0)
+    peer.session.connection_lost()
+    await asyncio.wait([task])
+    await until_idle()
     assert errors_in(caplog) == []
 
 
-def test_news_of_another_channels_lost_peer_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_news_of_another_channels_lost_peer_is_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A chat that broadcasts and does not look: its own WebSocket is fine, and ends with 1011."""
+    gone, peer = Peer(), Peer()
+    other = await gone.accepted()
+    other.connection_lost()
 
-    async def main() -> None:
-        gone, peer = Peer(), Peer()
-        other = await gone.accepted()
-        other.connection_lost()
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(ACCEPT)
+        await other.send(text("hello all"))
 
-        async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            await send(ACCEPT)
-            await other.send(text("hello all"))
-
-        await asyncio.wait([start(peer.session, application)])
-        await until_idle()
-        assert peer.frames_after_head()[0].close_code == 1011
-
-    run(main())
+    await run_to_end(peer.session, application)
+    assert peer.frames_after_head()[0].close_code == 1011
     assert len(errors_in(caplog)) == 1

@@ -47,16 +47,9 @@ class Peer:
         deflate: str = "off",
         access_log: AccessLog | None = None,
     ) -> None:
-        head = RequestHead(
-            "GET",
-            b"/path",
-            "1.1",
-            [
-                (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
-                (b"sec-websocket-version", b"13"),
-                *headers,
-            ],
-        )
+        key = (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")
+        version = (b"sec-websocket-version", b"13")
+        head = RequestHead("GET", b"/path", "1.1", [key, version, *headers])
         self.clock = Clock()
         self.wire = WebSocketPort(check_handshake(head), deflate)
         scope = {
@@ -97,3 +90,9 @@ class Peer:
         head, _, rest = self.wire.take().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 ")
         return server_frames(rest)
+
+
+async def opened(*headers: tuple[bytes, bytes], **options: Any) -> tuple[Peer, WebSocketSession]:
+    """A WebSocket that its application has accepted."""
+    peer = Peer(*headers, **options)
+    return peer, await peer.accepted()

@@ -17,14 +17,7 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.loops import http_protocol
 from asgi_poller.loops.lingering_close import LingeringClose
 from tests.attacks.site import under_attack
-from tests.support.client import (
-    GET,
-    LAST_GET,
-    handshake,
-    read_head,
-    read_to_end,
-    send_all,
-)
+from tests.support.client import GET, LAST_GET, handshake, read_head, read_to_end, send_all
 from tests.support.frames import text
 from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until

@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.site import Target, under_attack
-from tests.support.client import (
-    close_code,
-    read_frame,
-)
+from tests.support.client import close_code, read_frame
 from tests.support.frames import BINARY, PING, PONG, frame
 from tests.support.waiting import wait_until
 

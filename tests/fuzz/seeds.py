@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from tests.protocols.http1.smuggling import BROKEN, UNSUPPORTED
 from tests.support.client import handshake
-from tests.support.frames import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    TEXT,
-    deflated,
-    frame,
-)
+from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, deflated, frame
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(range(12))
 

@@ -24,7 +24,7 @@ def look_each_second(pulse: Pulse, start: int, end: int) -> list[Health]:
     return [pulse.look(float(now)) for now in range(start, end)]
 
 
-def test_a_turning_loop_counts_up_and_tells_its_requests() -> None:
+async def test_a_turning_loop_counts_up_and_tells_its_requests() -> None:
     class Core:
         requests = 7
 
@@ -32,13 +32,9 @@ def test_a_turning_loop_counts_up_and_tells_its_requests() -> None:
             self.loop = asyncio.get_running_loop()
 
     row = cells()
-
-    async def main() -> None:
-        Heartbeat(Core(), row, 0.001).beat()
-        while row[BEATS] < 3:
-            await asyncio.sleep(0)
-
-    asyncio.run(main())
+    Heartbeat(Core(), row, 0.001).beat()
+    while row[BEATS] < 3:
+        await asyncio.sleep(0)
     assert row[REQUESTS] == 7
 
 

@@ -77,99 +77,83 @@ async def settled(site: LoopUnderTest, count: int) -> None:
         await asyncio.sleep(0)
 
 
-def test_a_request_that_is_on_its_way_is_still_answered() -> None:
-    async def main() -> None:
-        async with accepting() as site:
-            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
-            await settled(site, 1)
-            draining = asyncio.create_task(site.core.drain(DEADLINE_S))
-            await asyncio.sleep(0)
-            writer.write(REQUEST)
-            answer = await reader.read()
-            assert answer.startswith(b"HTTP/1.1 200 ")
-            assert b"\r\nconnection: close\r\n" in answer
-            assert await draining
-            writer.close()
-
-    asyncio.run(main())
+async def test_a_request_that_is_on_its_way_is_still_answered() -> None:
+    async with accepting() as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        await settled(site, 1)
+        draining = asyncio.create_task(site.core.drain(DEADLINE_S))
+        await asyncio.sleep(0)
+        writer.write(REQUEST)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nconnection: close\r\n" in answer
+        assert await draining
+        writer.close()
 
 
-def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
-    async def main() -> None:
-        async with accepting() as site:
-            silent, _ = await asyncio.open_connection("127.0.0.1", site.port)
-            idle, writer = await asyncio.open_connection("127.0.0.1", site.port)
-            writer.write(REQUEST)
-            assert await idle.readuntil(b"hello")
-            await settled(site, 2)
-            assert await site.core.drain(DEADLINE_S)
-            assert await silent.read() == b""
-            assert await idle.read() == b""
-
-    asyncio.run(main())
+async def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
+    async with accepting() as site:
+        silent, _ = await asyncio.open_connection("127.0.0.1", site.port)
+        idle, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(REQUEST)
+        assert await idle.readuntil(b"hello")
+        await settled(site, 2)
+        assert await site.core.drain(DEADLINE_S)
+        assert await silent.read() == b""
+        assert await idle.read() == b""
 
 
-def test_a_handshake_at_the_last_moment_succeeds_and_ends_with_1012() -> None:
-    async def main() -> None:
-        async with accepting() as site:
-            raw = socket.create_connection(("127.0.0.1", site.port))
-            await settled(site, 1)
-            draining = asyncio.create_task(site.core.drain(DEADLINE_S))
-            await asyncio.sleep(0)
-            async with connect("ws://test/", sock=raw) as client:
-                assert await ended_with(client) == 1012
-            assert await draining
-
-    asyncio.run(main())
+async def test_a_handshake_at_the_last_moment_succeeds_and_ends_with_1012() -> None:
+    async with accepting() as site:
+        raw = socket.create_connection(("127.0.0.1", site.port))
+        await settled(site, 1)
+        draining = asyncio.create_task(site.core.drain(DEADLINE_S))
+        await asyncio.sleep(0)
+        async with connect("ws://test/", sock=raw) as client:
+            assert await ended_with(client) == 1012
+        assert await draining
 
 
-def test_a_tls_handshake_at_the_last_moment_succeeds(tmp_path: Path) -> None:
+async def test_a_tls_handshake_at_the_last_moment_succeeds(tmp_path: Path) -> None:
     authority = trustme.CA()
     path = tmp_path / "server.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
     context = ssl.create_default_context()
     authority.configure_trust(context)
-
-    async def main() -> None:
-        async with accepting(str(path)) as site:
-            raw = socket.create_connection(("127.0.0.1", site.port))
-            silent = socket.create_connection(("127.0.0.1", site.port))
-            while len(site.core._arriving) != 2:
-                await asyncio.sleep(0)
-            draining = asyncio.create_task(site.core.drain(DEADLINE_S))
+    async with accepting(str(path)) as site:
+        raw = socket.create_connection(("127.0.0.1", site.port))
+        silent = socket.create_connection(("127.0.0.1", site.port))
+        while len(site.core._arriving) != 2:
             await asyncio.sleep(0)
-            reader, writer = await asyncio.open_connection(
-                sock=raw, ssl=context, server_hostname="localhost"
-            )
-            writer.write(REQUEST)
-            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
-            assert await draining
-            silent.close()
-            writer.close()
+        draining = asyncio.create_task(site.core.drain(DEADLINE_S))
+        await asyncio.sleep(0)
+        reader, writer = await asyncio.open_connection(
+            sock=raw, ssl=context, server_hostname="localhost"
+        )
+        writer.write(REQUEST)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        assert await draining
+        silent.close()
+        writer.close()
 
-    asyncio.run(main())
 
+async def test_channels_are_closed_one_after_the_other() -> None:
+    async with accepting() as site, contextlib.AsyncExitStack() as stack:
+        url = f"ws://127.0.0.1:{site.port}/"
+        clients = [await stack.enter_async_context(connect(url)) for _ in range(10)]
+        order: list[float] = []
 
-def test_channels_are_closed_one_after_the_other() -> None:
-    async def main() -> None:
-        async with accepting() as site, contextlib.AsyncExitStack() as stack:
-            url = f"ws://127.0.0.1:{site.port}/"
-            clients = [await stack.enter_async_context(connect(url)) for _ in range(10)]
-            order: list[float] = []
+        async def watch(client: ClientConnection) -> None:
+            assert await ended_with(client) == 1012
+            order.append(site.core.loop.time())
 
-            async def watch(client: ClientConnection) -> None:
-                assert await ended_with(client) == 1012
-                order.append(site.core.loop.time())
-
-            tasks = [asyncio.create_task(watch(client)) for client in clients]
-            started = site.core.loop.time()
-            assert await site.core.drain(DEADLINE_S, 0.5)
-            await asyncio.gather(*tasks)
-            # no bound from above: the machine may be slow; but none can be early
-            waits = [at - started for at in sorted(order)]
-            assert all(wait >= place * 0.05 - 0.02 for place, wait in enumerate(waits)), waits
-
-    asyncio.run(main())
+        tasks = [asyncio.create_task(watch(client)) for client in clients]
+        started = site.core.loop.time()
+        assert await site.core.drain(DEADLINE_S, 0.5)
+        await asyncio.gather(*tasks)
+        # no bound from above: the machine may be slow; but none can be early
+        waits = [at - started for at in sorted(order)]
+        assert all(wait >= place * 0.05 - 0.02 for place, wait in enumerate(waits)), waits
 
 
 async def ended_with(client: ClientConnection) -> int:

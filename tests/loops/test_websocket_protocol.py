@@ -17,14 +17,7 @@ from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from tests.support.fake_connection import default_headers, errors_in
 from tests.support.fake_loop import FakeLoop
-from tests.support.frames import (
-    CLOSE,
-    PING,
-    PONG,
-    ServerFrame,
-    frame,
-    server_frames,
-)
+from tests.support.frames import CLOSE, PING, PONG, ServerFrame, frame, server_frames
 from tests.support.frames import close as close_frame
 from tests.support.frames import text as text_frame
 

@@ -11,12 +11,7 @@ from asgi_poller import platform
 from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.pollers.epoll_waiter import EpollWaiter, SelectorWaiter, Waiter, make_waiter
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import (
-    clients,
-    cores,
-    make_listener,
-    running_pool,
-)
+from tests.pollers.fakes import clients, cores, make_listener, running_pool
 from tests.support.waiting import wait_until
 
 KINDS: list[Callable[[], Waiter]] = [SelectorWaiter]

@@ -26,12 +26,7 @@ from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
 from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
 from tests.attacks.echo import app as echo
-from tests.pollers.fakes import (
-    Shelf,
-    connect,
-    make_listener,
-    running_pool,
-)
+from tests.pollers.fakes import Shelf, connect, make_listener, running_pool
 from tests.support import client as requests
 from tests.support import server as product
 from tests.support.client import read_rest, reset_on_close

@@ -7,12 +7,7 @@ import time
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import (
-    clients,
-    cores,
-    make_listener,
-    running_pool,
-)
+from tests.pollers.fakes import clients, cores, make_listener, running_pool
 from tests.pollers.test_pool import FullLane, adopted
 from tests.support.waiting import DEADLINE_S, wait_until
 

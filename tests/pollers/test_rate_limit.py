@@ -18,14 +18,7 @@ from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.pollers.rate_limit import RateLimiter
 from asgi_poller.pollers.rejector import LINGER_LIMIT_COUNT, Rejected, over_limit
-from tests.pollers.fakes import (
-    Shelf,
-    clients,
-    connect,
-    cores,
-    make_listener,
-    running_pool,
-)
+from tests.pollers.fakes import Shelf, clients, connect, cores, make_listener, running_pool
 from tests.support.client import read_rest, reset_on_close
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, wait_until

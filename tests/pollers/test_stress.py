@@ -17,12 +17,7 @@ from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import (
-    LoopCore,
-    PromptLane,
-    cores,
-    make_listener,
-)
+from tests.pollers.fakes import LoopCore, PromptLane, cores, make_listener
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, wait_until
 

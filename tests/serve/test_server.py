@@ -106,27 +106,23 @@ def test_on_a_running_loop(loop: str) -> None:
         runner.run(main())
 
 
-def test_sockets_of_the_caller() -> None:
+async def test_sockets_of_the_caller() -> None:
     """They are served, nothing else is, and they are closed at the end."""
     given = [socket.socket() for _ in range(2)]
     for one in given:
         one.bind(("127.0.0.1", 0))
     addresses = [one.getsockname() for one in given]
-
-    async def main() -> None:
-        server = Server(Config(describe, port=0))
-        task = await started(server, given)
-        found = [one.getsockname() for listening in server.servers for one in listening.sockets]
-        assert found == addresses
-        async with httpx.AsyncClient() as client:
-            for host, port in addresses:
-                assert (await client.get(f"http://{host}:{port}")).status_code == 200
-        assert not server.force_exit
-        server.force_exit = True
-        await asyncio.wait_for(task, DEADLINE_S)
-        assert server.force_exit
-
-    asyncio.run(main())
+    server = Server(Config(describe, port=0))
+    task = await started(server, given)
+    found = [one.getsockname() for listening in server.servers for one in listening.sockets]
+    assert found == addresses
+    async with httpx.AsyncClient() as client:
+        for host, port in addresses:
+            assert (await client.get(f"http://{host}:{port}")).status_code == 200
+    assert not server.force_exit
+    server.force_exit = True
+    await asyncio.wait_for(task, DEADLINE_S)
+    assert server.force_exit
     assert [one.fileno() for one in given] == [-1, -1]
 
 
@@ -138,18 +134,15 @@ def test_a_socket_that_cannot_listen() -> None:
     assert (stream.fileno(), datagram.fileno()) == (-1, -1)
 
 
-def test_cancelling_serve_ends_it() -> None:
-    async def main() -> None:
-        server = Server(Config(describe, port=0))
-        task = await started(server)
-        port = server.listeners[0].socket.getsockname()[1]
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", port)
-
-    asyncio.run(main())
+async def test_cancelling_serve_ends_it() -> None:
+    server = Server(Config(describe, port=0))
+    task = await started(server)
+    port = server.listeners[0].socket.getsockname()[1]
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
 
 
 # What cannot start

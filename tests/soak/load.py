@@ -15,22 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from tests.support.client import (
-    handshake,
-    read_exactly,
-    read_frame,
-    read_head,
-    reset_on_close,
-)
-from tests.support.frames import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    frame,
-    text,
-)
+from tests.support.client import handshake, read_exactly, read_frame, read_head, reset_on_close
+from tests.support.frames import BINARY, CLOSE, PING, PONG, TEXT, frame, text
 from tests.support.waiting import DEADLINE_S
 
 Address = tuple[str, int]

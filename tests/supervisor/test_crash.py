@@ -10,12 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import (
-    Command,
-    get,
-    pid_at,
-    running,
-)
+from tests.support.command import Command, get, pid_at, running
 from tests.support.crowd import crowd
 from tests.support.processes import is_alive
 from tests.support.waiting import wait_until

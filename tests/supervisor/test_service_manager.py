@@ -12,12 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import (
-    APP,
-    Command,
-    pid_at,
-    running,
-)
+from tests.support.command import APP, Command, pid_at, running
 from tests.support.processes import is_alive
 from tests.support.waiting import DEADLINE_S, wait_until
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import pytest
 
@@ -16,12 +16,9 @@ from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder, phrase
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
-from tests.support.waiting import DEADLINE_S
-
-T = TypeVar("T")
 
 
-class Ended(Protocol):
+class Conversation(Protocol):
     """An exchange or a channel."""
 
     @property
@@ -144,7 +141,7 @@ def default_headers(given: Mapping[bytes, bytes]) -> bytes:
     return b""
 
 
-def start(conversation: Ended, application: Application) -> asyncio.Task[None]:
+def start(conversation: Conversation, application: Application) -> asyncio.Task[None]:
     """Call the application as a core does."""
 
     async def call() -> None:
@@ -161,22 +158,18 @@ def start(conversation: Ended, application: Application) -> asyncio.Task[None]:
     return task
 
 
+async def run_to_end(conversation: Conversation, application: Application) -> None:
+    """Run the application to its end."""
+    await asyncio.wait([start(conversation, application)])
+    await until_idle()
+
+
 async def until_idle() -> None:
     """Wait until the loop has nothing left to do: all that can happen has happened."""
     loop: Any = asyncio.get_running_loop()
     await asyncio.sleep(0)
     while loop._ready:  # asyncio shows no other way to see what is scheduled
         await asyncio.sleep(0)
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run with a deadline."""
-
-    async def bounded() -> T:
-        async with asyncio.timeout(DEADLINE_S):
-            return await main
-
-    return asyncio.run(bounded())
 
 
 async def raised_by(awaitable: Awaitable[object]) -> BaseException | None:

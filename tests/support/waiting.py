@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # What a stuck test waits for before it fails; no test that passes comes near it.
 DEADLINE_S = 60.0
@@ -27,3 +31,13 @@ def settled(count: Callable[[], int], quiet_s: float = 0.15) -> None:
         pause.wait(0.01)
         if (now := count()) != before:
             before, quiet_since = now, time.monotonic()
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run with a deadline."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(DEADLINE_S):
+            return await main
+
+    return asyncio.run(bounded())

@@ -19,15 +19,7 @@ from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 from asgi_poller.protocols.websocket.wsproto_impl import WsprotoImpl
-from tests.support.frames import (
-    BINARY,
-    PING,
-    TEXT,
-    close,
-    frame,
-    inflated,
-    server_frames,
-)
+from tests.support.frames import BINARY, PING, TEXT, close, frame, inflated, server_frames
 
 
 def test_the_end_of_input_is_told() -> None:
