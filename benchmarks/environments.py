@@ -1,57 +1,110 @@
-"""One venv for each peer under benchmarks/.envs, made anew when its packages change."""
+"""One venv for each peer and interpreter under benchmarks/.envs, made again when what is to be in
+it changes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.peers import COMMON_PACKAGES, Peer
+from benchmarks.interpreters import CURRENT, Interpreter
+from benchmarks.peers import COMMON_PACKAGES, ROOT, Peer
 
 FOLDER = Path(__file__).resolve().parent / ".envs"
-INSTALL_LIMIT_S = 300.0
+INSTALL_LIMIT_S = 600.0
 DONE = "installed.json"
+# The build hook compiles our modules where this says so.
+COMPILE = {"ASGI_POLLER_COMPILE": "1"}
 
 
 class NotInstalled(Exception):
     """A peer that cannot be had here; the text is pip's last line."""
 
 
-def bin_folder(peer: Peer) -> Path:
+def folder_of(peer: Peer, interpreter: Interpreter = CURRENT) -> Path:
+    """The peer's venv for an interpreter."""
+    return FOLDER / interpreter.tag / peer.environment
+
+
+def bin_folder(peer: Peer, interpreter: Interpreter = CURRENT) -> Path:
     """Where the peer's python is."""
-    return FOLDER / peer.environment / "bin"
+    return folder_of(peer, interpreter) / "bin"
 
 
-def prepare(peer: Peer, say: Callable[[str], None]) -> dict[str, str]:
+def prepare(
+    peer: Peer, say: Callable[[str], None], interpreter: Interpreter = CURRENT
+) -> dict[str, str]:
     """Make the peer's venv unless it is there; what is in it. Raises NotInstalled."""
-    folder = FOLDER / peer.environment
+    folder = folder_of(peer, interpreter)
     wanted = [*peer.packages, *COMMON_PACKAGES]
+    sources = source_digest() if peer.compiled else ""
+    key = {"packages": wanted, "python": interpreter.full, "sources": sources}
     record = folder / DONE
     if record.exists():
         found = json.loads(record.read_text())
-        if found["packages"] == wanted and found["python"] == sys.version:
+        if all(found.get(name, "") == value for name, value in key.items()):
             return dict(found["versions"])
-    say(f"making an environment for {peer.environment}: {', '.join(wanted)}")
+    shown = "this tree, compiled" if peer.compiled else ", ".join(wanted)
+    say(f"making an environment for {peer.environment} on {interpreter.tag}: {shown}")
     shutil.rmtree(folder, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(folder)])
+    _run([interpreter.path, "-m", "venv", str(folder)], {})
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    _run([*pip, "install", "--quiet", *wanted])
-    listed = _run([*pip, "list", "--format", "json"])
+    _run([*pip, "install", "--quiet", *wanted], COMPILE if peer.compiled else {})
+    if peer.compiled and not is_compiled(folder):
+        raise NotInstalled("the wheel of this tree has no compiled module")
+    listed = _run([*pip, "list", "--format", "json"], {})
     versions = {one["name"].lower(): one["version"] for one in json.loads(listed)}
-    record.write_text(
-        json.dumps({"packages": wanted, "python": sys.version, "versions": versions}, indent=1)
-    )
+    record.write_text(json.dumps(key | {"versions": versions}, indent=1))
     return versions
 
 
-def _run(words: list[str]) -> str:
+def is_compiled(folder: Path) -> bool:
+    """Whether the asgi_poller in a venv has compiled modules."""
+    return any(folder.glob("lib/*/site-packages/asgi_poller/**/*.so"))
+
+
+def source_digest() -> str:
+    """What our package is built from, as one hash."""
+    whole = hashlib.sha256()
+    for path in (*sorted((ROOT / "asgi_poller").rglob("*.py")), *sorted(ROOT.glob("*.toml"))):
+        whole.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(ROOT.glob("*.py")):  # the build hook
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
+
+
+def exported_tree(commit: str) -> Path:
+    """The package as it was at a commit, in a folder. Raises NotInstalled."""
+    try:
+        named = _run(["git", "-C", str(ROOT), "rev-parse", "--verify", f"{commit}^{{commit}}"], {})
+    except NotInstalled as problem:
+        raise NotInstalled(f"--before: {commit!r} is not a commit here: {problem}") from problem
+    folder = FOLDER / "trees" / named.strip()
+    if not (folder / "asgi_poller").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        archive = folder.with_suffix(".tar")
+        git = ["git", "-C", str(ROOT), "archive", "--output", str(archive)]
+        _run([*git, named.strip(), "asgi_poller"], {})
+        shutil.unpack_archive(archive, folder, filter="data")
+        archive.unlink()
+    return folder
+
+
+def _run(words: list[str], environ: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False
+            words,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_LIMIT_S,
+            check=False,
+            env={**os.environ, **environ},
         )
     except subprocess.TimeoutExpired:
         raise NotInstalled(f"not done within {INSTALL_LIMIT_S:.0f} s") from None

@@ -89,7 +89,9 @@ def main() -> None:
 def burst(**given: Any) -> None:
     """320,000 attempts, 10,000 every 50 ms, each closed when open; every peer in turn."""
     for peer in _chosen(given["names"]):
-        more = f"--pollers {given['pollers']} {given['server_args']}" if peer.name == OURS else ""
+        if not peer.takes_part("burst") or peers.WEBSOCKETS in peer.cannot:
+            continue
+        more = f"--pollers {given['pollers']} {given['server_args']}" if peer.is_ours else ""
         setup = Setup(workers=given["workers"] if peer.can_workers else 1, more=more)
         try:
             versions = prepared(peer)

@@ -32,13 +32,13 @@ class Load:
     p99_ms: float | None = None
 
 
-def run(port: int, path: str, *, seconds: float) -> Load:
-    """Keep CONNECTIONS keep-alive connections busy for `seconds`. Raises RuntimeError."""
+def run(port: int, path: str, *, seconds: float, connections: int = CONNECTIONS) -> Load:
+    """Keep so many keep-alive connections busy for `seconds`. Raises RuntimeError."""
     wrk = shutil.which("wrk")
     if wrk is None:
-        return own(port, path, seconds=seconds)
+        return own(port, path, seconds=seconds, connections=connections)
     # wrk knows whole seconds only.
-    words = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}", "--latency"]
+    words = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "--latency"]
     done = subprocess.run(
         [*words, f"http://127.0.0.1:{port}{path}"],
         capture_output=True,
@@ -72,7 +72,7 @@ def read_wrk(text: str) -> Load:
     )
 
 
-def own(port: int, path: str, *, seconds: float) -> Load:
+def own(port: int, path: str, *, seconds: float, connections: int = CONNECTIONS) -> Load:
     """The client of our own: one request at a time on each connection."""
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     view = memoryview(bytearray(BUFFER_OCTETS))
@@ -80,7 +80,7 @@ def own(port: int, path: str, *, seconds: float) -> Load:
         expected = _answer_octets(sock, request)
     socks = {}
     poller = select.epoll()
-    for _ in range(CONNECTIONS):
+    for _ in range(connections):
         sock = socket.create_connection(("127.0.0.1", port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         socks[sock.fileno()] = sock

@@ -6,38 +6,69 @@ import os
 import platform
 import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asgi_poller.storm import probe
+from benchmarks.interpreters import CURRENT, Interpreter
 from benchmarks.peers import ROOT
 
 
-def cores() -> tuple[frozenset[int], frozenset[int]]:
-    """(the server's core, the load's core); both empty where there is only one to share."""
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Where the server and the load run; both empty where there is only one core to share."""
+
+    server: frozenset[int]
+    load: frozenset[int]
+
+    @property
+    def all(self) -> frozenset[int]:
+        """Both together."""
+        return self.server | self.load
+
+    @contextmanager
+    def shared_with_load(self) -> Iterator[None]:
+        """Meanwhile this process and the load that it starts run on both."""
+        if self.load:
+            os.sched_setaffinity(0, self.all)
+        try:
+            yield
+        finally:
+            if self.load:
+                os.sched_setaffinity(0, self.load)
+
+
+def cores() -> Cores:
+    """The first core for the server, the second for the load."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
-        return frozenset(), frozenset()
-    return frozenset(allowed[:1]), frozenset(allowed[1:2])
+        return Cores(frozenset(), frozenset())
+    return Cores(frozenset(allowed[:1]), frozenset(allowed[1:2]))
 
 
 def pin_load() -> frozenset[int]:
     """Keep this process and the load that it starts off the server's core, which is returned."""
-    server, load = cores()
-    if load:
-        os.sched_setaffinity(0, load)
-    return server
+    found = cores()
+    if found.load:
+        os.sched_setaffinity(0, found.load)
+    return found.server
 
 
-def describe() -> dict[str, Any]:
-    """The machine, its kernel's settings that matter here, and the commit."""
+def describe(interpreter: Interpreter = CURRENT) -> dict[str, Any]:
+    """The machine, its kernel's settings that matter here, the servers' interpreter, and the
+    commit.
+    """
+    build = " free-threaded" if interpreter.free_threaded else ""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(pages / (1 << 30), 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
+        "python": f"{interpreter.version}{build}",
         "somaxconn": probe.somaxconn(),
         "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         "load_1min": round(os.getloadavg()[0], 2),

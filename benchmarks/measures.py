@@ -64,12 +64,14 @@ def _lost(found: dict[str, Any]) -> int:
 def _per_message(found: dict[str, Any]) -> Metrics:
     measured = found["messages"]["measured"]
     times = found["round_trip_ms"]
+    memory = found["server"]["memory_octets"]
     return {
         "per_s": found["messages"]["per_s"],
         "cpu_us": round(1e6 * found["server"]["cpu_s"]["measuring"] / max(1, measured), 3),
         "p50_ms": times["p50"],
         "p99_ms": times["p99"],
         "failed": _lost(found),
+        "mib": round(memory.get("measuring", 0) / (1 << 20), 2),
     }
 
 
@@ -80,8 +82,10 @@ def json_message(octets: int) -> bytes:
     return (text[: octets - 1] + "}").encode()
 
 
-def echo(path: str, *, octets: int, in_flight: int, **more: Any) -> Callable[[Asked], Metrics]:
-    """Messages echoed per second by 100 connections (20 for large messages)."""
+def echo(
+    path: str, *, octets: int, in_flight: int, connections: int = 0, **more: Any
+) -> Callable[[Asked], Metrics]:
+    """Messages echoed per second by `connections` (0: 100, or 20 for large messages)."""
 
     def measure(asked: Asked) -> Metrics:
         payload = json_message(octets) if more.get("deflate") else made_payload(octets)
@@ -89,7 +93,7 @@ def echo(path: str, *, octets: int, in_flight: int, **more: Any) -> Callable[[As
             asked,
             path,
             mode="echo",
-            connections=100 if octets < 1 << 16 else 20,
+            connections=connections or (100 if octets < 1 << 16 else 20),
             payload=payload,
             in_flight=in_flight,
             warmup_s=asked.warmup_s,
@@ -102,34 +106,45 @@ def echo(path: str, *, octets: int, in_flight: int, **more: Any) -> Callable[[As
     return measure
 
 
-def fan_out(asked: Asked) -> Metrics:
+def fan_out(*, text: bool = False, deflate: bool = False) -> Callable[[Asked], Metrics]:
     """Deliveries per second of one message to 1,000 channels."""
-    found = storm(
-        asked,
-        "/fan",
-        mode="fan-out",
-        connections=1000,
-        concurrency=100,
-        payload=made_payload(32),
-        warmup_s=asked.warmup_s,
-        duration_s=asked.seconds,
-    )
-    return _per_message(found)
+
+    def measure(asked: Asked) -> Metrics:
+        found = storm(
+            asked,
+            "/fan",
+            mode="fan-out",
+            connections=1000,
+            concurrency=100,
+            payload=json_message(576) if deflate else made_payload(32),
+            text=text,
+            deflate=deflate,
+            warmup_s=asked.warmup_s,
+            duration_s=asked.seconds,
+        )
+        extra = {"deflated": found["deflate_channels"]} if deflate else {}
+        return _per_message(found) | extra
+
+    return measure
 
 
-def http(asked: Asked) -> Metrics:
-    """Requests per second on 64 keep-alive connections."""
-    before_s = asked.server.cpu_s()
-    load = http_load.run(asked.server.port, "/", seconds=asked.seconds)
-    used_s = asked.server.cpu_s() - before_s
-    metrics = {
-        "per_s": round(load.requests / load.seconds, 1),
-        "cpu_us": round(1e6 * used_s / max(1, load.requests), 3),
-        "failed": load.errors,
-    }
-    if load.p50_ms is not None and load.p99_ms is not None:
-        metrics |= {"p50_ms": load.p50_ms, "p99_ms": load.p99_ms}
-    return metrics
+def http(*, connections: int = http_load.CONNECTIONS) -> Callable[[Asked], Metrics]:
+    """Requests per second on keep-alive connections."""
+
+    def measure(asked: Asked) -> Metrics:
+        before_s = asked.server.cpu_s()
+        load = http_load.run(asked.server.port, "/", seconds=asked.seconds, connections=connections)
+        used_s = asked.server.cpu_s() - before_s
+        metrics = {
+            "per_s": round(load.requests / load.seconds, 1),
+            "cpu_us": round(1e6 * used_s / max(1, load.requests), 3),
+            "failed": load.errors,
+        }
+        if load.p50_ms is not None and load.p99_ms is not None:
+            metrics |= {"p50_ms": load.p50_ms, "p99_ms": load.p99_ms}
+        return metrics
+
+    return measure
 
 
 def opens(*, close: str | None) -> Callable[[Asked], Metrics]:

@@ -11,17 +11,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 APPLICATIONS = ROOT / "benchmarks" / "applications"
 OURS = "asgi-poller"
+COMPILED = f"{OURS}, compiled"
+DIRECT = f"{OURS}, direct handshake"
+LOOPS, WORKERS = f"{OURS}, 2 loops", f"{OURS}, 2 workers"
 # What the applications import, whichever server runs them.
 COMMON_PACKAGES = ("fastapi",)
+
+# What a scenario may need of a server that not every server has.
+WEBSOCKETS, SEVERAL_WORKERS = "websockets", "workers"
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One server, set up one way. `command` words may hold {bin}, {app}, {port} and {workers}.
+    """One server, set up one way. `command` words may hold {bin}, {app}, {port} and {workers},
+    `extra_environ` values {bin}.
 
     `environment` names the venv (peers that differ in options share one), `packages` what is
-    installed in it, `shown` the packages whose versions a reader wants. Every peer gets uvloop
-    where it can use it, no access log, and the largest backlog it lets one ask for.
+    installed in it, `shown` the packages whose versions a reader wants. `cannot` says, for what a
+    scenario may need, why this server does not have it. A peer with `only`, shell patterns, takes
+    part in these scenarios and in no other. `compiled` is our own package, built from the working
+    tree. Every peer gets uvloop where it can use it, no access log, and the largest backlog it lets
+    one ask for.
     """
 
     name: str
@@ -30,19 +40,56 @@ class Peer:
     shown: tuple[str, ...]
     command: str
     extra_environ: Mapping[str, str] = field(default_factory=dict)
-    can_deflate: bool = True
-    can_workers: bool = True
+    cannot: Mapping[str, str] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    compiled: bool = False
 
     def words(self, *, bin_folder: Path, app: str, port: int, workers: int) -> list[str]:
         """The command line."""
         given = {"bin": str(bin_folder), "app": app, "port": port, "workers": workers}
         return [word.format(**given) for word in self.command.split()]
 
+    def takes_part(self, scenario: str) -> bool:
+        """Whether it is meant for a scenario of this name."""
+        return not self.only or any(fnmatch(scenario, pattern) for pattern in self.only)
+
+    @property
+    def can_workers(self) -> bool:
+        """Whether it runs several processes."""
+        return SEVERAL_WORKERS not in self.cannot
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this project's server, whose command line takes our options."""
+        return is_ours(self.name)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name is that of this project's server, in any form."""
+    return name.partition(",")[0] == OURS
+
 
 def _own_packages() -> tuple[str, ...]:
     """What the working tree says it needs; the package itself is imported from the tree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return tuple(project["dependencies"])
+
+
+def ours(
+    name: str = OURS, more: str = "", *, tree: Path = ROOT, only: tuple[str, ...] = ()
+) -> Peer:
+    """Our server as pure Python, imported from a tree."""
+    workers = "" if "--workers" in more else " --workers {workers}"
+    return Peer(
+        name,
+        OURS,
+        _own_packages(),
+        ("uvloop", "httptools", "websockets", "wsproto"),
+        "{bin}/python -m asgi_poller {app} --port {port}"
+        f"{workers} --log-level warning --no-access-log {more}",
+        {"PYTHONPATH": str(tree)},
+        only=only,
+    )
 
 
 def _uvicorn(name: str, websockets: str) -> Peer:
@@ -56,19 +103,64 @@ def _uvicorn(name: str, websockets: str) -> Peer:
     )
 
 
+def _granian(name: str, more: str = "", *, only: tuple[str, ...] = ()) -> Peer:
+    workers = "" if "--workers" in more else " --workers {workers}"
+    return Peer(
+        name,
+        "granian",
+        ("granian", "uvloop"),
+        ("granian", "uvloop"),
+        f"{{bin}}/granian --interface asgi --host 127.0.0.1 --port {{port}}{workers}"
+        f" --loop uvloop --log-level warning --no-access-log --backlog 65535 {more} {{app}}",
+        only=only,
+    )
+
+
+def _peregrine(name: str, more: str = "", *, only: tuple[str, ...] = ()) -> Peer:
+    workers = "" if "--workers" in more else " --workers {workers}"
+    return Peer(
+        name,
+        "peregrine",
+        ("peregrine-server", "uvloop"),
+        ("peregrine-server", "uvloop"),
+        f"{{bin}}/peregrine --host 127.0.0.1 --port {{port}}{workers} --log-level error"
+        f" --backlog 65535 --max-connections 100000 --ws-compress {more} {{app}}",
+        only=only,
+    )
+
+
+_COMPUTING = ("computing-*",)
+
 PEERS = (
+    ours(),
     Peer(
-        OURS,
-        OURS,
-        _own_packages(),
+        COMPILED,
+        COMPILED.replace(", ", "-"),
+        (str(ROOT),),
         ("uvloop", "httptools", "websockets", "wsproto"),
-        "{bin}/python -m asgi_poller {app} --port {port} --workers {workers} --log-level warning"
+        "{bin}/asgi-poller {app} --port {port} --workers {workers} --log-level warning"
         " --no-access-log",
-        {"PYTHONPATH": str(ROOT)},
+        compiled=True,
+    ),
+    ours(DIRECT, "--direct-handshake", only=("opens*", "burst*")),
+    ours(LOOPS, "--loops 2", only=_COMPUTING),
+    ours(WORKERS, "--workers 2", only=_COMPUTING),
+    _peregrine("peregrine"),
+    _peregrine("peregrine, 2 threads", "--free-threaded --workers 2", only=_COMPUTING),
+    Peer(
+        "h2corn",
+        "h2corn",
+        ("h2corn", "uvloop"),
+        ("h2corn", "uvloop"),
+        "{bin}/h2corn --bind 127.0.0.1:{port} --workers {workers} --no-access-log"
+        " --backlog 65535 --loop uvloop {app}",
     ),
     _uvicorn("uvicorn", "websockets-sansio"),
     _uvicorn("uvicorn, websockets", "websockets"),
     _uvicorn("uvicorn, wsproto", "wsproto"),
+    _granian("granian"),
+    _granian("granian, threads", "--runtime-mode mt --runtime-threads 2"),
+    _granian("granian, 2 workers", "--workers 2", only=_COMPUTING),
     Peer(
         "hypercorn",
         "hypercorn",
@@ -83,17 +175,7 @@ PEERS = (
         ("daphne",),
         ("daphne", "autobahn", "twisted"),
         "{bin}/python -m daphne -b 127.0.0.1 -p {port} -v 0 {app}",
-        can_deflate=False,
-        can_workers=False,
-    ),
-    Peer(
-        "granian",
-        "granian",
-        ("granian", "uvloop"),
-        ("granian", "uvloop"),
-        "{bin}/granian --interface asgi --host 127.0.0.1 --port {port} --workers {workers}"
-        " --loop uvloop --log-level warning --no-access-log --backlog 65535 {app}",
-        can_deflate=False,
+        cannot={SEVERAL_WORKERS: "has one process"},
     ),
     Peer(
         "gunicorn asgi",
@@ -102,7 +184,6 @@ PEERS = (
         ("gunicorn", "uvloop"),
         "{bin}/python -m gunicorn {app} -k asgi --bind 127.0.0.1:{port} --workers {workers}"
         " --log-level warning --backlog 65535 --worker-connections 1000000",
-        can_deflate=False,
     ),
     Peer(
         "socketify",
@@ -111,7 +192,55 @@ PEERS = (
         ("socketify",),
         "{bin}/python -m socketify {app} --host 127.0.0.1 --port {port} --workers {workers}"
         " --interface asgi --disable-listen-log",
-        can_deflate=False,
+    ),
+    Peer(
+        "m0serve",
+        "m0serve",
+        ("m0serve", "uvloop"),
+        ("m0serve", "uvloop"),
+        "{bin}/m0serve --host 127.0.0.1 --port {port} --workers {workers} --protocol asgi"
+        " --max-keepalive-requests 0 {app}",
+        {"PATH": "{bin}:/usr/bin:/bin"},  # it takes the first python3
+    ),
+    Peer(
+        "aethonan",
+        "aethonan",
+        ("aethonan", "uvloop"),
+        ("aethonan", "uvloop"),
+        "{bin}/aethonan --interface asgi --host 127.0.0.1 --port {port} --workers {workers}"
+        " --loop uvloop --log-level warning --no-access-log --backlog 65535 {app}",
+    ),
+    Peer(
+        "palfrey",
+        "palfrey",
+        ("palfrey", "uvloop", "httptools", "websockets"),
+        ("palfrey", "uvloop", "httptools", "websockets"),
+        "{bin}/palfrey {app} --port {port} --workers {workers} --log-level warning"
+        " --no-access-log --backlog 65535",
+    ),
+    Peer(
+        "tigrcorn",
+        "tigrcorn",
+        ("tigrcorn", "uvloop"),
+        ("tigrcorn", "uvloop"),
+        "{bin}/tigrcorn {app} --bind 127.0.0.1:{port} --workers {workers} --runtime uvloop"
+        " --log-level warning --no-access-log --backlog 65535",
+    ),
+    Peer(
+        "freastal",
+        "freastal",
+        ("freastal", "uvloop"),
+        ("freastal", "uvloop"),
+        "{bin}/python -m serve_freastal {app} {port} {workers}",
+        cannot={WEBSOCKETS: "has no WebSockets"},
+    ),
+    Peer(
+        "fastpysgi",
+        "fastpysgi",
+        ("fastpysgi", "uvloop"),
+        ("fastpysgi", "uvloop"),
+        "{bin}/fastpysgi {app} --host 127.0.0.1 --port {port}",
+        cannot={WEBSOCKETS: "has no WebSockets", SEVERAL_WORKERS: "has one process"},
     ),
 )
 

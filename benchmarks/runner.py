@@ -8,12 +8,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks import environments, machine
+from benchmarks.interpreters import CURRENT, Interpreter
 from benchmarks.measures import Asked, Metrics
 from benchmarks.peers import APPLICATIONS, Peer
 from benchmarks.scenarios import Scenario, Setup
@@ -25,7 +27,9 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is run, and how long. `budget_s` ends it: no measure begins after so many seconds."""
+    """What is run, and how long. `budget_s` ends it: no measure begins after so many seconds.
+    `kind` is what a result says of itself: run, quick or goals.
+    """
 
     peers: tuple[Peer, ...]
     scenarios: tuple[Scenario, ...]
@@ -34,6 +38,8 @@ class Run:
     warmup_s: float
     scale: float
     budget_s: float = float("inf")
+    interpreter: Interpreter = CURRENT
+    kind: str = "run"
 
 
 @dataclass(slots=True)
@@ -55,13 +61,15 @@ class Runner:
         self.results = Results()
         self._say = say
         self._began_s = time.monotonic()
-        self._server_cores: frozenset[int] = frozenset()
+        self._cores = machine.Cores(frozenset(), frozenset())
 
     def carry_out(self) -> dict[str, Any]:
         """The whole run; the document of its results."""
-        about = machine.describe()
-        peers = tuple(self._installed())
-        self._server_cores = machine.pin_load()
+        about = machine.describe(self.run.interpreter)
+        peers = tuple(self.installed())
+        self._cores = machine.cores()
+        machine.pin_load()
+        self._began_s = time.monotonic()  # making environments is not measuring
         try:
             for number in range(self.run.rounds):
                 self._round(peers, number)
@@ -77,10 +85,11 @@ class Runner:
             for peer in peers[turn:] + peers[:turn]:
                 self._visit(peer, setup, number)
 
-    def _installed(self) -> Iterator[Peer]:
+    def installed(self) -> Iterator[Peer]:
+        """The peers whose environments there are, or can be made."""
         for peer in self.run.peers:
             try:
-                versions = environments.prepare(peer, self._say)
+                versions = environments.prepare(peer, self._say, self.run.interpreter)
             except environments.NotInstalled as problem:
                 self.results.skipped[peer.name] = str(problem)
                 self._say(f"{peer.name} does not install here and is skipped: {problem}")
@@ -92,15 +101,15 @@ class Runner:
 
     def _visit(self, peer: Peer, setup: Setup, number: int) -> None:
         """One peer's server for one set-up, and every scenario that wants it."""
-        wanted = [
-            one
-            for one in self.run.scenarios
-            if one.setup == setup and (peer.can_workers or not one.needs_workers)
-        ]
+        wanted = [one for one in self._scenarios_of(peer) if one.setup == setup]
         if not wanted or self._too_late():
             return
+        cores = self._cores.server if setup.pinned else self._cores.all
         try:
-            with serving(peer, setup, cores=self._server_cores) as server:
+            with (
+                serving(peer, setup, cores=cores, interpreter=self.run.interpreter) as server,
+                self._cores.shared_with_load() if not setup.pinned else nullcontext(),
+            ):
                 for scenario in wanted:
                     if self._too_late():
                         return
@@ -109,6 +118,17 @@ class Runner:
             for scenario in wanted:
                 self.results.problems[scenario.name, peer.name] = str(problem)
             self._say(f"{peer.name}: {problem}")
+
+    def _scenarios_of(self, peer: Peer) -> Iterator[Scenario]:
+        """Those that the peer takes part in; what it cannot do is recorded."""
+        for scenario in self.run.scenarios:
+            if not peer.takes_part(scenario.name):
+                continue
+            lacking = [peer.cannot[need] for need in scenario.needs if need in peer.cannot]
+            if lacking:
+                self.results.problems[scenario.name, peer.name] = ", ".join(lacking)
+            else:
+                yield scenario
 
     def _measure(self, peer: Peer, scenario: Scenario, server: Server, number: int) -> None:
         run = self.run
@@ -142,6 +162,8 @@ class Runner:
         run, results = self.run, self.results
         return {
             "schema": SCHEMA,
+            "kind": run.kind,
+            "interpreter": run.interpreter.tag,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": about,
             "seconds": run.seconds,
@@ -175,20 +197,21 @@ class Runner:
         }
 
 
-def serving(peer: Peer, setup: Setup, *, cores: frozenset[int]) -> Server:
+def serving(
+    peer: Peer, setup: Setup, *, cores: frozenset[int], interpreter: Interpreter = CURRENT
+) -> Server:
     """The peer's server for a set-up, to be entered."""
     port = free_port()
-    words = peer.words(
-        bin_folder=environments.bin_folder(peer), app=setup.app, port=port, workers=setup.workers
-    )
+    folder = environments.bin_folder(peer, interpreter)
+    words = peer.words(bin_folder=folder, app=setup.app, port=port, workers=setup.workers)
     words += setup.more.split()
-    paths = [str(APPLICATIONS), peer.extra_environ.get("PYTHONPATH", "")]
-    environ = {
-        **peer.extra_environ,
-        "PYTHONPATH": ":".join(filter(None, paths)),
-        **dict(setup.environ),
-    }
-    return Server(words, port=port, environ=environ, cores=cores)
+    extra = {name: value.format(bin=folder) for name, value in peer.extra_environ.items()}
+    paths = [str(APPLICATIONS), extra.get("PYTHONPATH", "")]
+    environ = {**extra, "PYTHONPATH": ":".join(filter(None, paths)), **dict(setup.environ)}
+    if interpreter.free_threaded:
+        environ["PYTHON_GIL"] = "0"  # also beside a module that asks for the GIL
+    # Not where this runs: a server must not import our package from there.
+    return Server(words, port=port, environ=environ, cores=cores, cwd=APPLICATIONS)
 
 
 def condensed(rounds: list[Metrics]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from fnmatch import fnmatch
 
 from benchmarks import measures
 from benchmarks.measures import Asked, Metrics
+from benchmarks.peers import SEVERAL_WORKERS, WEBSOCKETS
 
-BARE, FRAMEWORK = "bare:app", "framework:app"
+BARE, FRAMEWORK, COMPUTING = "bare:app", "framework:app", "computing:app"
 BUSY_S = "0.2"
 
 
@@ -24,13 +25,15 @@ class Setup:
     more: str = ""
     # A name of its own keeps a scenario from sharing: its server is fresh.
     alone: str = ""
+    # The server on one core and the load on another; else both on all of them.
+    pinned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One comparison. `columns` maps the metrics worth a table's column to their headings, the
     first being the one that charts show; `less_is_better` tells which way it goes. `quick`
-    scenarios are part of a quick run.
+    scenarios are part of a quick run. `needs` names what a server must have (peers.py).
     """
 
     name: str
@@ -40,7 +43,7 @@ class Scenario:
     columns: Mapping[str, str] = field(default_factory=dict)
     less_is_better: bool = False
     quick: bool = False
-    needs_workers: bool = False
+    needs: tuple[str, ...] = (WEBSOCKETS,)
 
 
 MESSAGES = {
@@ -50,6 +53,8 @@ MESSAGES = {
     "p99_ms": "p99 ms",
 }
 DELIVERIES = MESSAGES | {"per_s": "deliveries/s"}
+DELIVERIES_DEFLATED = DELIVERIES | {"deflated": "channels compressed"}
+COMPUTING_COLUMNS = MESSAGES | {"mib": "server MiB"}
 DEFLATED = MESSAGES | {"deflated": "channels compressed"}
 REQUESTS = MESSAGES | {"per_s": "requests/s"}
 OPENS = {"per_s": "opened/s", "cpu_us": "server µs each", "p99_ms": "p99 ms", "failed": "failed"}
@@ -58,6 +63,7 @@ BURST = {
     "failed": "failed",
     "failed_percent": "%",
     "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
     "max_ms": "max ms",
     "per_s": "opened/s",
     "listen_overflows": "listen overflows",
@@ -109,6 +115,34 @@ def _framework_echo(in_flight: int) -> Scenario:
     )
 
 
+def _fan_out(*, framework: bool = False, deflate: bool = False, quick: bool = False) -> Scenario:
+    size = "576 octets of JSON, permessage-deflate offered" if deflate else "32 octets"
+    sender = ", Starlette's send_text" if framework else ""
+    return Scenario(
+        f"{'framework-' if framework else ''}fan-out{'-deflate' if deflate else ''}",
+        f"One message to 1,000 channels{sender}, {size}",
+        measures.fan_out(text=framework or deflate, deflate=deflate),
+        setup=Setup(app=FRAMEWORK if framework else BARE),
+        columns=DELIVERIES_DEFLATED if deflate else DELIVERIES,
+        quick=quick,
+    )
+
+
+def _get(*, framework: bool = False, connections: int = 64, quick: bool = False) -> Scenario:
+    name, title = ("framework-json", "FastAPI JSON") if framework else ("http", "bare ASGI")
+    few = connections != 64
+    count = f", {connections} connection{'s' if connections > 1 else ''}"
+    return Scenario(
+        f"{name}-{connections}" if few else name,
+        f"HTTP GET, {title}{count if few else ''}",
+        measures.http(connections=connections),
+        setup=Setup(app=FRAMEWORK if framework else BARE),
+        columns=REQUESTS,
+        quick=quick,
+        needs=(),
+    )
+
+
 def _memory(*, deflate: bool) -> Scenario:
     name = "idle-memory-deflate" if deflate else "idle-memory"
     offered = "permessage-deflate offered" if deflate else "no extension offered"
@@ -134,14 +168,11 @@ SCENARIOS = (
     _echo("64k", 65536, 16),
     _deflate(1, quick=True),
     _deflate(16),
-    Scenario(
-        "fan-out",
-        "One message to 1,000 channels, 32 octets",
-        measures.fan_out,
-        columns=DELIVERIES,
-        quick=True,
-    ),
-    Scenario("http", "HTTP GET, bare ASGI", measures.http, columns=REQUESTS, quick=True),
+    _fan_out(quick=True),
+    _fan_out(deflate=True),
+    _get(quick=True),
+    _get(connections=8),
+    _get(connections=1),
     Scenario(
         "opens",
         "Opening WebSockets that stay open",
@@ -169,14 +200,11 @@ SCENARIOS = (
     ),
     _framework_echo(1),
     _framework_echo(16),
-    Scenario(
-        "framework-json",
-        "HTTP GET, FastAPI JSON",
-        measures.http,
-        setup=Setup(app=FRAMEWORK),
-        columns=REQUESTS,
-        quick=True,
-    ),
+    _fan_out(framework=True),
+    _fan_out(framework=True, deflate=True),
+    _get(framework=True, quick=True),
+    _get(framework=True, connections=8),
+    _get(framework=True, connections=1),
     _memory(deflate=False),
     _memory(deflate=True),
     Scenario(
@@ -203,7 +231,14 @@ SCENARIOS = (
         setup=Setup(workers=4, alone="spread"),
         columns=SPREAD,
         less_is_better=True,
-        needs_workers=True,
+        needs=(WEBSOCKETS, SEVERAL_WORKERS),
+    ),
+    Scenario(
+        "computing-echo",
+        "Echo of 40 connections, the application computing for each message, on all cores",
+        measures.echo("/", octets=32, in_flight=1, connections=40),
+        setup=Setup(app=COMPUTING, alone="computing", pinned=False),
+        columns=COMPUTING_COLUMNS,
     ),
 )
 

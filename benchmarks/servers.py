@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 from asgi_poller.storm import probe
@@ -44,8 +45,10 @@ class Server:
         port: int,
         environ: Mapping[str, str],
         cores: frozenset[int] = frozenset(),
+        cwd: Path | None = None,
     ) -> None:
         self.port = port
+        self._cwd = cwd
         self._words = words
         self._environ = {**os.environ, **environ}
         self._cores = cores
@@ -55,6 +58,7 @@ class Server:
         self._process = subprocess.Popen(
             self._words,
             env=self._environ,
+            cwd=self._cwd,
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=subprocess.STDOUT,

@@ -7,15 +7,17 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from asgi_poller.storm.stats import CAUSES
-from benchmarks import machine, runner, tables
+from benchmarks import goals, headline_tables, machine, runner, tables
 from benchmarks.charts import standing_alone
 from benchmarks.curves import drawings
 from benchmarks.goals import goals_table
-from benchmarks.peers import OURS
+from benchmarks.peers import COMPILED, LOOPS, OURS, ROOT, WORKERS
 from benchmarks.runner import condensed
+from benchmarks.summary import nearest, summary_table
 
 
 def result() -> dict[str, Any]:
@@ -128,20 +130,84 @@ def test_headline_tables(tmp_path: Path) -> None:
     assert "no result given has 'echo'" in missing.output
 
 
-def test_goals() -> None:
-    """Beside the best peer of each figure, and beside the one that users come from."""
-    scenario = result()["scenarios"]["echo"]
-    scenario["peers"] = {
-        OURS: condensed([{"per_s": 10.0, "cpu_us": 2.0}]),
-        "frugal": condensed([{"per_s": 4.0, "cpu_us": 3.0}]),
-        "uvicorn": condensed([{"per_s": 5.0, "cpu_us": 6.0}]),
+def scenario_of(title: str, peers: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """A scenario with one round of each peer."""
+    return {
+        "title": title,
+        "columns": {"per_s": "messages/s", "cpu_us": "server µs each"},
+        "less_is_better": True,
+        "peers": {name: condensed([metrics]) for name, metrics in peers.items()},
+        "problems": {},
     }
-    memory = {"title": "Memory", "columns": {"octets": "octets"}, "less_is_better": True}
-    memory["peers"] = {OURS: condensed([{"octets": 5.0}]), "uvicorn": condensed([{"octets": 15.0}])}
-    table = goals_table({"echo-32-binary-1": scenario, "idle-memory": memory})
-    assert table.splitlines()[2:] == [
-        "| Echo | 1.7 | 2.00 (uvicorn) | 1.50 (frugal) | 2.00 | 3.00 |",
-        "| Memory | 3 | 3.00 |  | 3.00 |  |",
+
+
+def test_goals(tmp_path: Path) -> None:
+    """Met, missed and not measured; beside a peer, the best peer, ourselves before, and a limit."""
+    json_peers = {COMPILED: {"cpu_us": 50.0}, "peregrine": {"cpu_us": 60.0}}
+    before = {OURS: {"cpu_us": 15.0}, "asgi-poller, commit fb6fc35": {"cpu_us": 14.85}}
+    burst = {COMPILED: {"failed": 0, "p99_ms": 100.0}, "quick": {"failed": 7, "p99_ms": 50.0}}
+    busy = burst | {COMPILED: {"failed": 2, "p99_ms": 100.0}}
+    loops = {LOOPS: {"per_s": 96.0, "mib": 50.0}, WORKERS: {"per_s": 100.0, "mib": 110.0}}
+    scenarios = {
+        "framework-json": scenario_of("JSON", json_peers | {"uvicorn": {"cpu_us": 60.0}}),
+        "http": scenario_of("GET", before | {"peregrine": {"cpu_us": 10.0}}),
+        "burst": scenario_of("Burst", burst | {"slow": {"failed": 0, "p99_ms": 150.0}}),
+        "burst-busy": scenario_of("Busy", busy),
+        "computing-echo": scenario_of("Loops", loops),
+    }
+    assert goals_table(scenarios).splitlines()[2:] == [
+        f"| JSON | {COMPILED} | peregrine | 1.00 | 1.20 (60 : 50 µs) | met |",
+        f"| JSON | {COMPILED} | uvicorn | 1.50 | 1.20 (60 : 50 µs) | **missed** |",
+        f"| JSON | {COMPILED} | granian | 1.30 |  | not measured |",
+        f"| GET | {OURS} | peregrine | 0.85 | 0.67 (10 : 15 µs) | **missed** |",
+        f"| GET | {OURS} | h2corn | 1.10 |  | not measured |",
+        f"| GET | {OURS} | uvicorn | 2.10 |  | not measured |",
+        f"| GET | {OURS} | {OURS}, commit fb6fc35 | 0.98 | 0.99 (14.85 : 15 µs) | met |",
+        f"| Burst | {COMPILED} |  | 0 failed at most | 0 | met |",
+        f"| Busy | {COMPILED} |  | 0 failed at most | 2 | **missed** |",
+        f"| Burst | {COMPILED} | slow, p99 | 2.00 | 1.50 (150 : 100 ms) | **missed** |",
+        f"| Busy | {COMPILED} | the best peer, p99 | 2.00 | all lost some | met |",
+        f"| Loops | {LOOPS} | {WORKERS}, rate | 0.95 | 0.96 (100 : 96 /s) | met |",
+        f"| Loops | {LOOPS} | {WORKERS}, memory | 2.00 | 2.20 (110 : 50 MiB) | met |",
+    ]
+    data = tmp_path / "result.json"
+    data.write_text(json.dumps({"scenarios": scenarios}))
+    checked = CliRunner().invoke(goals.main, [str(data)])
+    assert checked.exit_code == 1
+    assert "**missed**" in checked.output
+    data.write_text(json.dumps({"scenarios": {"computing-echo": scenarios["computing-echo"]}}))
+    assert CliRunner().invoke(goals.main, [str(data)]).exit_code == 0
+
+
+def test_the_summary() -> None:
+    """Both builds and the peers that come nearest, one of each product; each has every row."""
+    everybody = ("a", "a, slower", "b", "c", "d", "e", "only-http")
+    http = {name: {"cpu_us": 10.0 + place} for place, name in enumerate(everybody)}
+    echo = {name: one for name, one in http.items() if name != "only-http"}
+    builds = {OURS: {"cpu_us": 8.0}, COMPILED: {"cpu_us": 5.0}}
+    memory = {OURS: {"octets": 5000.0}, "a": {"octets": 7500.5}}
+    scenarios = {
+        "http": scenario_of("GET", builds | http),
+        "echo-32-binary-1": scenario_of("Echo", builds | echo),
+        "idle-memory": scenario_of("Memory", memory),
+    }
+    assert nearest(scenarios) == ["a", "b", "c", "d"]
+    assert summary_table(scenarios).splitlines() == [
+        "| | **asgi-poller, compiled** | **asgi-poller** | a | b | c | d |",
+        "|---|---|---|---|---|---|---|",
+        "| WebSocket echo, 32 bytes, µs | 5 | 8 | 10 (2.00) | 12 (2.40) | 13 (2.60) | 14 (2.80) |",
+        "| HTTP GET, µs | 5 | 8 | 10 (2.00) | 12 (2.40) | 13 (2.60) | 14 (2.80) |",
+        "| Memory of an idle WebSocket, bytes |  | 5,000 | 7,500 |  |  |  |",
+    ]
+
+
+def test_the_compiled_build_is_what_the_others_are_compared_with() -> None:
+    scenario = result()["scenarios"]["echo"]
+    scenario["peers"][COMPILED] = condensed([{"per_s": 2000.0}])
+    assert tables.table(scenario).splitlines()[2:] == [
+        "| **asgi-poller, compiled** | 2,000 | 1.00 |",
+        "| **asgi-poller** | 1,000 (900 to 1,100) | 2.00 |",
+        "| slow | 500 | 4.00 |",
     ]
 
 
@@ -153,6 +219,53 @@ def test_later_results_win() -> None:
     third["scenarios"]["echo"]["peers"] = {}
     whole = tables.merged([first, second, third])
     assert whole["scenarios"]["echo"]["title"] == "Echo, again"
+
+
+def test_peers_of_an_earlier_run_keep_their_ratios() -> None:
+    """Where a later run lacks them, with their date and beside our figures of their own run."""
+    first, second = result(), result()
+    second["made_at"] = "2026-02-03T00:00:00+00:00"
+    second["scenarios"]["echo"]["peers"] = {
+        OURS: condensed([{"per_s": 4000.0}]),
+        "new": condensed([{"per_s": 2000.0}]),
+    }
+    whole = tables.merged([first, second, second])
+    assert tables.table(whole["scenarios"]["echo"]).splitlines()[2:] == [
+        "| **asgi-poller** | 4,000 | 1.00 |",
+        "| new | 2,000 | 2.00 |",
+        "| slow, on 2026-01-02 | 500 | 2.00 |",
+    ]
+
+
+def test_each_interpreter_has_its_own_tables() -> None:
+    """A place says which one it is about; without a word it is the one of most results."""
+    runs = [result(), result(), result()]
+    runs[2]["interpreter"] = "3.99t"
+    runs[2]["scenarios"]["echo"]["peers"] = {OURS: condensed([{"per_s": 7.0}])}
+    found = tables.by_interpreter(runs)
+    places = "".join(
+        f"<!-- benchmarks:begin {name} -->\n<!-- benchmarks:end -->\n"
+        for name in ("ec*@3.99t", "echo")
+    )
+    lines = tables.filled(places, found, {}).splitlines()
+    assert lines[1:6] == [
+        "### Echo",
+        "",
+        "| | messages/s | ours : theirs |",
+        "|---|---|---|",
+        "| **asgi-poller** | 7 | 1.00 |",
+    ]
+    assert "| slow | 500 | 2.00 |" in lines[6:]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_a_page_shows_the_results_that_are_kept(page: str) -> None:
+    """Its tables are those of benchmarks/results: `python -m benchmarks.tables --into PAGE`."""
+    documents = tables.documents_of(tables.kept_results())
+    runs = tables.by_interpreter([one for one in documents if "scenarios" in one])
+    headlines = headline_tables.tables([one for one in documents if "scenarios" not in one])
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert tables.filled(text, runs, headlines) == text
 
 
 CURVES = ("echo_per_s", "idle_cpu_percent", "octets_each")  # over idle channels

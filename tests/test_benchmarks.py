@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import pytest
 from click.testing import CliRunner
 
 from asgi_poller.storm import probe
-from benchmarks import environments, http_load, machine, scenarios, tables
-from benchmarks.__main__ import main
+from benchmarks import environments, goals, http_load, machine, scenarios, tables
+from benchmarks.__main__ import asked_run, main
 from benchmarks.holding import Holding, hold
 from benchmarks.measures import json_message
-from benchmarks.peers import COMMON_PACKAGES, OURS, PEERS, ROOT, Peer, chosen
+from benchmarks.peers import OURS, PEERS, ROOT, WEBSOCKETS, Peer, chosen
 from benchmarks.runner import Run, Runner, save
 from benchmarks.servers import Server, ServerFailed, free_port
 
@@ -40,9 +40,10 @@ def peer(name: str, command: str = OWN_COMMAND) -> Peer:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Environments are not made: this one will do. The load's pinning is undone."""
-    monkeypatch.setattr(environments, "prepare", lambda peer, say: {"click": "8"})
-    monkeypatch.setattr(environments, "bin_folder", lambda peer: Path(sys.executable).parent)
-    monkeypatch.setattr(machine, "pin_load", frozenset)
+    monkeypatch.setattr(environments, "prepare", lambda *words: {"click": "8"})
+    monkeypatch.setattr(environments, "bin_folder", lambda *words: Path(sys.executable).parent)
+    nowhere: frozenset[int] = frozenset()
+    monkeypatch.setattr(machine, "cores", lambda: machine.Cores(nowhere, nowhere))
     before = set(probe.process_tree((os.getpid(),)))
     yield
     assert set(probe.process_tree((os.getpid(),))) <= before
@@ -73,6 +74,10 @@ def test_names_are_patterns() -> None:
     """One name is one peer; a pattern is many; nothing is an error."""
     assert [one.name for one in chosen(("uvicorn",))] == ["uvicorn"]
     assert len(chosen(("uvicorn*",))) == 3
+    assert {one.name for one in chosen(goals.PEERS)} == set(goals.PEERS)
+    assert {one.name for one in scenarios.chosen(goals.SCENARIOS, quick=False)} == set(
+        goals.SCENARIOS
+    )
     assert chosen(()) == PEERS
     with pytest.raises(KeyError):
         chosen(("nginx",))
@@ -129,7 +134,8 @@ def test_a_run_and_its_tables(tmp_path: Path) -> None:
         "burst",
         "spread",
         pytest.param("framework-*", marks=pytest.mark.tools),  # wrk, or what stands in for it
-        "fan-out",
+        "fan-out*",
+        "computing-echo",
         "idle-*",
         "opens-*",
     ],
@@ -146,7 +152,7 @@ def test_the_other_measures(name: str) -> None:
 def test_a_peer_that_does_not_install_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said, and the others go on."""
 
-    def prepare(peer: Peer, say: object) -> dict[str, str]:
+    def prepare(peer: Peer, *more: object) -> dict[str, str]:
         if peer.name == "absent":
             raise environments.NotInstalled("no wheel for this machine")
         return {}
@@ -159,6 +165,17 @@ def test_a_peer_that_does_not_install_is_skipped(monkeypatch: pytest.MonkeyPatch
     assert found["scenarios"]["http"]["peers"].keys() == {OURS}
     assert "absent is missing: no wheel for this machine." in tables.markdown(found)
     assert any("skipped" in line for line in said)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_a_peer_cannot_do_is_a_row() -> None:
+    """It is not started for that, and a peer for some scenarios takes part in no other."""
+    no_server = "{bin}/python -c raise(SystemExit('started'))"
+    without = replace(peer("without", no_server), cannot={WEBSOCKETS: "has no WebSockets"})
+    elsewhere = replace(peer("elsewhere", no_server), only=("burst*",))
+    found = Runner(small((without, elsewhere), ("opens",)), lambda line: None).carry_out()
+    assert found["scenarios"]["opens"]["problems"] == {"without": "has no WebSockets"}
+    assert "| without | has no WebSockets |" in tables.table(found["scenarios"]["opens"])
 
 
 @pytest.mark.usefixtures("here")
@@ -253,42 +270,6 @@ def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-# -- environments ----------------------------------------------------------------------------------
-
-
-def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip runs when there is nothing, not when there is, and again when the packages differ."""
-    monkeypatch.setattr(environments, "FOLDER", tmp_path)
-    ran: list[list[str]] = []
-
-    def run(words: list[str]) -> str:
-        ran.append(words)
-        (tmp_path / "here").mkdir(exist_ok=True)
-        return '[{"name": "Click", "version": "8.1"}]'
-
-    monkeypatch.setattr(environments, "_run", run)
-    assert environments.prepare(peer("one"), print) == {"click": "8.1"}
-    assert ran[1][-2:] == ["nothing", *COMMON_PACKAGES]
-    made = len(ran)
-    assert environments.prepare(peer("one"), print) == {"click": "8.1"}
-    assert len(ran) == made
-    other = Peer("one", "here", ("something",), (), "")
-    environments.prepare(other, print)
-    assert len(ran) == 2 * made
-
-
-def test_an_environment_that_cannot_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error is pip's last line, and nothing is recorded as installed."""
-    monkeypatch.setattr(environments, "FOLDER", tmp_path)
-    done = subprocess.CompletedProcess([], 1, "", "looking\nERROR: No matching distribution\n")
-    monkeypatch.setattr(subprocess, "run", lambda *words, **more: done)
-    with pytest.raises(environments.NotInstalled, match="ERROR: No matching distribution"):
-        environments.prepare(peer("one"), print)
-    assert not (tmp_path / "here" / environments.DONE).exists()
-
-
 # -- HTTP load -------------------------------------------------------------------------------------
 
 WRK = """Running 2s test @ http://127.0.0.1:1/
@@ -356,6 +337,19 @@ def test_the_command_names_what_there_is() -> None:
     wrong = CliRunner().invoke(main, ["--only", "nothing"])
     assert wrong.exit_code == 2
     assert "nothing is named 'nothing'; see --list" in wrong.output
+    absent = CliRunner().invoke(main, ["--python", "/no/python"])
+    assert absent.exit_code == 2
+    assert "there is no program '/no/python': give --python the path of one" in absent.output
+
+
+def test_a_run_for_the_goals() -> None:
+    """Has its scenarios, both builds and the nearest peers, and ends within 20 minutes."""
+    words = ["--goals", "--python", sys.executable, "--rounds", "2"]
+    run = asked_run(main.make_context("benchmarks", words).params)
+    assert {one.name for one in run.scenarios} == set(goals.SCENARIOS)
+    assert {one.name for one in run.peers} == set(goals.PEERS)
+    assert run.rounds == 2
+    assert run.budget_s < 20 * 60
 
 
 @pytest.mark.long

@@ -24,7 +24,7 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 OURS = {"config", "help", "version"}
 FOREIGN = {
     "docs/deployment.md": {"cpus", "cpuset-cpus", "init", "no-cache-dir", "sysctl", "ulimit"},
-    "docs/performance.md": {"quick", "connections", "burst", "interval", "only", "peers"},
+    "docs/performance.md": {"quick", "goals", "connections", "burst", "interval", "only", "peers"},
     "README.md": {"quick"},
     "CONTRIBUTING.md": {"server-name", "quick", "only", "peers"},
 }
