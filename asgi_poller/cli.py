@@ -10,7 +10,9 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ExtensionFileLoader
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import click
@@ -22,6 +24,7 @@ from asgi_poller.settings.table import OPTIONS, checked, parsed
 
 PROGRAM = "asgi-poller"
 WIDEST_HELP = 100  # columns
+_HOT_MODULE = "asgi_poller.protocols.http1.parser"  # of those that a build may compile
 
 OUR_OPTIONS = "Options"
 NOTHING = (None, (), "", False)  # defaults that --help need not show
@@ -110,6 +113,13 @@ class ServerCommand(click.Command):
                 formatter.write_dl(records)
 
 
+def build_kind() -> str:
+    """Whether the hot modules are compiled (hatch_build.py): "compiled" or "pure"."""
+    spec = find_spec(_HOT_MODULE)
+    is_compiled = spec is not None and isinstance(spec.loader, ExtensionFileLoader)
+    return "compiled" if is_compiled else "pure"
+
+
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
@@ -118,7 +128,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
     except PackageNotFoundError:
         ours = "(not installed)"  # run from a source tree
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    click.echo(f"{PROGRAM} {ours} with {python} on {platform.system()}")
+    click.echo(f"{PROGRAM} {ours} ({build_kind()}) with {python} on {platform.system()}")
     ctx.exit()
 
 

@@ -36,12 +36,13 @@ class HttpFault(PeerFault):
     peer. `headers` are what such an answer has besides.
     """
 
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
+        self.headers = headers
 
 
 class WebSocketFault(PeerFault):

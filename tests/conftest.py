@@ -7,11 +7,32 @@ import inspect
 import pytest
 from hypothesis import settings
 
+import asgi_poller
+from asgi_poller.cli import build_kind
 from tests.support.waiting import run
 
 # An example's time is the machine's matter: a loaded one would fail what is right.
 settings.register_profile("asgi_poller", deadline=None)
 settings.load_profile("asgi_poller")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--build", choices=("pure", "compiled"), help="fail unless this build is what is tested"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    wanted = config.getoption("--build")
+    if wanted not in (None, build_kind()):
+        raise pytest.UsageError(
+            f"--build {wanted}: the {build_kind()} build is what `import asgi_poller` finds, in "
+            f"{asgi_poller.__file__}"
+        )
+
+
+def pytest_report_header() -> str:
+    return f"asgi_poller: {build_kind()}"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from asgi_poller import cli
 from asgi_poller.config import Config
 from asgi_poller.errors import ListenError, StartupError
+from asgi_poller.protocols.http1 import parser
 from asgi_poller.settings.option import ENVIRONMENT_PREFIX
 from asgi_poller.settings.table import GROUPS, OPTIONS, SETTINGS, UVICORN_GROUP
 
@@ -251,6 +252,8 @@ def test_the_process_version(tmp_path: Path) -> None:
     assert done.returncode == SUCCESS
     assert done.stdout.startswith("asgi-poller ")
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in done.stdout
+    is_compiled = not str(parser.__file__).endswith(".py")
+    assert f"({'compiled' if is_compiled else 'pure'})" in done.stdout
 
 
 @pytest.mark.parametrize(

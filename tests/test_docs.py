@@ -23,7 +23,15 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 # Options of our command that are in no table, and those of other programs on these pages.
 OURS = {"config", "help", "version"}
 FOREIGN = {
-    "docs/deployment.md": {"cpus", "cpuset-cpus", "init", "no-cache-dir", "sysctl", "ulimit"},
+    "docs/deployment.md": {
+        "cpus",
+        "cpuset-cpus",
+        "init",
+        "native",
+        "no-cache-dir",
+        "sysctl",
+        "ulimit",
+    },
     "docs/performance.md": {"quick", "goals", "connections", "burst", "interval", "only", "peers"},
     "README.md": {"quick"},
     "CONTRIBUTING.md": {"server-name", "quick", "only", "peers"},

@@ -40,11 +40,9 @@ class WebSocketPort(Protocol):
     handshake in whatever version of HTTP it came; frames follow.
     """
 
-    def accept(
-        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
-    ) -> Deflate | None:
-        """Answer the handshake (RFC 6455, 4.2.2); the compression that was agreed. Raises
-        ApplicationFault, and writes nothing, for what may not be answered.
+    def accept(self, subprotocol: object, headers: Iterable[tuple[bytes, bytes]]) -> Deflate | None:
+        """Answer the handshake (RFC 6455, 4.2.2) with what the application gives; the compression
+        that was agreed. Raises ApplicationFault, and writes nothing, for what may not be answered.
         """
 
     def deny(self, status: int) -> None:

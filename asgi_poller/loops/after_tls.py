@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Made(Protocol):
+    """The connection, as this module sees it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
 
 
 class AfterTls(asyncio.Protocol):
@@ -13,7 +20,7 @@ class AfterTls(asyncio.Protocol):
 
     __slots__ = ("_make", "is_made")
 
-    def __init__(self, make: Callable[[str | None], asyncio.Protocol]) -> None:
+    def __init__(self, make: Callable[[str | None], Made]) -> None:
         self._make = make
         self.is_made = False
 
@@ -21,5 +28,5 @@ class AfterTls(asyncio.Protocol):
         tls = transport.get_extra_info("ssl_object")
         protocol = self._make(tls.selected_alpn_protocol())
         self.is_made = True
-        transport.set_protocol(protocol)
+        transport.set_protocol(protocol)  # type: ignore[arg-type]  # it has the methods
         protocol.connection_made(transport)

@@ -26,8 +26,11 @@ _DISCARD_S = 10.0
 _DISCARD_BYTES = 16 * 1024 * 1024
 
 
-class HttpProtocol(asyncio.Protocol):
+class HttpProtocol:
     """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
+
+    An asyncio.Protocol by its methods: loops ask for no more, and a compiled class cannot inherit
+    from one that is not.
 
     Owned by the loop's thread. What the parser makes beyond the exchange at hand waits in
     `_backlog`, and the socket is not read meanwhile.

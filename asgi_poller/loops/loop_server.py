@@ -128,7 +128,9 @@ class LoopServer:
         connection = self._connection(accepted, peer)
         # What connect_accepted_socket waits for is only that connection_made has been called. A
         # task for that would cost as much as all the rest: the coroutine is driven by hand.
-        connecting = self.loop.connect_accepted_socket(lambda: connection, sock)
+        connecting = self.loop.connect_accepted_socket(  # type: ignore[type-var]  # it has the methods
+            lambda: connection, sock
+        )
         try:
             made = connecting.send(None)
         except OSError:

@@ -34,7 +34,7 @@ def upgrade(
     session = WebSocketSession(scope, connection, server.websocket_context)
     server.connection_changed(old, connection)
     connection.start(session)
-    transport.set_protocol(connection)
+    transport.set_protocol(connection)  # type: ignore[arg-type]  # it has the methods
     if is_choked:
         session.block_writing()
     server.run(session)

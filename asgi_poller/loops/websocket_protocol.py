@@ -31,8 +31,9 @@ def _nobody_listens(data: bytes) -> None:
     """For what a transport may still read while it closes."""
 
 
-class WebSocketProtocol(asyncio.Protocol):
-    """Takes a transport over from its HttpProtocol at the upgrade. Owned by the loop's thread.
+class WebSocketProtocol:
+    """Takes a transport over from its HttpProtocol at the upgrade. Owned by the loop's thread. Like
+    that one it has an asyncio.Protocol's methods and not the class.
 
     It is scheduled once, with the deadline that its WebSocket's state has: accept, ping or
     pong, close.
@@ -58,7 +59,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # Between the transport and the WebSocket stands nothing: these two are the other side's own
     # methods.
-    data_received: Callable[[bytes], None]  # type: ignore[assignment]  # a slot, not a method
+    data_received: Callable[[bytes], None]
     write: Callable[[bytes], None]
 
     def __init__(
@@ -126,9 +127,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # WebSocketPort
 
-    def accept(
-        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
-    ) -> Deflate | None:
+    def accept(self, subprotocol: object, headers: Iterable[tuple[bytes, bytes]]) -> Deflate | None:
         server, handshake = self._server, self._handshake
         assert handshake is not None
         head, deflate = handshake.accept(

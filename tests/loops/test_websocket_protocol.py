@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from types import SimpleNamespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -11,11 +13,11 @@ import pytest
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.asgi.websocket_context import State, WebSocketContext
 from asgi_poller.config import Config
-from asgi_poller.loops.timer_wheel import TimerWheel
+from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
-from tests.support.fake_connection import default_headers, errors_in
+from tests.support.fake_connection import errors_in
 from tests.support.fake_loop import FakeLoop
 from tests.support.frames import CLOSE, PING, PONG, ServerFrame, frame, server_frames
 from tests.support.frames import close as close_frame
@@ -73,21 +75,29 @@ class Transport:
         pass
 
 
+@contextmanager
+def running(loop: FakeLoop) -> Iterator[None]:
+    """Where asyncio.get_running_loop() gives `loop`."""
+    asyncio._set_running_loop(cast("Any", loop))
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(None)
+
+
+async def no_application(scope: Any, receive: Any, send: Any) -> None:
+    """Is not called."""
+
+
 class OneWebSocket:
-    """One connection on a core whose time is ours."""
+    """One connection on a loop whose time is ours."""
 
     def __init__(self, **settings: float | None) -> None:
         self.loop = FakeLoop()
         self.transport = Transport()
-        self.lost: list[object] = []
-        core = SimpleNamespace(
-            loop=self.loop,
-            wheel=TimerWheel(cast("Any", self.loop)),
-            config=Config("tests:app", **cast("Any", settings)),
-            connection_lost=self.lost.append,
-            deflate="off",
-            default_headers=default_headers,
-        )
+        config = Config("tests:app", ws_per_message_deflate="off", **cast("Any", settings))
+        with running(self.loop):
+            self.server = ServerState(config, no_application)
         context = WebSocketContext(
             loop=cast("Any", self.loop),
             clock=self.loop.time,
@@ -98,9 +108,7 @@ class OneWebSocket:
             cache=FrameCache(),
         )
         handshake = Handshake(b"dGhlIHNhbXBsZSBub25jZQ==", [], "")
-        self.connection = WebSocketProtocol(
-            cast("Any", self.transport), cast("Any", core), handshake
-        )
+        self.connection = WebSocketProtocol(cast("Any", self.transport), self.server, handshake)
         self.session = WebSocketSession({"type": "websocket"}, self.connection, context)
         self.connection.start(self.session)
 
@@ -302,7 +310,7 @@ def test_a_peer_at_fault_may_read_why_before_it_is_hung_up() -> None:
     lingering.data_received(b"still sending" * 100)
     assert site.transport.is_open
     lingering.connection_lost(None)
-    assert site.lost == [site.connection]
+    assert site.server.closed == 1
 
 
 def test_stopping_the_server() -> None:
@@ -329,6 +337,6 @@ def test_a_lost_connection_leaves_no_timer() -> None:
     site = OneWebSocket().open()
     site.connection.connection_lost(None)
     assert site.state() is State.CLOSED
-    assert site.lost == [site.connection]
+    assert site.server.closed == 1
     site.loop.advance(1)
     assert site.loop.is_asleep

@@ -104,9 +104,7 @@ class WebSocketPort(Wire):
         self.handshake = handshake
         self.deflate = deflate
 
-    def accept(
-        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
-    ) -> Deflate | None:
+    def accept(self, subprotocol: object, headers: Iterable[tuple[bytes, bytes]]) -> Deflate | None:
         head, deflate = self.handshake.accept(
             subprotocol=subprotocol,
             headers=headers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from asgi_poller.errors import ApplicationFault
 from asgi_poller.protocols.http1.parser import LENGTH_DIGITS
@@ -23,11 +24,9 @@ _KEPT_VALUE_BYTES = 128
 _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-def encode_headers(
-    headers: Iterable[tuple[bytes, bytes]], lines: list[bytes]
-) -> Mapping[bytes, bytes]:
+def encode_headers(headers: Iterable[Iterable[Any]], lines: list[bytes]) -> Mapping[bytes, bytes]:
     """Append a line for each header to `lines`; returns those that are the server's business too,
-    by lower-case name.
+    by lower-case name. `headers` are what an application gives: pairs of bytes, also as lists.
 
     Raises ApplicationFault for what is no header field, or could split the message.
     """

@@ -20,7 +20,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
-_STATUS_LINES = {
+_STATUS_LINES: dict[object, bytes] = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))
     for status in range(200, 600)
 }
@@ -31,8 +31,10 @@ def phrase(status: int) -> bytes:
     return _PHRASES.get(status, b"")
 
 
-def status_line(status: int) -> bytes:
-    """Raises ApplicationFault for a status that a response cannot have: 1xx are no responses."""
+def status_line(status: object) -> bytes:
+    """Of what an application gives. Raises ApplicationFault for a status that a response cannot
+    have: 1xx are no responses.
+    """
     try:
         return _STATUS_LINES[status]
     except (KeyError, TypeError):

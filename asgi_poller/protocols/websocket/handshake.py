@@ -17,25 +17,9 @@ _SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 )
+_ALLOW = ((b"allow", b"GET"),)  # RFC 9110, 15.5.6
+_UPGRADE = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))  # RFC 6455, 4.4
 _OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
-
-
-class NotGet(HttpFault):
-    """405 with the method that there is (RFC 9110, 15.5.6)."""
-
-    headers = ((b"allow", b"GET"),)
-
-    def __init__(self) -> None:
-        super().__init__(405, "a WebSocket handshake is a GET request")
-
-
-class UnsupportedVersion(HttpFault):
-    """426 with the version that we speak (RFC 6455, 4.4)."""
-
-    headers = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))
-
-    def __init__(self) -> None:
-        super().__init__(426, "WebSocket version 13 is spoken here")
 
 
 class Handshake:
@@ -53,7 +37,7 @@ class Handshake:
     def accept(
         self,
         *,
-        subprotocol: str | None = None,
+        subprotocol: object = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
         default_headers: DefaultHeaders,
         deflate: str = "off",
@@ -69,7 +53,7 @@ class Handshake:
             return b"".join((_SWITCHING, token, b"\r\n", default_headers({}), b"\r\n")), None
         lines = [_SWITCHING + generate_accept_token(self._key) + b"\r\n"]
         if subprotocol is not None:
-            if subprotocol not in self.subprotocols:
+            if not isinstance(subprotocol, str) or subprotocol not in self.subprotocols:
                 raise ApplicationFault(
                     f"subprotocol {subprotocol!r} was not offered: {self.subprotocols}"
                 )
@@ -92,7 +76,7 @@ class Handshake:
 def check_handshake(head: RequestHead) -> Handshake:
     """RFC 6455, 4.2.1. Raises HttpFault 400, 405 or 426."""
     if head.method != "GET":
-        raise NotGet
+        raise HttpFault(405, "a WebSocket handshake is a GET request", _ALLOW)
     if head.http_version != "1.1":
         raise HttpFault(400, "a WebSocket handshake needs HTTP/1.1")
     if head.has_body:  # its octets would be taken for frames
@@ -119,7 +103,7 @@ def check_handshake(head: RequestHead) -> Handshake:
     if version != b"13":
         if version is None:
             raise HttpFault(400, "no Sec-WebSocket-Version")
-        raise UnsupportedVersion
+        raise HttpFault(426, "WebSocket version 13 is spoken here", _UPGRADE)
     if key is None:
         raise HttpFault(400, "no Sec-WebSocket-Key")
     if not _is_key(key):

@@ -202,6 +202,19 @@ def test_statuses_and_their_phrases() -> None:
     assert phrase(299) == b""
 
 
+def test_headers_may_be_lists() -> None:
+    given: Any = [[b"Content-Length", b"5"], [b"x", b"5"]]
+    assert encoded(given)[0] == [b"content-length: 5", b"x: 5"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [([("x", b"5")], "not str"), ([(b"x", 5)], "b'x' is not bytes: 5")]
+)
+def test_a_wrong_header_is_named(given: Any, words: str) -> None:
+    with pytest.raises(ApplicationFault, match=words):
+        encoded(given)
+
+
 def test_headers_may_come_from_a_generator() -> None:
     given = ((name, b"5") for name in (b"content-length", b"x"))
     assert encoded(given)[0] == [b"content-length: 5", b"x: 5"]
