@@ -95,6 +95,7 @@ def asked_run(given: dict[str, Any]) -> Run:
         budget_s=budget_s,
         interpreter=interpreters.find(python) if python else CURRENT,
         kind=kind,
+        once=goals.FAN_OUTS if kind == "goals" else (),
     )
 
 

@@ -142,7 +142,7 @@ PEERS = (
         " --no-access-log",
         compiled=True,
     ),
-    ours(DIRECT, "--direct-handshake", only=("opens*", "burst*")),
+    ours(DIRECT, "--direct-handshake", only=("opens*",)),
     ours(LOOPS, "--loops 2", only=_COMPUTING),
     ours(WORKERS, "--workers 2", only=_COMPUTING),
     _peregrine("peregrine"),

@@ -28,7 +28,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 @dataclass(frozen=True, slots=True)
 class Run:
     """What is run, and how long. `budget_s` ends it: no measure begins after so many seconds.
-    `kind` is what a result says of itself: run, quick or goals.
+    `kind` is what a result says of itself: run, quick or goals. The scenarios named in `once` are
+    measured in the first round only.
     """
 
     peers: tuple[Peer, ...]
@@ -40,6 +41,7 @@ class Run:
     budget_s: float = float("inf")
     interpreter: Interpreter = CURRENT
     kind: str = "run"
+    once: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -101,7 +103,11 @@ class Runner:
 
     def _visit(self, peer: Peer, setup: Setup, number: int) -> None:
         """One peer's server for one set-up, and every scenario that wants it."""
-        wanted = [one for one in self._scenarios_of(peer) if one.setup == setup]
+        wanted = [
+            one
+            for one in self._scenarios_of(peer)
+            if one.setup == setup and (number == 0 or one.name not in self.run.once)
+        ]
         if not wanted or self._too_late():
             return
         cores = self._cores.server if setup.pinned else self._cores.all

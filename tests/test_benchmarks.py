@@ -217,6 +217,16 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("here")
+def test_some_scenarios_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others in every round."""
+    load = http_load.Load(requests=1, seconds=1.0, errors=0)
+    monkeypatch.setattr(http_load, "run", lambda *words, **more: load)
+    run = small((peer(OURS),), ("http", "http-8"), rounds=2, once=("http",))
+    found = Runner(run, lambda line: None).carry_out()["scenarios"]
+    assert [len(one["peers"][OURS]["rounds"]) for one in found.values()] == [1, 2]
+
+
+@pytest.mark.usefixtures("here")
 def test_a_run_ends_in_time() -> None:
     """After its time no measure begins, and the result says that it is not whole."""
     said: list[str] = []
@@ -349,6 +359,7 @@ def test_a_run_for_the_goals() -> None:
     assert {one.name for one in run.scenarios} == set(goals.SCENARIOS)
     assert {one.name for one in run.peers} == set(goals.PEERS)
     assert run.rounds == 2
+    assert set(run.once) < set(goals.SCENARIOS)
     assert run.budget_s < 20 * 60
 
 
