@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import compileall
 import inspect
+import sys
 
 import pytest
 from hypothesis import settings
 
 import asgi_poller
 from asgi_poller.cli import build_kind
+from tests.support.processes import ROOT
 from tests.support.waiting import run
 
 # An example's time is the machine's matter: a loaded one would fail what is right.
 settings.register_profile("asgi_poller", deadline=None)
 settings.load_profile("asgi_poller")
+
+# pytest keeps its byte code of the tests: compiling them takes longer than some of them do
+sys.dont_write_bytecode = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
             f"--build {wanted}: the {build_kind()} build is what `import asgi_poller` finds, in "
             f"{asgi_poller.__file__}"
         )
+    if not hasattr(config, "workerinput"):  # else it is pytest-xdist's worker
+        compile_once()
+
+
+def compile_once() -> None:
+    """Hundreds of programs are started, and where PYTHONDONTWRITEBYTECODE is set each would compile
+    all modules again.
+    """
+    for folder in ("asgi_poller", "tests", "examples"):
+        compileall.compile_dir(ROOT / folder, quiet=2)
 
 
 def pytest_report_header() -> str:
