@@ -36,7 +36,7 @@ EVERY_FORM = pytest.mark.parametrize(
     ],
 )
 DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["loop", "poller"])
-CONNECTIONS, PER_ADDRESS, CHANNELS = 20, 2, 3
+LIMITS = {"limit_connections": 20, "limit_connections_per_ip": 2, "limit_channels": 3}
 
 
 @contextlib.contextmanager
@@ -52,12 +52,7 @@ def limited(form: str, **limits: float) -> Iterator[Served]:
 @pytest.fixture(scope="module", params=ALL_FORMS)
 def site(request: pytest.FixtureRequest) -> Iterator[Served]:
     """One server for the tests that may run into each other's last connections."""
-    with limited(
-        request.param,
-        limit_connections=CONNECTIONS,
-        limit_connections_per_ip=PER_ADDRESS,
-        limit_channels=CHANNELS,
-    ) as it:
+    with limited(request.param, **LIMITS) as it:
         yield it
 
 
@@ -102,7 +97,7 @@ def fill(site: Served, count: int, first: bytes, source: str | None = None) -> l
 
 
 def test_one_address_has_its_share_and_no_more(site: Served) -> None:
-    greedy = fill(site, PER_ADDRESS, UNFINISHED, STRANGER)
+    greedy = fill(site, LIMITS["limit_connections_per_ip"], UNFINISHED, STRANGER)
     answer = site.ask(LAST_GET, STRANGER)
     assert status(answer) == 429
     assert b"\r\nretry-after: " in answer
@@ -116,7 +111,7 @@ def test_one_address_has_its_share_and_no_more(site: Served) -> None:
 
 
 def test_channels_over_the_limit_get_503_and_requests_are_served(site: Served) -> None:
-    sockets = fill(site, CHANNELS, handshake())
+    sockets = fill(site, LIMITS["limit_channels"], handshake())
     for _ in range(5):
         assert status(site.ask(handshake())) == 503
         assert status(site.ask(LAST_GET)) == 200
@@ -129,7 +124,7 @@ def test_channels_over_the_limit_get_503_and_requests_are_served(site: Served) -
 
 def test_connections_over_the_limit_get_503_and_there_is_room_again(site: Served) -> None:
     """The last one: what it leaves would be in the others' way."""
-    held = fill(site, CONNECTIONS, UNFINISHED)
+    held = fill(site, LIMITS["limit_connections"], UNFINISHED)
     answer = site.ask(LAST_GET)
     assert status(answer) == 503
     assert b"\r\nretry-after: " in answer
