@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import inspect
+import os
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 import asgi_poller
 from asgi_poller.cli import build_kind
+from asgi_poller.settings.option import ENVIRONMENT_PREFIX
 from tests.support.processes import ROOT
 from tests.support.waiting import run
 
@@ -59,3 +61,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = inspect.signature(pyfuncitem.obj).parameters
     run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> str:
+    """`--loop` asyncio and uvloop."""
+    name: str = request.param
+    if name == "uvloop":
+        pytest.importorskip("uvloop")
+    return name
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of this process sets an option."""
+    for name in list(os.environ):
+        if name.startswith((ENVIRONMENT_PREFIX, "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")):
+            monkeypatch.delenv(name)

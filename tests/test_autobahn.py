@@ -24,7 +24,7 @@ import sys
 
 import pytest
 
-from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.apps import echo
 from tests.support.server import serving
 
 pytestmark = pytest.mark.long
@@ -66,15 +66,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] != "websocket":
-        return
-    await receive()
-    await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        await send({**message, "type": "websocket.send"})
 
 
 def results_of(port: int, cases: list[str], side_by_side: int) -> dict[str, list[str]]:

@@ -25,6 +25,7 @@ if sys.platform == "win32":
     pytest.skip("needs FIFOs and workers", allow_module_level=True)
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.apps import live
 from tests.support.client import handshake
 from tests.support.command import running
 from tests.support.frames import PING, frame
@@ -42,8 +43,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Says which loop it runs on; GET /block?FIFO blocks that loop until the FIFO is written to."""
     place = f"{os.getpid()}/{threading.get_ident()}".encode()
     if scope["type"] == "lifespan":
-        for _ in range(2):
-            await send({"type": (await receive())["type"] + ".complete"})
+        await live(receive, send)
     elif scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept", "headers": [(b"place", place)]})

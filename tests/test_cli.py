@@ -16,11 +16,12 @@ from asgi_poller import cli
 from asgi_poller.config import Config
 from asgi_poller.errors import ListenError, StartupError
 from asgi_poller.protocols.http1 import parser
-from asgi_poller.settings.option import ENVIRONMENT_PREFIX
 from asgi_poller.settings.table import GROUPS, OPTIONS, SETTINGS, UVICORN_GROUP
 
 SERVER_MODULE = "asgi_poller.serve_main"
 SUCCESS = 0
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 class Served:
@@ -48,16 +49,6 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
     module.__dict__["serve"] = stand_in.serve
     monkeypatch.setitem(sys.modules, SERVER_MODULE, module)
     return stand_in
-
-
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(ENVIRONMENT_PREFIX) or name in (
-            "WEB_CONCURRENCY",
-            "FORWARDED_ALLOW_IPS",
-        ):
-            monkeypatch.delenv(name)
 
 
 def run(*arguments: str, environ: dict[str, str] | None = None) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import shutil
 import ssl
@@ -20,7 +19,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
-from tests.support.server import LOOPS, Site, serving
+from tests.support.server import Site, serving
 from tests.support.waiting import run
 
 
@@ -70,11 +69,9 @@ async def converse(scope: Scope, receive: Receive, send: Send) -> None:
         await send(answer)
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-    with serving(application, loop=request.param) as site:
+@pytest.fixture(scope="module")
+def site(loop: str) -> Iterator[Site]:
+    with serving(application, loop=loop) as site:
         yield site
 
 
@@ -266,10 +263,7 @@ def test_curl_offers_http2_and_gets_http1(site: Site) -> None:
 # TLS
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 def test_over_tls(loop: str, tmp_path: Any) -> None:
-    if loop == "uvloop":
-        importlib.import_module("uvloop")
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
     files = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": tmp_path / "key.pem"}

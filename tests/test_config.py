@@ -19,19 +19,11 @@ from asgi_poller.settings import sources
 from asgi_poller.settings.option import ENVIRONMENT_PREFIX
 from asgi_poller.settings.table import BY_SPELLING, OPTIONS, SETTINGS
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """Never called here."""
-
-
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(ENVIRONMENT_PREFIX) or name in (
-            "WEB_CONCURRENCY",
-            "FORWARDED_ALLOW_IPS",
-        ):
-            monkeypatch.delenv(name)
 
 
 def test_defaults_are_those_of_the_table() -> None:

@@ -17,9 +17,10 @@ import pytest
 import yaml
 from websockets.sync.client import connect
 
-from asgi_poller import Config, Server
 from asgi_poller.settings.table import BY_SPELLING
+from tests.support.apps import answer
 from tests.support.processes import free_port
+from tests.support.server import serving
 from tests.support.waiting import DEADLINE_S
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
@@ -47,18 +48,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "websocket.send", "text": message["text"]})
     elif scope["type"] == "http":
         headers = [(b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": seen.encode()})
-
-
-@contextmanager
-def served(**options: Any) -> Iterator[Server]:
-    server = Server(Config(app, access_log=False, log_config=None, lifespan="off", **options))
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+        await answer(send, seen.encode(), headers=headers)
 
 
 @contextmanager
@@ -103,7 +93,7 @@ def test_nginx(tmp_path: Path) -> None:
         f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr; events {{}}"
         f"http {{ access_log off; {folders}\n{text} }}"
     )
-    with served(uds=str(path), forwarded_allow_ips="unix"):
+    with serving(app, uds=str(path), forwarded_allow_ips="unix", log_config=None):
         with running(["nginx", "-p", str(tmp_path), "-c", str(file)]):
             ask_through(port, "http")
 
@@ -112,8 +102,8 @@ def test_nginx(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy on the path")
 def test_haproxy(tmp_path: Path) -> None:
     port = free_port()
-    with served(port=0) as server:
-        text = block("haproxy").replace("127.0.0.1:8000", server.urls[0].removeprefix("http://"))
+    with serving(app, log_config=None) as site:
+        text = block("haproxy").replace("127.0.0.1:8000", f"127.0.0.1:{site.port}")
         text = re.sub(r"bind :443 .*", f"bind 127.0.0.1:{port}", text)
         file = tmp_path / "haproxy.cfg"
         file.write_text(text)

@@ -13,9 +13,10 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from asgi_poller import Config, Server
+from asgi_poller import Server
 from asgi_poller.settings.table import BY_SPELLING
 from tests.support.processes import ROOT
+from tests.support.server import serving
 from tests.support.waiting import DEADLINE_S
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -114,13 +115,8 @@ def module(code: str) -> Iterator[types.ModuleType]:
 @contextmanager
 def served(code: str) -> Iterator[str]:
     """Serve the application of a block; HOST:PORT."""
-    with module(code):
-        server = Server(Config("main:app", port=0, access_log=False, log_config=None))
-        server.start()
-        try:
-            yield server.urls[0].removeprefix("http://")
-        finally:
-            server.stop()
+    with module(code), serving("main:app", log_config=None) as site:
+        yield f"127.0.0.1:{site.port}"
 
 
 def test_the_first_application() -> None:

@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from asgi_poller import Config, Server
 from asgi_poller.settings.table import OPTIONS
 from examples import chat
 from tests.support.processes import ROOT
+from tests.support.server import serving
 from tests.support.waiting import DEADLINE_S
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
@@ -27,13 +27,8 @@ EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
 @contextmanager
 def served(name: str, **options: Any) -> Iterator[str]:
     """Serve `examples.NAME:app`; HOST:PORT."""
-    config = Config(f"examples.{name}:app", port=0, access_log=False, log_config=None, **options)
-    server = Server(config)
-    server.start()
-    try:
-        yield server.urls[0].removeprefix("http://")
-    finally:
-        server.stop()
+    with serving(f"examples.{name}:app", log_config=None, **options) as site:
+        yield f"127.0.0.1:{site.port}"
 
 
 def received(channel: ClientConnection) -> Any:

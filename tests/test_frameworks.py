@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.fake_connection import errors_in
-from tests.support.server import LOOPS, Site, serving
+from tests.support.server import Site, serving
 from tests.support.waiting import run, wait_until
 
 
@@ -140,11 +140,9 @@ def seen() -> Seen:
     return Seen()
 
 
-@pytest.fixture(params=LOOPS)
-def fastapi(request: pytest.FixtureRequest, seen: Seen) -> Iterator[Site]:
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-    with serving(fastapi_app(seen), loop=request.param, lifespan="on") as site:
+@pytest.fixture
+def fastapi(loop: str, seen: Seen) -> Iterator[Site]:
+    with serving(fastapi_app(seen), loop=loop, lifespan="on") as site:
         yield site
 
 
@@ -225,7 +223,6 @@ def test_an_endpoint_that_fails_closes_with_1011(
     wait_until(lambda: errors_in(caplog) == ["Exception in ASGI application"])
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 def test_fastapi_lives_from_start_to_stop(loop: str, seen: Seen) -> None:
     with serving(fastapi_app(seen), loop=loop, lifespan="on"):
         assert seen.events == ["start"]
@@ -307,7 +304,6 @@ async def pieces(seen: Seen, kind: str) -> AsyncIterator[bytes]:
         seen.add("closed")
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("kind", ["plain", "sleep0", "sleep"])
 def test_an_abandoned_stream_is_closed_at_once(loop: str, kind: str) -> None:
     """Not only by the garbage collector, which may take its time: a camera, a cursor, a lock."""
@@ -328,7 +324,6 @@ def test_an_abandoned_stream_is_closed_at_once(loop: str, kind: str) -> None:
         gc.enable()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 def test_a_close_after_the_client_closed_is_no_mistake(
     loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:

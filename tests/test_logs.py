@@ -9,7 +9,6 @@ import logging.handlers
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from asgi_poller import logs
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from tests.support.waiting import in_threads
 
 ADDRESS = "127.0.0.1:1234"
 ENDED = logs.Outcome(1000, "[closed] 1000")
@@ -333,11 +333,7 @@ def test_threads_that_log_while_files_are_reopened_lose_no_line(tmp_path: Path) 
         for number in range(count):
             error.info("%d:%d", name, number)
 
-    writers = [threading.Thread(target=write, args=(name,)) for name in range(4)]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        logs.reopen_log_files()
-    for writer in writers:
-        writer.join()
+    with in_threads(write, range(4)) as writers:
+        while any(writer.is_alive() for writer in writers):
+            logs.reopen_log_files()
     assert len(path.read_text().splitlines()) == 4 * count

@@ -10,6 +10,7 @@ import pytest
 
 from asgi_poller import logs
 from asgi_poller.config import Config
+from tests.support.apps import answer
 from tests.support.client import get, handshake
 from tests.support.frames import close as close_frame
 from tests.support.server import serving
@@ -20,8 +21,7 @@ from tests.test_logs import _logging_as_it_was as _logging_as_it_was  # a fixtur
 async def greeter(scope: Any, receive: Any, send: Any) -> None:
     """Answers a request, opens a WebSocket; denies `/no`."""
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await answer(send, b"")
     else:
         await receive()
         if scope["path"] == "/no":

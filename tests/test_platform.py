@@ -16,6 +16,7 @@ from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
 from asgi_poller.handoff.connection_table import ConnectionTable
 from asgi_poller.handoff.shared_counters import Counters
+from tests.support.waiting import in_threads
 
 
 @pytest.mark.parametrize(
@@ -92,13 +93,9 @@ def wakeup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> p
 def test_a_wakeup_wakes_all_that_wait_and_stays(wakeup: platform.Wakeup) -> None:
     assert not wakeup.wait(0.0)
     ended = []
-    waiters = [threading.Thread(target=lambda: ended.append(wakeup.wait(60.0))) for _ in range(3)]
-    for waiter in waiters:
-        waiter.start()
-    wakeup.set()
-    wakeup.set()
-    for waiter in waiters:
-        waiter.join(60.0)
+    with in_threads(lambda limit_s: ended.append(wakeup.wait(limit_s)), [60.0] * 3):
+        wakeup.set()
+        wakeup.set()
     assert ended == [True] * 3
     assert wakeup.is_set()
     # level-triggered: every poller's own selector sees it, again and again

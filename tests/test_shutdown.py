@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.apps import answer, converse
 from tests.support.client import Client, get, handshake
 from tests.support.command import Command, running
 from tests.support.frames import close as close_frame
@@ -33,10 +34,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         print("the application ends", file=sys.stderr, flush=True)
         await send({"type": "lifespan.shutdown.complete"})
     elif scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] != "websocket.disconnect":
-            await send({**message, "type": "websocket.send"})
+        message = await converse(receive, send)
         print(f"disconnect {message['code']}", file=sys.stderr, flush=True)
     else:
         await respond(scope["path"], receive, send)
@@ -57,8 +55,7 @@ async def respond(path: str, receive: Receive, send: Send) -> None:
             await asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
         case _:
             pass
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"done"})
+    await answer(send, b"done")
 
 
 @contextlib.contextmanager
@@ -99,7 +96,6 @@ def is_refused(process: Command) -> bool:
 
 @pytest.mark.long
 @BOTH
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_everybody_gets_an_orderly_end(number: signal.Signals, loop: str) -> None:
     with command("--loop", loop) as process:
         request, channel = slow_request(process), websocket(process)

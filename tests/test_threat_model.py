@@ -31,7 +31,8 @@ def functions_of(path: Path) -> dict[str, Function]:
     return {
         node.name: Function(" ".join(map(ast.unparse, node.decorator_list)), ast.unparse(node))
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
     }
 
 

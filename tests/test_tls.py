@@ -19,6 +19,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, build_context, is_plaintext
 from tests.support.tls import Files, Handshake, client_context, write_pair
+from tests.support.waiting import in_threads
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +329,7 @@ def test_reloading_while_many_threads_shake_hands(
     failures: list[BaseException] = []
     done = threading.Event()
 
-    def shake() -> None:
+    def shake(_: int) -> None:
         client = client_context(authority)
         try:
             while not done.is_set():
@@ -337,15 +338,11 @@ def test_reloading_while_many_threads_shake_hands(
             failures.append(error)
             raise
 
-    threads = [threading.Thread(target=shake) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for turn in range(40):
-        install((other_files, files)[turn % 2], certificate, key)
-        tls.reload()
-    done.set()
-    for thread in threads:
-        thread.join(30)
+    with in_threads(shake, range(4)):
+        for turn in range(40):
+            install((other_files, files)[turn % 2], certificate, key)
+            tls.reload()
+        done.set()
     assert not failures
 
 

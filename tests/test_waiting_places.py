@@ -20,6 +20,7 @@ import pytest
 import trustme
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.apps import answer
 from tests.support.client import get
 from tests.support.command import Command
 from tests.support.gunicorn import gunicorn
@@ -54,8 +55,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/block":
         print("blocked", file=sys.stderr, flush=True)
         wait_until(gate.exists, "the gate opens")
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"done"})
+    await answer(send, b"done")
 
 
 @pytest.fixture(scope="module", autouse=True)

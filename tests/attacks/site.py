@@ -11,6 +11,7 @@ from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.serve.server import Server
+from tests.support.apps import answer
 from tests.support.server import Site, serving
 
 
@@ -53,8 +54,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
         body = str(len(asyncio.all_tasks()))
     if scope["path"] == "/large":
         body = "x" * (32 * 1024 * 1024)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": body.encode()})
+    await answer(send, body.encode())
 
 
 async def _talk(record: Record, scope: Scope, receive: Receive, send: Send) -> None:

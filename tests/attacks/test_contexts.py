@@ -8,8 +8,6 @@ import asyncio
 import contextvars
 from typing import Any
 
-import pytest
-
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.serve.server import Server
@@ -67,7 +65,6 @@ def ask(site: Site) -> None:
             assert read_exactly(channel, 2 + len(wanted))[2:] == wanted
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_one_connection_many_users(loop: str) -> None:
     async def main() -> None:
         AROUND.set("around")

@@ -19,14 +19,15 @@ from tests.attacks.site import under_attack
 from tests.support.client import (
     GET,
     LAST_GET,
+    Client,
     handshake,
     read_exactly,
-    read_frame,
     read_head,
     read_to_end,
+    send_all,
 )
 from tests.support.command import Command
-from tests.support.frames import text
+from tests.support.server import Served
 from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.attacks.echo:app"
@@ -46,11 +47,12 @@ def limited(limits: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def ask(address: tuple[str, int]) -> bytes:
-    with socket.create_connection(address, DEADLINE_S) as client:
-        with contextlib.suppress(ConnectionError):
-            client.sendall(LAST_GET)
-        return read_to_end(client)
+def status_of(client: Client) -> int:
+    """Of the answer; 0 if there is none."""
+    try:
+        return client.head().status
+    except (ConnectionError, EOFError):
+        return 0
 
 
 @DIRECT
@@ -60,34 +62,24 @@ def test_descriptors_run_out(option: str) -> None:
     command = Command(*OPTIONS, option, program=program)
     with contextlib.closing(command), contextlib.ExitStack() as stack:
         command.wait_for("running on")
-        address = command.address
-        clients = [
-            stack.enter_context(socket.create_connection(address, DEADLINE_S)) for _ in range(400)
-        ]
+        site = Served(command.address[1])
+        clients = [stack.enter_context(site.connect()) for _ in range(400)]
         for client in clients:
-            with contextlib.suppress(ConnectionError):
-                client.sendall(handshake())
+            send_all(client, handshake())
         statuses = [status_of(client) for client in clients]
         assert statuses.count(101) > 150
         assert statuses.count(503) > 50
         assert set(statuses) <= {101, 503, 0}
         opened = [client for client, status in zip(clients, statuses, strict=True) if status == 101]
         for client in opened:
-            client.sendall(text("still here"))
-            assert read_exactly(client, 12)[2:] == b"still here"
+            site.echo(client, "still here")
         for client in clients:
             client.close()
-        wait_until(lambda: ask(address).startswith(b"HTTP/1.1 200 "), "service returns")
-        assert command.text.count("cannot accept") == 1
+        wait_until(lambda: site.ask(LAST_GET).startswith(b"HTTP/1.1 200 "), "service returns")
+        command.stop()
+        assert len(command.said("cannot accept")) == 1
+        assert len(command.said(f" {statuses.count(503)} connections got 503")) == 1
         assert "Traceback" not in command.text
-
-
-def status_of(client: socket.socket) -> int:
-    try:
-        head = read_head(client)
-    except ConnectionError:
-        return 0
-    return int(head[9:12]) if head else 0
 
 
 def test_memory_runs_out() -> None:
@@ -99,13 +91,8 @@ def test_memory_runs_out() -> None:
     command = Command(*OPTIONS, *options, program=program)
     with contextlib.closing(command), contextlib.ExitStack() as stack:
         command.wait_for("running on")
-        address = command.address
-        honest = stack.enter_context(socket.create_connection(address, DEADLINE_S))
-        honest.sendall(handshake())
-        assert read_head(honest).startswith(b"HTTP/1.1 101 ")
-        greedy = stack.enter_context(socket.create_connection(address, DEADLINE_S))
-        greedy.sendall(handshake())
-        assert read_head(greedy).startswith(b"HTTP/1.1 101 ")
+        site = Served(command.address[1])
+        honest, greedy = (stack.enter_context(site.websocket()) for _ in range(2))
         with contextlib.suppress(OSError):
             greedy.sendall(b"\x82\xff" + (1 << 30).to_bytes(8, "big") + bytes(4))
             piece = bytes(1 << 20)
@@ -113,9 +100,8 @@ def test_memory_runs_out() -> None:
                 greedy.sendall(piece)
         greedy.close()
         for _ in range(5):
-            honest.sendall(text("hello"))
-            assert read_frame(honest)[1] == b"hello"
-        assert ask(address).startswith(b"HTTP/1.1 200 ")
+            site.echo(honest)
+        site.is_well()
 
 
 class Faults:
@@ -124,16 +110,8 @@ class Faults:
     NUMBERS = tuple(
         getattr(errno, name)
         for name in (
-            "EMFILE",
-            "ENFILE",
-            "ENOBUFS",
-            "ENOMEM",
-            "ECONNABORTED",
-            "EPERM",
-            "EPROTO",
-            "EINTR",
-            "ETIMEDOUT",
-            "EIO",
+            *("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED"),
+            *("EPERM", "EPROTO", "EINTR", "ETIMEDOUT", "EIO"),
         )
         if hasattr(errno, name)
     )
@@ -176,7 +154,7 @@ def test_the_disk_is_full_under_the_log(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        address = listener.getsockname()
+        site = Served(listener.getsockname()[1])
         fd = str(listener.fileno())
         command = Command(
             *("--fd", fd, "--lifespan", "off", "--log-config", str(config)),
@@ -185,12 +163,7 @@ def test_the_disk_is_full_under_the_log(tmp_path: Path) -> None:
         )
         with contextlib.closing(command):
             for _ in range(20):
-                assert ask(address).startswith(b"HTTP/1.1 200 ")
-            with socket.create_connection(address, DEADLINE_S) as client:
-                client.sendall(handshake())
-                assert read_head(client).startswith(b"HTTP/1.1 101 ")
-                client.sendall(text("hello"))
-                assert read_frame(client)[1] == b"hello"
+                site.is_well()
 
 
 @pytest.mark.parametrize("jump_s", [-86400.0, 86400.0 * 365])

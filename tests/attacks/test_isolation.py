@@ -17,12 +17,12 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.loops import http_protocol
 from asgi_poller.loops.lingering_close import LingeringClose
 from tests.attacks.site import under_attack
+from tests.support.apps import answer, converse
 from tests.support.client import GET, LAST_GET, handshake, read_head, read_to_end, send_all
 from tests.support.frames import text
 from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until
 
-LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 POST = b"POST /%b HTTP/1.1\r\nhost: test\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 
@@ -55,8 +55,7 @@ async def vandal(scope: Scope, receive: Receive, send: Send) -> None:
         for key in ("query_string", "path", "client", "http_version", "headers", "type"):
             scope[key] = 7
     if "method" in scope:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await answer(send, b"ok")
         return
     while (await receive())["type"] != "websocket.disconnect":
         pass
@@ -101,7 +100,6 @@ def test_a_log_handler_that_raises_costs_no_response(caplog: pytest.LogCaptureFi
     assert "An access log line could not be written" in caplog.text
 
 
-@LOOPS
 def test_messages_and_a_reset_in_one_turn_of_the_loop_are_no_traceback(
     loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,11 +112,8 @@ def test_messages_and_a_reset_in_one_turn_of_the_loop_are_no_traceback(
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body"})
             return
-        await receive()
-        await send({"type": "websocket.accept"})
         with contextlib.suppress(OSError):
-            while (message := await receive())["type"] == "websocket.receive":
-                await send({**message, "type": "websocket.send"})
+            await converse(receive, send)
 
     with running(app, loop=loop, access_log=False, limit_connections=60) as site:
         channels = [site.websocket() for _ in range(50)]
@@ -134,7 +129,6 @@ def test_messages_and_a_reset_in_one_turn_of_the_loop_are_no_traceback(
     assert not [record.getMessage() for record in caplog.records if record.exc_info]
 
 
-@LOOPS
 @pytest.mark.parametrize("fields", [b"", b"content-length: 30\r\n"])
 def test_nothing_behind_a_refused_body_reaches_the_application(loop: str, fields: bytes) -> None:
     with under_attack(loop=loop, limit_request_body=10) as site:
@@ -149,8 +143,7 @@ def test_nothing_behind_a_refused_body_reaches_the_application(loop: str, fields
 
 async def early(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers without reading the body."""
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"early"})
+    await answer(send, b"early")
 
 
 @pytest.mark.parametrize("framing", [CHUNKED, b"content-length: 100000000000\r\n\r\n"])
@@ -220,7 +213,6 @@ def test_a_lingering_close_of_a_peer_that_has_gone_raises_nothing() -> None:
     assert transport.is_aborted
 
 
-@LOOPS
 def test_peers_that_go_before_their_denial_leave_no_connection_behind(
     loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 
 from tests.attacks.site import under_attack
 from tests.support.client import close_code, read_frame
 from tests.support.frames import PING, frame, text
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.waiting import in_threads, wait_until
 
 
 def test_a_busy_channel_ends_with_its_lifetime() -> None:
@@ -33,18 +32,15 @@ def test_lifetimes_have_jitter() -> None:
     with under_attack(ws_max_lifetime=0.2, ws_max_lifetime_jitter=2.0) as site:
         lifetimes = []
 
-        def live() -> None:
+        def live(_: int) -> None:
             # each in a thread of its own, so that nobody's end waits to be noticed
             with site.websocket() as client:
                 opened = time.monotonic()
                 assert close_code(client) == 1012
                 lifetimes.append(time.monotonic() - opened)
 
-        threads = [threading.Thread(target=live) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE_S)
+        with in_threads(live, range(20)):
+            pass
         assert len(lifetimes) == 20
         assert max(lifetimes) - min(lifetimes) > 0.1
 

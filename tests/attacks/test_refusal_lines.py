@@ -16,7 +16,7 @@ from asgi_poller.asgi.refusal_log import FIRST_COUNT, RefusalLog
 from tests.support.client import handshake, read_to_end, send_all
 from tests.support.command import Command, running
 from tests.support.tls import write_pair
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, in_threads
 
 NO_HOST = b"GET / HTTP/1.1\r\n\r\n"
 REFUSED = {
@@ -117,16 +117,12 @@ def test_the_rest_is_one_line(later: list[Later], caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.INFO, "asgi_poller.error")
     log = RefusalLog()
 
-    def flood() -> None:
+    def flood(_: int) -> None:
         for _ in range(300):
             log.note("400 bad", ("::1", 7))
 
-    threads = [threading.Thread(target=flood) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    log.note("431 large", None)
-    for thread in threads:
-        thread.join()
+    with in_threads(flood, range(4)):
+        log.note("431 large", None)
     assert caplog.messages.count("Refused [::1]:7: 400 bad") == FIRST_COUNT
     assert caplog.messages.count("Refused a peer: 431 large") == 1
     (summary,) = later

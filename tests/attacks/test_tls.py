@@ -30,7 +30,7 @@ from tests.support.client import (
 from tests.support.command import Command
 from tests.support.frames import text
 from tests.support.tls import Files, client_context, write_pair
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.waiting import DEADLINE_S, in_threads, wait_until
 
 DIRECT = pytest.mark.parametrize("direct_handshake", [False, True], ids=["core", "poller"])
 
@@ -154,7 +154,7 @@ def test_a_new_certificate_under_load(
         failures: list[Exception] = []
         over = threading.Event()
 
-        def shake_hands() -> None:
+        def shake_hands(_: int) -> None:
             while not over.is_set():
                 try:
                     serial(address, authority)
@@ -162,17 +162,11 @@ def test_a_new_certificate_under_load(
                     failures.append(error)
                     return
 
-        threads = [threading.Thread(target=shake_hands) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        try:
+        with in_threads(shake_hands, range(4)), contextlib.ExitStack() as stack:
+            stack.callback(over.set)
             replace_pair(files, authority.issue_cert("localhost"), tmp_path)
             command.signal(signal.SIGHUP)
             wait_until(lambda: serial(address, authority) != old, "the new certificate is shown")
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join(DEADLINE_S)
         assert failures == []
 
 

@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any
 
+from tests.support.apps import answer
+
 LOADED_BY = os.getpid()
 
 
@@ -70,8 +72,7 @@ async def respond(scope: Any, send: Any) -> None:
     }
     body = json.dumps(seen).encode()
     headers = [(b"content-type", b"application/json"), (b"x-made-by", b"a test")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await answer(send, body, headers=headers)
 
 
 def say(line: str) -> None:

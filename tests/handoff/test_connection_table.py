@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from asgi_poller.handoff.connection_table import TICKET_NONE, ConnectionTable, Tickets
+from tests.support.waiting import in_threads
 
 
 def test_tickets_are_used_again_and_the_table_stays_as_small_as_the_peak() -> None:
@@ -139,20 +139,14 @@ def test_ends_from_many_threads_are_all_seen() -> None:
     tickets = Tickets(table)
     handed = [tickets.take("a") for _ in range(8_000)]
     random.Random(1).shuffle(handed)
-    seen = 0
 
     def end(part: list[int]) -> None:
         for ticket in part:
             table.end(ticket)
 
-    threads = [threading.Thread(target=end, args=(handed[start::8],)) for start in range(8)]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        tickets.collect()
-        seen += 1
-    for thread in threads:
-        thread.join()
+    with in_threads(end, [handed[start::8] for start in range(8)]) as threads:
+        while any(thread.is_alive() for thread in threads):
+            tickets.collect()
     tickets.collect()
     assert tickets.open_count == 0
     assert sorted(tickets._free) == list(range(8_000))

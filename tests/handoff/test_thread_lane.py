@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
@@ -12,8 +11,10 @@ import pytest
 
 from asgi_poller.handoff.thread_lane import LATE_S, REMEMBER_TIMES, ThreadLane, close_connection
 from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.loops.loop_factory import loop_factory
 from tests.pollers.fakes import LoopCore, cores
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.fake_connection import Clock
+from tests.support.waiting import DEADLINE_S, in_threads, wait_until
 
 
 def fake_connections(start: int, count: int) -> list[Accepted]:
@@ -167,16 +168,6 @@ def test_each_poller_gets_back_its_own_from_a_loop_that_has_closed() -> None:
     assert lane.reclaim() == taken
 
 
-class Clock:
-    """Seconds that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_a_loop_that_does_not_answer_is_late_and_gives_up_what_waits() -> None:
     core, clock = HandCore(), Clock()
     lane = ThreadLane(core, clock=clock)
@@ -245,13 +236,10 @@ def test_a_loop_that_adopts_for_long_is_not_late() -> None:
     assert lane.is_late()
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def real_core(request: pytest.FixtureRequest) -> Iterator[LoopCore]:
+@pytest.fixture
+def real_core(loop: str) -> Iterator[LoopCore]:
     """A core on each kind of loop."""
-    make: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    if request.param == "uvloop":
-        make = pytest.importorskip("uvloop").new_event_loop
-    core = LoopCore(make())
+    core = LoopCore(loop_factory(loop)())
     yield core
     core.adopted.clear()
     core.stop()
@@ -268,11 +256,8 @@ def test_many_pollers_lose_nothing_and_deliver_nothing_twice(real_core: LoopCore
             batch = fake_connections(number * 10_000 + turn * 3, turn % 3 + 1)
             assert lane.put(batch) == len(batch)
 
-    threads = [threading.Thread(target=poller, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with in_threads(poller, range(6)):
+        pass
     total = 6 * sum(turn % 3 + 1 for turn in range(500))
     wait_until(lambda: len(real_core.adopted) == total, "all are delivered")
     assert len({accepted.fd for accepted in real_core.adopted}) == total
@@ -291,13 +276,9 @@ def test_pollers_that_race_with_the_end_of_a_loop_account_for_everything(attempt
             batch = fake_connections(number * 10_000 + turn * 2, 2)
             taken[number] += batch[: lane.put(batch)]
 
-    threads = [threading.Thread(target=poller, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    core.loop.call_soon_threadsafe(core.loop.stop)
-    for thread in threads:
-        thread.join()
+    with in_threads(poller, range(4)):
+        start.wait()
+        core.loop.call_soon_threadsafe(core.loop.stop)
     wait_until(core.loop.is_closed, "the loop has ended")
     accounted = [accepted.fd for accepted in core.adopted + lane.reclaim()]
     core.adopted.clear()

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from asgi_poller.asgi.types import Message, Receive, Scope, Send
+from tests.support.apps import answer, converse
 
 
 class Application:
@@ -32,11 +33,7 @@ class Application:
         await handler(argument, receive, send)
 
     async def websocket(self, receive: Receive, send: Send) -> None:
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] == "websocket.receive":
-            await send({**message, "type": "websocket.send"})
-        self.messages.append(message)
+        self.messages.append(await converse(receive, send))
         self.finished.set()
 
     async def echo(self, argument: str, receive: Receive, send: Send) -> None:
@@ -97,8 +94,3 @@ class Application:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"part", "more_body": True})
         raise ZeroDivisionError
-
-
-async def answer(send: Send, body: bytes, status: int = 200) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": []})
-    await send({"type": "http.response.body", "body": body})

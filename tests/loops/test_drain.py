@@ -15,11 +15,12 @@ import trustme
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from asgi_poller.asgi.types import Message, Receive, Scope, Send
+from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.tls import context_of
+from tests.support.apps import answer, hold
 from tests.support.waiting import DEADLINE_S
 
 FAMILY = socket.AF_INET
@@ -29,14 +30,9 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 async def greet(scope: Scope, receive: Receive, send: Send) -> None:
     """200 to a request, and a WebSocket that is kept until its client goes."""
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"hello"})
+        await answer(send, b"hello")
         return
-    await receive()
-    await send({"type": "websocket.accept"})
-    message: Message = {"type": ""}
-    while message["type"] != "websocket.disconnect":
-        message = await receive()
+    await hold(receive, send)
 
 
 class LoopUnderTest:

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.apps import answer
 from tests.support.client import get, handshake
 from tests.support.server import serving
 
@@ -25,8 +26,7 @@ class Talker:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/other":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"%d" % self.count})
+            await answer(send, b"%d" % self.count)
             return
         message: dict[str, Any]
         if scope["path"] == "/denied":

@@ -14,6 +14,7 @@ from asgi_poller.loops.http_protocol import HttpProtocol
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
+from tests.support.apps import answer, converse
 from tests.support.client import Client, get, post
 from tests.support.frames import close, frame, text
 from tests.support.server import Site, serving
@@ -36,13 +37,9 @@ async def app(scope: object, receive: object, send: object) -> None:
     assert callable(receive)
     assert callable(send)
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"hello"})
+        await answer(send, b"hello")
     elif scope["type"] == "websocket" and scope["path"] != "/denied":
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] == "websocket.receive":
-            await send({"type": "websocket.send", "text": message["text"]})
+        await converse(receive, send)
 
 
 def _requests(site: Site) -> None:

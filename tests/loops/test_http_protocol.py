@@ -10,7 +10,7 @@ import pytest
 from tests.loops.apps import Application
 from tests.protocols.http1.smuggling import BROKEN, CHUNKED, UNSUPPORTED
 from tests.support.client import get, post
-from tests.support.server import LOOPS, Site, serving
+from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, settled, wait_until
 
 NEXT = get("/next", "Connection: close")
@@ -27,12 +27,10 @@ def site(loop: str, app: Application) -> Iterator[Site]:
         yield site
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def shared(request: pytest.FixtureRequest) -> Iterator[Site]:
+@pytest.fixture(scope="module")
+def shared(loop: str) -> Iterator[Site]:
     """One server for tests that leave no trace in it."""
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-    with serving(Application(), loop=request.param) as site:
+    with serving(Application(), loop=loop) as site:
         yield site
 
 

@@ -12,6 +12,7 @@ from asgi_poller.handoff.thread_lane import LATE_S, LATE_TIMES
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.balance import Balancer
 from tests.pollers.fakes import PromptLane
+from tests.support.waiting import in_threads
 
 
 class CountingLane(PromptLane):
@@ -118,11 +119,8 @@ def test_many_threads_keep_the_spread_at_one() -> None:
                     balancer.give_back(lane, share)
                     balancer.reserve(share)
 
-    threads = [threading.Thread(target=poller, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with in_threads(poller, range(8)):
+        pass
     loads = [lane.load() for lane in lanes]
     assert sum(loads) == sum((seed * 7 + turn) % 11 + 1 for seed in range(8) for turn in range(400))
     # giving back unlevels by what one thread held; a last share levels it again

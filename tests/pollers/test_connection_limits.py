@@ -20,6 +20,7 @@ from asgi_poller.pollers.connection_limits import (
     address_key,
     make_connection_limits,
 )
+from tests.support.waiting import in_threads
 
 
 def peer(host: str) -> tuple[str, int]:
@@ -67,41 +68,6 @@ def test_an_address_that_is_none_is_counted_as_it_stands() -> None:
     assert address_key(("not:an:address", 1)) == "not:an:address"
 
 
-def test_limit_of_all_connections() -> None:
-    connection_limits = ConnectionLimits(Config("main:app", limit_connections=2))
-    first, _ = (
-        must_enter(connection_limits, "192.0.2.1"),
-        must_enter(connection_limits, "192.0.2.2"),
-    )
-    assert connection_limits.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
-    assert connection_limits.enter("") is Refusal.CONNECTIONS
-    connection_limits.end(first)
-    must_enter(connection_limits, "192.0.2.3")
-    assert connection_limits.enter(peer("192.0.2.3")) is Refusal.CONNECTIONS
-    assert connection_limits.open_count == 2
-    assert connection_limits.refused_by_reason == {
-        "connections": 3,
-        "connections_per_ip": 0,
-        "channels": 0,
-        "accept_rate": 0,
-    }
-
-
-def test_limit_for_each_address() -> None:
-    connection_limits = ConnectionLimits(Config("main:app", limit_connections_per_ip=2))
-    tickets = [
-        must_enter(connection_limits, "2001:db8:0:1::1"),
-        must_enter(connection_limits, "2001:db8:0:1::2"),
-    ]
-    assert connection_limits.enter(peer("2001:db8:0:1::3")) is Refusal.CONNECTIONS_PER_IP
-    must_enter(connection_limits, "2001:db8:0:2::1")
-    must_enter(connection_limits, "192.0.2.1")
-    connection_limits.end(tickets[0])
-    must_enter(connection_limits, "2001:db8:0:1::3")
-    assert connection_limits.enter(peer("2001:db8:0:1::4")) is Refusal.CONNECTIONS_PER_IP
-    assert connection_limits.refused_by_reason["connections_per_ip"] == 2
-
-
 def test_trusted_proxies_speak_for_many_and_are_not_counted_themselves() -> None:
     connection_limits = ConnectionLimits(
         Config("main:app", limit_connections_per_ip=1), exempt=TrustedHosts("10.0.0.0/8,unix")
@@ -114,27 +80,6 @@ def test_trusted_proxies_speak_for_many_and_are_not_counted_themselves() -> None
     connection_limits.end(tickets[0])
     must_enter(connection_limits, "192.0.2.1")
     assert connection_limits.open_count == 3
-
-
-def test_limit_of_channels_leaves_http_alone() -> None:
-    connection_limits = ConnectionLimits(Config("main:app", limit_channels=1))
-    one, two, three = (must_enter(connection_limits, "192.0.2.1") for _ in range(3))
-    assert connection_limits.open_websocket(one) is None
-    assert connection_limits.open_websocket(one) is None  # the same one
-    assert connection_limits.open_websocket(two) is Refusal.CHANNELS
-    connection_limits.end(three)
-    assert connection_limits.open_websocket(two) is Refusal.CHANNELS
-    connection_limits.end(one)
-    assert connection_limits.open_websocket(two) is None
-    assert connection_limits.websocket_count == 1
-    must_enter(connection_limits, "192.0.2.1")
-
-
-def test_limits_that_are_not_set_are_not_enforced() -> None:
-    connection_limits = ConnectionLimits(Config("main:app", limit_accept_rate=1.0))
-    tickets = [must_enter(connection_limits, "192.0.2.1") for _ in range(100)]
-    assert all(connection_limits.open_websocket(ticket) is None for ticket in tickets)
-    assert all(connection_limits.identify(ticket, peer("192.0.2.2")) is None for ticket in tickets)
 
 
 def test_a_dead_worker_takes_its_connections_with_it() -> None:
@@ -159,12 +104,6 @@ def test_more_workers_than_numbers_are_one_clear_line() -> None:
     assert numbers == set(range(2, 256))
     with pytest.raises(OperatorFault, match=r"^--workers: .* 254 at once"):
         connection_limits.new_worker()
-
-
-def test_refusals_elsewhere_are_counted_too() -> None:
-    connection_limits = ConnectionLimits(Config("main:app", limit_accept_rate=1.0))
-    connection_limits.refuse(Refusal.ACCEPT_RATE)
-    assert connection_limits.refused_by_reason["accept_rate"] == 1
 
 
 def test_bucket_gives_a_second_at_once_and_then_the_rate() -> None:
@@ -246,11 +185,8 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
                 inside[key] -= 1
             connection_limits.end(ticket)
 
-    threads = [threading.Thread(target=visit, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with in_threads(visit, range(8)):
+        pass
     assert not excess
     assert entered.total() > 1_000
     assert connection_limits.open_count == 0

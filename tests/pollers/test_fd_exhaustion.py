@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import errno
-import select
-import socket
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -23,8 +18,7 @@ from asgi_poller.pollers.fd_exhaustion import (
     Refuser,
 )
 from tests.pollers.fakes import connect, make_listener
-from tests.support.client import read_rest
-from tests.support.waiting import wait_until
+from tests.support.waiting import in_threads
 
 pytest.importorskip("resource")
 
@@ -183,98 +177,8 @@ class TestEpisodes:
 
     def test_many_threads_make_one_episode(self, caplog: pytest.LogCaptureFixture) -> None:
         episodes = Episodes()
-        threads = [
-            threading.Thread(target=episodes.note, args=(errno.EMFILE,), kwargs={"refused": True})
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with in_threads(lambda number: episodes.note(number, refused=True), [errno.EMFILE] * 8):
+            pass
         episodes.settle(ended=True)
         assert len(caplog.messages) == 2
         assert "8 connections" in caplog.messages[1]
-
-
-AT_THE_LIMIT = textwrap.dedent("""
-    import logging, os, resource, sys, threading
-    from asgi_poller.pollers.pool import PollerPool
-    from asgi_poller.handoff.thread_lane import ThreadLane
-    from tests.pollers.fakes import LoopCore, make_listener
-    from tests.support.waiting import wait_until
-
-    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
-    core = LoopCore()
-    listener = make_listener()
-    poller_pool = PollerPool([listener], [ThreadLane(core)], pollers=2)
-    poller_pool.start()
-    used = len(os.listdir("/dev/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
-    print(*listener.socket.getsockname(), flush=True)
-    for line in sys.stdin:
-        command = line.strip()
-        if command == "free":
-            core.close_all()
-        elif command == "stats":
-            stats = poller_pool.stats()
-            wait_until(lambda: len(core.adopted) >= stats.accepted - core.closed, "adopted")
-            print(stats.accepted, stats.refused, len(core.adopted), core.closed, flush=True)
-    assert poller_pool.stop(30)
-    core.stop()
-    assert threading.active_count() == 1
-""")
-
-
-@contextmanager
-def server_at_the_limit() -> Iterator[subprocess.Popen[str]]:
-    """The script above, ended whatever happens."""
-    with subprocess.Popen(
-        [sys.executable, "-c", AT_THE_LIMIT],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
-        try:
-            yield server
-        finally:
-            server.kill()
-
-
-def test_at_the_descriptor_limit_clients_get_503_and_service_returns() -> None:
-    with server_at_the_limit() as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        host, port = server.stdout.readline().split()
-
-        def open_client() -> socket.socket:
-            client = socket.create_connection((host, int(port)), timeout=30)
-            client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-            return client
-
-        def ask(command: str) -> list[int]:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            print(command, file=server.stdin, flush=True)
-            return [int(word) for word in server.stdout.readline().split()]
-
-        everyone = [open_client() for _ in range(75)]
-        wait_until(lambda: sum(ask("stats")[:2]) == 75, "each is accepted or refused")
-        accepted, refused, adopted, _ = ask("stats")
-        assert adopted == accepted
-        assert refused >= 50
-
-        answered, _, _ = select.select(everyone, [], [], 0)
-        assert len(answered) == refused
-        for client in answered:
-            assert_is_503(read_rest(client))
-        print("free", file=server.stdin, flush=True)
-        wait_until(lambda: ask("stats")[3] == accepted, "those that were adopted are closed")
-        after = open_client()
-        wait_until(lambda: ask("stats")[0] == accepted + 1, "served again")
-        for client in (*everyone, after):
-            client.close()
-        _, log = server.communicate(timeout=60)
-    assert server.returncode == 0, log
-    assert [line.split()[0] for line in log.splitlines()] == ["ERROR", "WARNING"], log
-    assert f"{refused} connections got 503" in log

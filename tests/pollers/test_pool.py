@@ -28,7 +28,7 @@ from tests.pollers.fakes import (
     running_pool,
 )
 from tests.support.processes import open_descriptors
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.waiting import DEADLINE_S, in_threads, wait_until
 
 
 class FullLane(PromptLane):
@@ -261,11 +261,8 @@ def test_stop_is_idempotent_from_any_thread_and_before_start() -> None:
     poller_pool.start()
     names = {thread.name for thread in threading.enumerate()}
     assert {"MasterPoller-0", "MasterPoller-1"} <= names
-    stoppers = [threading.Thread(target=poller_pool.stop) for _ in range(4)]
-    for stopper in stoppers:
-        stopper.start()
-    for stopper in stoppers:
-        stopper.join(DEADLINE_S)
+    with in_threads(poller_pool.stop, [DEADLINE_S] * 4):
+        pass
     assert poller_pool.stop()
     with pytest.raises(RuntimeError):
         poller_pool.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +20,7 @@ from asgi_poller.pollers.rejector import LINGER_LIMIT_COUNT, Rejected, over_limi
 from tests.pollers.fakes import Shelf, clients, connect, cores, make_listener, running_pool
 from tests.support.client import read_rest, reset_on_close
 from tests.support.processes import open_descriptors
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.waiting import DEADLINE_S, in_threads, wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -238,11 +237,8 @@ def test_many_threads_at_the_door_at_once() -> None:
                 inside.extend([admitted] if admitted else [])
             inside.extend(rate_limiter.due())
 
-    threads = [threading.Thread(target=arrive, args=(60 * number,)) for number in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE_S)
+    with in_threads(arrive, range(0, 600, 60)):
+        pass
 
     def all_are_in() -> bool:
         inside.extend(rate_limiter.due())

@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,7 @@ from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import LoopCore, PromptLane, cores, make_listener
 from tests.support.processes import open_descriptors
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.waiting import DEADLINE_S, in_threads, wait_until
 
 pytestmark = pytest.mark.free_threaded
 
@@ -39,7 +40,7 @@ class MoodyLane(ThreadLane):
         return super().put(batch[:size]) if size else 0
 
 
-def dial(address: tuple[str, int], count: int, seed: int, made: list[socket.socket]) -> None:
+def dial(address: tuple[str, int], count: int, made: list[socket.socket], seed: int) -> None:
     chance = random.Random(seed)
     pause = threading.Event()
     for _ in range(count):
@@ -59,20 +60,14 @@ def test_moody_lanes_and_many_pollers_account_for_every_connection(seed: int) ->
         poller_pool = PollerPool([listener], lanes, pollers=5, settings=settings)
         poller_pool.start()
         address = listener.socket.getsockname()
-        dialers = [
-            threading.Thread(target=dial, args=(address, 150, seed * 100 + number, made))
-            for number in range(4)
-        ]
-        for dialer in dialers:
-            dialer.start()
         chance = random.Random(seed)
-        while any(dialer.is_alive() for dialer in dialers):
-            lane = chance.choice(lanes)  # lanes come and go meanwhile
-            poller_pool.remove_lane(lane)
-            threading.Event().wait(chance.random() * 0.01)
-            poller_pool.add_lane(lane)
-        for dialer in dialers:
-            dialer.join(DEADLINE_S)
+        seeds = range(seed * 100, seed * 100 + 4)
+        with in_threads(partial(dial, address, 150, made), seeds) as dialers:
+            while any(dialer.is_alive() for dialer in dialers):
+                lane = chance.choice(lanes)  # lanes come and go meanwhile
+                poller_pool.remove_lane(lane)
+                threading.Event().wait(chance.random() * 0.01)
+                poller_pool.add_lane(lane)
         wait_until(lambda: sum(len(core.adopted) for core in own) == 600, "all are adopted")
         assert sum(poller_pool.stats().loads) == 600
         assert poller_pool.stop(DEADLINE_S)
@@ -91,22 +86,17 @@ def test_front_ends_that_start_and_stop_on_one_listener_under_load(seed: int) ->
     chance = random.Random(seed)
     made: list[socket.socket] = []
     with cores(2) as own:
-        dialers = [
-            threading.Thread(
-                target=dial, args=(listener.socket.getsockname(), 200, seed * 10 + number, made)
-            )
-            for number in range(3)
-        ]
-        for dialer in dialers:
-            dialer.start()
+        address = listener.socket.getsockname()
         accepted = dropped = 0
-        while any(dialer.is_alive() for dialer in dialers):
-            poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=3)
-            poller_pool.start()
-            threading.Event().wait(chance.random() * 0.01)
-            assert poller_pool.stop(DEADLINE_S)
-            accepted += poller_pool.stats().accepted
-            dropped += poller_pool.stats().dropped
+        seeds = range(seed * 10, seed * 10 + 3)
+        with in_threads(partial(dial, address, 200, made), seeds) as dialers:
+            while any(dialer.is_alive() for dialer in dialers):
+                poller_pool = PollerPool([listener], [ThreadLane(core) for core in own], pollers=3)
+                poller_pool.start()
+                threading.Event().wait(chance.random() * 0.01)
+                assert poller_pool.stop(DEADLINE_S)
+                accepted += poller_pool.stats().accepted
+                dropped += poller_pool.stats().dropped
         last = PollerPool([listener], [ThreadLane(core) for core in own])
         last.start()
         wait_until(lambda: accepted + last.stats().accepted == 600, "all are accepted")

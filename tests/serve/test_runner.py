@@ -14,15 +14,13 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.errors import StartupError
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.serve.runner import run_loop
+from tests.support.apps import answer
 from tests.support.client import get, handshake
 from tests.support.fake_connection import errors_in
-from tests.support.server import LOOPS, serving
+from tests.support.server import serving
 from tests.support.waiting import wait_until
 
-LOOP = pytest.mark.parametrize("loop", LOOPS)
 
-
-@LOOP
 def test_what_the_coroutine_returns_and_raises(loop: str) -> None:
     async def returns() -> int:
         return 5
@@ -42,7 +40,6 @@ def test_what_the_coroutine_returns_and_raises(loop: str) -> None:
     assert end.value.code == 7
 
 
-@LOOP
 def test_an_exit_that_is_meant_for_the_process(loop: str) -> None:
     """A signal handler's, for one."""
 
@@ -55,7 +52,6 @@ def test_an_exit_that_is_meant_for_the_process(loop: str) -> None:
     assert end.value.code == 8
 
 
-@LOOP
 def test_tasks_that_ignore_their_end_are_left_behind(
     loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,7 +74,6 @@ def test_tasks_that_ignore_their_end_are_left_behind(
     kept[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to be
 
 
-@LOOP
 def test_tasks_and_generators_are_ended(loop: str) -> None:
     ended: list[str] = []
 
@@ -106,7 +101,6 @@ def test_tasks_and_generators_are_ended(loop: str) -> None:
     assert sorted(ended) == ["generator", "task"]
 
 
-@LOOP
 def test_threads_of_the_executor_are_not_waited_for(loop: str) -> None:
     go_on = threading.Event()
 
@@ -118,7 +112,6 @@ def test_threads_of_the_executor_are_not_waited_for(loop: str) -> None:
     go_on.set()
 
 
-@LOOP
 @pytest.mark.parametrize("loops", [1, 2])
 def test_an_application_that_exits_ends_its_request_alone(
     loop: str, loops: int, caplog: pytest.LogCaptureFixture
@@ -131,8 +124,7 @@ def test_an_application_that_exits_ends_its_request_alone(
         if scope["type"] == "websocket":
             await send({"type": "websocket.accept"})
             sys.exit(1)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"still here"})
+        await answer(send, b"still here")
 
     with serving(application, loop=loop, loops=loops) as site:
         others = [site.connect() for _ in range(4)]

@@ -18,9 +18,10 @@ from asgi_poller.asgi.types import Message, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.errors import ListenError, OperatorFault, StartupError
 from asgi_poller.serve.server import Server
+from tests.support.apps import answer, hold
 from tests.support.client import get, handshake, post
 from tests.support.server import Site, serving
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 async def describe(scope: Scope, receive: Receive, send: Send) -> None:
@@ -28,8 +29,7 @@ async def describe(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         return
     body = repr((scope["server"], scope["client"], threading.current_thread().name)).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": body})
+    await answer(send, body)
 
 
 def fetched(url: str) -> Any:
@@ -88,7 +88,6 @@ async def started(server: Server, sockets: list[socket.socket] | None = None) ->
     return task
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_on_a_running_loop(loop: str) -> None:
     """A program with a loop of its own serves beside whatever else it does."""
     from asgi_poller.loops.loop_factory import loop_factory
@@ -245,27 +244,16 @@ def test_a_unix_socket_speaks_websocket(tmp_path: Path) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.accept"})
 
-    with serving_on(application, str(path)), socket.socket(socket.AF_UNIX) as client:
+    with serving(application, uds=str(path)), socket.socket(socket.AF_UNIX) as client:
         client.settimeout(DEADLINE_S)
         client.connect(str(path))
         client.sendall(handshake())
         assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
 
 
-@contextlib.contextmanager
-def serving_on(application: Any, path: str) -> Any:
-    server = Server(Config(application, uds=path, access_log=False))
-    server.start(DEADLINE_S)
-    try:
-        yield
-    finally:
-        server.stop(DEADLINE_S)
-
-
 # Loops
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_each_loop_has_a_thread_a_lifespan_and_a_state(loop: str) -> None:
     lives: list[tuple[str, str]] = []
 
@@ -273,13 +261,12 @@ def test_each_loop_has_a_thread_a_lifespan_and_a_state(loop: str) -> None:
         name = threading.current_thread().name
         if scope["type"] == "lifespan":
             scope["state"]["home"] = name
-            for answer in ("startup", "shutdown"):
+            for phase in ("startup", "shutdown"):
                 lives.append((name, (await receive())["type"]))
-                await send({"type": f"lifespan.{answer}.complete"})
+                await send({"type": f"lifespan.{phase}.complete"})
             return
         assert scope["state"]["home"] == name
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": name.encode()})
+        await answer(send, name.encode())
 
     with serving(application, loops=3, loop=loop) as site:
         clients = [site.connect() for _ in range(6)]
@@ -303,8 +290,7 @@ def make() -> Callable[..., Any]:
     number = len(made)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"%d" % number})
+        await answer(send, b"%d" % number)
 
     return application
 
@@ -331,14 +317,11 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         return
     if scope["type"] == "websocket":
-        await send({"type": "websocket.accept"})
-        while (await receive())["type"] != "websocket.disconnect":
-            pass
+        await hold(receive, send)
         return
     message: Message = await receive()
     headers = [(b"x-path", scope["path"].encode()), (b"x-root", scope["root_path"].encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": message.get("body", b"")})
+    await answer(send, message.get("body", b""), headers=headers)
 
 
 def answered(site: Site, request: bytes) -> Any:
@@ -392,15 +375,7 @@ def test_limit_concurrency(kind: str) -> None:
             assert client.response().status == 503
         for client in [*busy, *idle]:
             client.close()
-        assert_soon(lambda: answered(site, get()).status == 200)
-
-
-def assert_soon(condition: Callable[[], bool]) -> None:
-    """The server needs a moment to see that a client has gone."""
-    for _ in range(1000):
-        if condition():
-            return
-    raise AssertionError("it did not happen")
+        wait_until(lambda: answered(site, get()).status == 200)
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])

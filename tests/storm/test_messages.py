@@ -22,27 +22,17 @@ from asgi_poller.storm.summary import document, rows
 from tests.storm import servers
 from tests.storm.runs import causes, check_balance, plan_for, run
 from tests.support.client import read_head
+from tests.support.processes import ROOT
 
-APPLICATION = """
-async def app(scope, receive, send):
-    if scope["type"] != "websocket":
-        return
-    await receive()
-    await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        await send({**message, "type": "websocket.send"})
-"""
 SHORT: dict[str, Any] = {"warmup_s": 0.1, "duration_s": 0.4, "connections": 10}
 
 
 @pytest.fixture(scope="module")
-def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def real_server() -> Iterator[int]:
     """The port of a real server, an echo application on it."""
-    folder = tmp_path_factory.mktemp("application")
-    (folder / "echoes.py").write_text(APPLICATION)
     # Somebody else's server where there is one; both know these options.
     name = "uvicorn" if importlib.util.find_spec("uvicorn") else "asgi_poller"
-    command = [sys.executable, "-m", name, "echoes:app", "--app-dir", str(folder)]
+    command = [sys.executable, "-m", name, "tests.support.apps:echo", "--app-dir", str(ROOT)]
     command += ["--port", "0", "--lifespan", "off", "--ws-ping-interval", "0.1", "--no-use-colors"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from asgi_poller.asgi.types import Receive, Scope, Send
+from tests.support.apps import answer
 
 _IMPORTED_IN = os.getpid()
 _kept: list[bytearray] = []
@@ -66,8 +67,7 @@ async def _answer(scope: Scope, send: Send) -> None:
             pass
     body = f"{os.getpid()} {_IMPORTED_IN}".encode()
     headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await answer(send, body, headers=headers)
     if scope["path"] == "/block":
         # not in this step: the answer has to leave first
         asyncio.get_running_loop().call_later(0.05, block_the_loop, float(amount))

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable
 import anyio
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.supervisor.lifespan import take_part
+from tests.support import apps
+from tests.support.apps import hold, live
 
 
 async def hangs(scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +56,10 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     program; `/events` streams until the server is about to end, as sse-starlette finds out.
     """
     if scope["type"] == "lifespan":
-        await take_part(receive, send)
+        await live(receive, send)
         return
     if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (await receive())["type"] != "websocket.disconnect":
-            pass
+        await hold(receive, send)
         return
     path = scope["path"]
     if path == "/block":
@@ -84,5 +82,4 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
         await EventSourceResponse(ticks())(scope, receive, send)
         return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"ok"})
+    await apps.answer(send, b"ok")

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
-from tests.supervisor.lifespan import take_part
+from tests.support.apps import answer, live
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -26,7 +26,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     computes. `/leave`: a child stays when the connection ends; its pid. WebSockets are held.
     """
     if scope["type"] == "lifespan":
-        await take_part(receive, send)
+        await live(receive, send)
         return
     if scope["type"] == "websocket":
         await receive()
@@ -46,8 +46,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         said = child.pid
     body = str(os.getpid()) if scope["path"] == "/pid" else json.dumps(said)
     headers = [(b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body.encode()})
+    await answer(send, body.encode(), headers=headers)
 
 
 def _terminate() -> list[int | None]:

@@ -71,7 +71,6 @@ with asyncio.Runner(loop_factory=loop_factory(sys.argv[1])) as runner:
 """
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_no_exception_of_a_handler_ends_somebody_else_s_loop(loop: str) -> None:
     run = Command(program=[sys.executable, "-c", EMBEDDED, loop])
     with contextlib.closing(run):

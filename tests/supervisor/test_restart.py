@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from tests.support.command import get, pid_at, running
 from tests.support.crowd import SteadyVisitors, crowd
 from tests.support.processes import is_alive
-from tests.support.waiting import wait_until
+from tests.support.waiting import in_threads, wait_until
 
 
 @pytest.mark.long
@@ -42,18 +41,14 @@ def test_requests_finish_and_channels_are_told_to_come_again() -> None:
         clients = visitors.open(20)
         answers: list[str] = []
 
-        def ask() -> None:
-            answers.append(get(command.address, "/slow?1.5"))
+        def ask(path: str) -> None:
+            answers.append(get(command.address, path))
 
-        requests = [threading.Thread(target=ask) for _ in range(2)]
-        for request in requests:
-            request.start()
-        old = command.workers
-        command.signal(signal.SIGHUP)
-        visitors.wait_closed(clients)
-        assert {client.code for client in clients} == {1012}
-        for request in requests:
-            request.join()
+        with in_threads(ask, ["/slow?1.5"] * 2):
+            old = command.workers
+            command.signal(signal.SIGHUP)
+            visitors.wait_closed(clients)
+            assert {client.code for client in clients} == {1012}
         assert {int(answer.split()[0]) for answer in answers} <= set(old)
         wait_until(lambda: not any(map(is_alive, old)), "the old ones have ended")
 

@@ -12,8 +12,6 @@ from tests.support.client import LAST_GET, Client, handshake, read_to_end, send_
 from tests.support.frames import TEXT, text
 from tests.support.waiting import DEADLINE_S
 
-LOOPS = ("asyncio", "uvloop")
-
 
 class Served:
     """A server on a port of 127.0.0.1, wherever it runs, and clients of it."""
@@ -65,10 +63,11 @@ class Served:
 
 
 class Site(Served):
-    """A server that runs in a thread of this process."""
+    """A server that runs in a thread of this process. `port` is 0 where it has none."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server.listeners[0].socket.getsockname()[1])
+        address = server.listeners[0].socket.getsockname()
+        super().__init__(0 if isinstance(address, str) else address[1])
         self.server = server
 
     def connections(self) -> int:
@@ -82,7 +81,7 @@ class Site(Served):
 def serving(application: Any, **options: Any) -> Iterator[Site]:
     """Serve on a free port while the block runs. Small timeouts unless told otherwise."""
     defaults: dict[str, Any] = {"access_log": False, "timeout_graceful_shutdown": 5.0}
-    if "bind" not in options and "bind_tls" not in options:
+    if options.keys().isdisjoint(("bind", "bind_tls", "uds", "fd")):
         defaults["port"] = 0
     server = Server(Config(application, **(defaults | options)))
     server.start(DEADLINE_S)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -31,6 +32,20 @@ def settled(count: Callable[[], int], quiet_s: float = 0.15) -> None:
         pause.wait(0.01)
         if (now := count()) != before:
             before, quiet_since = now, time.monotonic()
+
+
+@contextmanager
+def in_threads(work: Callable[[T], object], each: Iterable[T]) -> Iterator[list[threading.Thread]]:
+    """Call `work` with each of these, in threads that begin now and have ended afterwards."""
+    threads = [threading.Thread(target=work, args=(it,), daemon=True) for it in each]
+    for thread in threads:
+        thread.start()
+    try:
+        yield threads
+    finally:
+        for thread in threads:
+            thread.join(DEADLINE_S)
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
