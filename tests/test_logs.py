@@ -70,12 +70,14 @@ def test_the_default_writes_access_lines_to_stdout_and_others_to_stderr() -> Non
     out, err = log_in_a_process(
         "configure_logging(Config('a:b'))\n"
         f"access.info(logs.ACCESS_HTTP, {ADDRESS!r}, 'GET', '/x?y', '1.1', 200)\n"
+        f"access.info(logs.ACCESS_HTTP, {ADDRESS!r}, 'GET', '/', '1.1', 299)\n"
         f"access.info(logs.ACCESS_WEBSOCKET, {ADDRESS!r}, 'WebSocket', '/ws', '1.1',"
         " logs.Outcome(101, '[accepted]'))\n"
         "error.info('started')\nerror.debug('hidden')\nasgi.log(logs.TRACE, 'hidden')\n"
     )
     assert out.splitlines() == [
         f'INFO:     {ADDRESS} - "GET /x?y HTTP/1.1" 200 OK',
+        f'INFO:     {ADDRESS} - "GET / HTTP/1.1" 299 ',
         f'INFO:     {ADDRESS} - "WebSocket /ws" [accepted]',
     ]
     assert err == "INFO:     started\n"
@@ -84,9 +86,10 @@ def test_the_default_writes_access_lines_to_stdout_and_others_to_stderr() -> Non
 def test_levels() -> None:
     _, err = log_in_a_process(
         "configure_logging(Config('a:b', log_level='trace'))\n"
-        "asgi.log(logs.TRACE, 'message')\nerror.critical('end')\n"
+        "asgi.log(logs.TRACE, 'message')\n"
+        "error.critical('end %d', 1, extra={'color_message': 'coloured %d'})\n"
     )
-    assert err.splitlines() == ["TRACE:    message", "CRITICAL: end"]
+    assert err.splitlines() == ["TRACE:    message", "CRITICAL: end 1"]
     out, err = log_in_a_process(
         "configure_logging(Config('a:b', log_level=30))\n"
         "error.info('hidden')\nerror.warning('seen')\n"
@@ -114,24 +117,6 @@ def test_colours_on_demand() -> None:
     assert err == "\x1b[31mERROR\x1b[0m:    very bad 1\n"
 
 
-def test_a_coloured_message_replaces_the_plain_one_only_with_colours() -> None:
-    record = logging.LogRecord("a", logging.ERROR, "p", 1, "bad %d", (1,), None)
-    record.color_message = "\x1b[1mbad\x1b[0m %d"
-    coloured = logs.DefaultFormatter(use_colors=True).format(record)
-    assert coloured == "\x1b[31mERROR\x1b[0m:    \x1b[1mbad\x1b[0m 1"
-    assert logs.DefaultFormatter(use_colors=False).format(record) == "ERROR:    bad 1"
-
-
-def test_levels_and_switches_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure_logging(Config("a:b", log_level="debug", access_log=False, use_colors=False))
-    logging.getLogger(logs.ERROR_LOGGER).debug("shown")
-    logging.getLogger(logs.ACCESS_LOGGER).info(logs.ACCESS_HTTP, "a", "GET", "/", "1.1", 200)
-    assert capsys.readouterr() == ("", "DEBUG:    shown\n")
-    logs.configure_logging(Config("a:b", log_config=None))
-    logging.getLogger(logs.ERROR_LOGGER).debug("still")
-    assert capsys.readouterr().err == "DEBUG:    still\n"
-
-
 def test_a_pipe_gets_no_colours() -> None:
     out, err = log_in_a_process("configure_logging(Config('a:b'))\nerror.error('x')")
     assert not ANSI.search(out + err)
@@ -151,17 +136,6 @@ def test_exceptions_have_their_traceback() -> None:
         "try:\n    1 / 0\nexcept ZeroDivisionError:\n    error.exception('failed')\n"
     )
     assert err.startswith("ERROR:    failed\nTraceback (most recent call last):")
-
-
-@pytest.mark.parametrize(
-    ("status", "shown"),
-    [(200, "200 OK"), (101, "101 Switching Protocols"), (299, "299 "), (599, "599 ")],
-)
-def test_statuses_with_their_phrase(status: int, shown: str) -> None:
-    line = access_line(
-        logs.AccessFormatter(use_colors=False), logs.ACCESS_HTTP, ADDRESS, "GET", "/", "1.1", status
-    )
-    assert line.endswith(f'HTTP/1.1" {shown}')
 
 
 def test_records_of_websockets_are_numbers_for_those_who_count() -> None:

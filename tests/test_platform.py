@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -65,11 +64,6 @@ def test_no_nice_values_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert platform.set_thread_nice(-20) is None
 
 
-def test_somaxconn() -> None:
-    cap = platform.somaxconn()
-    assert (cap is not None and cap > 0) or not platform.LINUX
-
-
 def test_the_soft_descriptor_limit_is_lifted_to_the_hard_one() -> None:
     script = (
         "import resource; from asgi_poller import platform\n"
@@ -111,16 +105,6 @@ def test_a_wakeup_that_is_closed_first_can_still_be_set(wakeup: platform.Wakeup)
     assert wakeup.is_set()
 
 
-def test_the_reserve_can_be_spent_once_and_taken_back() -> None:
-    reserve = platform.ReserveDescriptor()
-    assert reserve.spend()
-    assert not reserve.spend()
-    assert reserve.restore()
-    assert reserve.restore()
-    assert reserve.spend()
-    reserve.close()
-
-
 def test_the_reserve_is_missed_but_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*args: object) -> int:
         raise OSError
@@ -129,12 +113,6 @@ def test_the_reserve_is_missed_but_not_fatal(monkeypatch: pytest.MonkeyPatch) ->
     reserve = platform.ReserveDescriptor()
     assert not reserve.spend()
     assert not reserve.restore()
-
-
-def test_a_restarted_server_gets_its_port_back() -> None:
-    with socket.socket() as bound:
-        platform.reuse_address(bound)
-        assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
 
 @pytest.mark.skipif(not platform.HAS_FORK, reason="no fork")

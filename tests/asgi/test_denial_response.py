@@ -39,21 +39,6 @@ async def test_a_denial() -> None:
     assert isinstance(await raised_by(peer.session.send(body())), OSError)
 
 
-async def test_a_denial_is_streamed() -> None:
-    peer = Peer()
-    await peer.session.send(head())
-    await peer.session.send(body(b"one", True))
-    assert peer.wire.take().endswith(
-        b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\none\r\n"
-    )
-    await peer.session.send(body(b"", True))
-    await peer.session.send(body(b"three", True))
-    assert peer.wire.take() == b"5\r\nthree\r\n"
-    await peer.session.send(body())
-    assert peer.wire.take() == b"0\r\n\r\n"
-    assert peer.state() is State.CLOSED
-
-
 async def test_a_stream_waits_for_a_slow_peer() -> None:
     peer = Peer()
     await peer.session.send(head())

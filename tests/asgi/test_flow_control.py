@@ -4,28 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from asgi_poller.asgi.flow_control import FlowControl
 from tests.support.fake_connection import until_idle
-
-
-async def test_who_comes_while_it_is_open_does_not_wait() -> None:
-    passing = FlowControl(asyncio.get_running_loop()).drain()
-    with pytest.raises(StopIteration):
-        passing.send(None)
-
-
-async def test_all_are_let_through_together() -> None:
-    flow = FlowControl(asyncio.get_running_loop())
-    flow.pause()
-    flow.pause()
-    waiting = [asyncio.ensure_future(flow.drain()) for _ in range(3)]
-    await until_idle()
-    assert not any(each.done() for each in waiting)
-    flow.resume()
-    await asyncio.gather(*waiting)
-    flow.resume()
 
 
 async def test_who_is_woken_when_it_is_shut_again_waits_on() -> None:

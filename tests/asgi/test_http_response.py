@@ -67,7 +67,26 @@ GOOD: list[tuple[bytes, list[Message], bytes, bool]] = [
         OK + b"content-length: 2\r\n\r\n",
         True,
     ),
+    (HEAD, [head(304), body()], b"HTTP/1.1 304 Not Modified\r\n\r\n", True),
     (GET, [head(204), body()], b"HTTP/1.1 204 No Content\r\n\r\n", True),
+    (
+        GET,
+        [head(204, [(b"Transfer-Encoding", b"chunked"), (b"x", b"y")]), body()],
+        b"HTTP/1.1 204 No Content\r\nx: y\r\n\r\n",
+        True,
+    ),
+    (
+        GET,
+        [head(200, [(b"set-cookie", b"a=1"), (b"x", b""), (b"set-cookie", b"b=2")]), body()],
+        OK + b"set-cookie: a=1\r\nx: \r\nset-cookie: b=2\r\ncontent-length: 0\r\n\r\n",
+        True,
+    ),
+    (
+        GET,
+        [head(200, [(b"Connection", b"Foo, Close")]), body(b"a")],
+        OK + b"connection: Foo, Close\r\ncontent-length: 1\r\n\r\na",
+        False,
+    ),
     (GET, [head(204), body(b"dropped")], b"HTTP/1.1 204 No Content\r\n\r\n", True),
     (
         GET,

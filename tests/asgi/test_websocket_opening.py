@@ -12,7 +12,7 @@ from asgi_poller.errors import ApplicationFault, ClientDisconnected
 from tests.asgi.exchanges import says
 from tests.asgi.websocket_peer import ACCEPT, Peer, binary, closing, disconnect, opened, text
 from tests.support.fake_connection import errors_in, raised_by, run_to_end
-from tests.support.frames import TEXT, ServerFrame, server_frames
+from tests.support.frames import server_frames
 from tests.support.frames import text as text_frame
 
 OFFER = (b"sec-websocket-protocol", b"chat, superchat")
@@ -141,18 +141,6 @@ async def test_a_peer_that_does_not_wait_for_its_answer() -> None:
     assert await peer.session.receive() == disconnect(1006)
     assert isinstance(await raised_by(peer.session.send(ACCEPT)), OSError)
     assert peer.wire.written == b""
-
-
-async def test_messages_that_come_before_the_101() -> None:
-    peer = Peer()
-    early = text_frame("a") + text_frame("b")
-    for at in range(len(early)):
-        peer.session.received.feed(early[at : at + 1])
-    session = await peer.accepted()
-    assert (await session.receive())["text"] == "a"
-    assert (await session.receive())["text"] == "b"
-    await session.send(text("c"))
-    assert peer.frames() == [ServerFrame(TEXT, b"c")]
 
 
 async def test_too_much_before_the_101_waits_in_the_network() -> None:

@@ -40,7 +40,7 @@ async def test_a_full_queue_stops_the_peer_until_it_is_empty() -> None:
     assert not session.received.is_paused
 
 
-async def test_octets_fill_the_queue_too() -> None:
+async def test_bytes_fill_the_queue_too() -> None:
     peer, session = await opened()
     fed = 0
     while peer.wire.is_read:
@@ -51,7 +51,7 @@ async def test_octets_fill_the_queue_too() -> None:
     assert peer.wire.is_read
 
 
-async def test_octets_of_messages_in_small_pieces_fill_it_too() -> None:
+async def test_bytes_of_messages_in_small_pieces_fill_it_too() -> None:
     """A large message arrives in many reads, of which only the last one gives a message."""
     peer, session = await opened()
     data = binary_frame(b"x" * MAX_BYTES) * 40
@@ -62,7 +62,7 @@ async def test_octets_of_messages_in_small_pieces_fill_it_too() -> None:
     assert at < 8 * MAX_BYTES
 
 
-async def test_inflated_octets_fill_it_too() -> None:
+async def test_inflated_bytes_fill_it_too() -> None:
     peer, session = await opened(DEFLATE, deflate="on")
     message = bytes(MAX_BYTES)
     small = frame(BINARY, deflated(message), rsv=4)

@@ -8,9 +8,8 @@ asked the proxy for (`/smuggled`), or answers would come in the wrong places.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -72,41 +71,23 @@ PAIRS = {
 SEEN_BY_PROXY = re.compile(rb"HTTP/1\.[01] (\d\d\d)")
 
 
-@contextlib.contextmanager
-def through_nginx(site: Target, directory: Path) -> Iterator[Front]:
-    with nginx(directory, site.port) as front:
-        yield front
-
-
-@contextlib.contextmanager
-def through_haproxy(site: Target, directory: Path) -> Iterator[Front]:
-    with haproxy(directory, f"server s 127.0.0.1:{site.port}\n http-reuse always") as front:
-        yield front
-
-
-Through = Callable[[Target, Path], contextlib.AbstractContextManager[Front]]
+def in_front(program: str, site: Target, directory: Path) -> AbstractContextManager[Front]:
+    if program == "nginx":
+        return nginx(directory, site.port)
+    return haproxy(directory, f"server s 127.0.0.1:{site.port}\n http-reuse always")
 
 
 @pytest.mark.tools
 @pytest.mark.parametrize("direct", [False, True], ids=["core", "poller"])
-def test_through_nginx(tmp_path: Path, direct: bool) -> None:
-    one_reading_of_every_stream(through_nginx, tmp_path, direct)
-
-
-@pytest.mark.tools
-@pytest.mark.parametrize("direct", [False, True], ids=["core", "poller"])
-def test_through_haproxy(tmp_path: Path, direct: bool) -> None:
-    one_reading_of_every_stream(through_haproxy, tmp_path, direct)
-
-
-def one_reading_of_every_stream(through: Through, directory: Path, direct: bool) -> None:
+@pytest.mark.parametrize("program", ["nginx", "haproxy"])
+def test_one_reading_of_every_stream(program: str, tmp_path: Path, direct: bool) -> None:
     suspects = {
         **PAIRS,
         **{name: octets + SMUGGLED for name, octets in BROKEN.items() if b"chunk" not in octets},
         **{name: octets + SMUGGLED for name, (octets, _) in UNSUPPORTED.items()},
         "HTTP/0.9": b"",  # for which nginx has an answer without a status
     }
-    with under_attack(direct_handshake=direct) as site, through(site, directory) as front:
+    with under_attack(direct_handshake=direct) as site, in_front(program, site, tmp_path) as front:
         for name, octets in suspects.items():
             before = len(site.record.requests)
             answer = front.ask(octets)

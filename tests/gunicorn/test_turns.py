@@ -59,89 +59,85 @@ class Party:
         self.waited.append(seconds)
         self.during_wait()
 
+    def take(self, at: Door) -> bool:
+        """Whether it takes a connection that waits there."""
+        try:
+            fd, _ = self.turns.accept_from(at.listener)()
+        except BlockingIOError:
+            return False
+        os.close(fd)
+        return True
+
+
+class Door:
+    """A listener, and connections that wait to be accepted."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.opened: list[socket.socket] = []
+
+    def arrive(self, count: int) -> None:
+        for _ in range(count):
+            self.opened.append(socket.create_connection(self.listener.getsockname()))
+
 
 @pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as made:
-        made.setblocking(False)
+def at() -> Iterator[Door]:
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        listener.setblocking(False)
+        made = Door(listener)
         yield made
+        for each in made.opened:
+            each.close()
 
 
-@pytest.fixture
-def dial(listener: socket.socket) -> Iterator[list[socket.socket]]:
-    """Connections that wait to be accepted: append to have one more."""
-    opened: list[socket.socket] = []
-    yield opened
-    for each in opened:
-        each.close()
-
-
-def arrive(listener: socket.socket, opened: list[socket.socket], count: int) -> None:
-    for _ in range(count):
-        opened.append(socket.create_connection(listener.getsockname()))
-
-
-def test_the_least_loaded_takes_at_once(listener: socket.socket, dial: list[socket.socket]) -> None:
+def test_the_least_loaded_takes_at_once(at: Door) -> None:
     board = Board()
     few, _many = Party(board, 3), Party(board, 5)
-    arrive(listener, dial, 1)
-    fd, _ = few.turns.accept_from(listener)()
-    os.close(fd)
+    at.arrive(1)
+    assert few.take(at)
     assert few.waited == []
 
 
-def test_who_has_more_holds_back_and_then_takes_what_is_left(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_who_has_more_holds_back_and_then_takes_what_is_left(at: Door) -> None:
     board = Board()
     _few, many = Party(board, 3), Party(board, 4)
-    accept = many.turns.accept_from(listener)
-    with pytest.raises(BlockingIOError):
-        accept()  # nothing is there
-    arrive(listener, dial, 1)
-    fd, _ = accept()
-    os.close(fd)
+    assert not many.take(at), "nothing is there"
+    at.arrive(1)
+    assert many.take(at)
     assert many.waited == [HOLD_S, HOLD_S]
 
 
-def test_a_burst_is_taken_in_shares(listener: socket.socket, dial: list[socket.socket]) -> None:
+def test_a_burst_is_taken_in_shares(at: Door) -> None:
     board = Board()
     one, other = Party(board), Party(board)
-    accept = one.turns.accept_from(listener)
-    arrive(listener, dial, SHARE_COUNT + 1)
+    accept = one.turns.accept_from(at.listener)
+    at.arrive(SHARE_COUNT + 1)
     for _ in range(SHARE_COUNT):
-        fd, _ = accept()
-        os.close(fd)
+        os.close(accept()[0])
     with pytest.raises(BlockingIOError):
         accept()
     one.lane.connections = SHARE_COUNT  # handed over
-    fd, _ = other.turns.accept_from(listener)()
-    os.close(fd)
+    assert other.take(at)
     assert (one.waited, other.waited) == ([], [])
 
 
-def test_who_has_ended_is_not_waited_for(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_who_has_ended_is_not_waited_for(at: Door) -> None:
     board = Board()
     ended, left = Party(board, 0), Party(board, 9)
     ended.turns.end()
     ended.turns.publish()  # its loop goes on while it drains
-    arrive(listener, dial, 1)
-    fd, _ = left.turns.accept_from(listener)()
-    os.close(fd)
+    at.arrive(1)
+    assert left.take(at)
     assert left.waited == []
 
 
-def test_closed_connections_bring_the_turn_back(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_closed_connections_bring_the_turn_back(at: Door) -> None:
     board = Board()
     _one, other = Party(board, 1), Party(board, 2)
     other.lane.connections = 0
-    arrive(listener, dial, 1)
-    fd, _ = other.turns.accept_from(listener)()
-    os.close(fd)
+    at.arrive(1)
+    assert other.take(at)
     assert other.waited == []
 
 
@@ -155,77 +151,59 @@ def test_the_slots_of_dead_workers_are_given_out_again() -> None:
         board._pids[slot] = dead.pid
 
 
-def test_without_a_slot_nobody_takes_turns(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_without_a_slot_nobody_takes_turns(at: Door) -> None:
     board = Board()
     while board.join() is not None:
         pass
     late = Party(board, 7)
     assert not late.turns.are_taken
-    arrive(listener, dial, 1)
-    fd, _ = late.turns.accept_from(listener)()
-    os.close(fd)
+    at.arrive(1)
+    assert late.take(at)
     assert late.waited == []
     assert not Party(None).turns.are_taken
 
 
-def test_who_is_blocked_leaves_connections_to_the_others_while_they_take_them(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_who_is_blocked_leaves_connections_to_the_others_while_they_take_them(at: Door) -> None:
     board = Board()
     blocked, other = Party(board, 0), Party(board, 5)
     blocked.lane.is_blocked = True
-    arrive(listener, dial, 2)
-    accept = other.turns.accept_from(listener)
-
-    def let_the_other_take_them() -> None:
-        os.close(accept()[0])
-        os.close(accept()[0])
-        with pytest.raises(BlockingIOError):
-            accept()
-
-    blocked.during_wait = let_the_other_take_them
-    with pytest.raises(BlockingIOError):
-        blocked.turns.accept_from(listener)()
+    at.arrive(2)
+    taken: list[bool] = []
+    blocked.during_wait = lambda: taken.extend(other.take(at) for _ in range(3))
+    assert not blocked.take(at)
+    assert taken == [True, True, False]
     assert other.waited == [], "nobody waits for a worker that is blocked"
 
 
-def test_who_is_blocked_takes_what_the_others_leave(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_who_is_blocked_takes_what_the_others_leave(at: Door) -> None:
     board = Board()
     blocked, _hangs = Party(board, 0), Party(board, 5)
     blocked.lane.is_blocked = True
-    arrive(listener, dial, 1)
-    os.close(blocked.turns.accept_from(listener)()[0])
+    at.arrive(1)
+    assert blocked.take(at)
     assert blocked.waited == [LATE_HOLD_S]
 
 
-def test_when_all_are_blocked_they_take_turns_as_ever(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_when_all_are_blocked_they_take_turns_as_ever(at: Door) -> None:
     board = Board()
     parties = [Party(board, load) for load in (0, 5)]
     for party in (*parties, parties[0]):
         party.lane.is_blocked = True
         party.turns.publish()
-    arrive(listener, dial, 2)
+    at.arrive(2)
     for party in parties:
-        os.close(party.turns.accept_from(listener)()[0])
+        assert party.take(at)
     assert [party.waited for party in parties] == [[], [HOLD_S]]
 
 
-def test_in_a_burst_nobody_is_late_beside_who_was_as_slow_just_now(
-    listener: socket.socket, dial: list[socket.socket]
-) -> None:
+def test_in_a_burst_nobody_is_late_beside_who_was_as_slow_just_now(at: Door) -> None:
     board = Board()
     busy, answers = Party(board, 0), Party(board, 5)
     busy.lane.is_blocked = True
     answers.lane.longest_s = 0.3  # it answers now, and took so long for it
     answers.turns.publish()
-    arrive(listener, dial, 1)
-    os.close(busy.turns.accept_from(listener)()[0])
+    at.arrive(1)
+    assert busy.take(at)
     assert busy.waited == []
 
 

@@ -28,21 +28,6 @@ def test_date_and_server() -> None:
     parsedate_to_datetime(date)
 
 
-def test_they_can_be_switched_off() -> None:
-    assert fields(server=None, date=False) == b""
-    assert names(fields(server=None)) == [b"date"]
-    assert names(fields(date=False)) == [b"server"]
-
-
-def test_headers_of_the_operator() -> None:
-    assert fields((b"x", b"1"), (b"x", b"2"), date=False) == b"server: us\r\nx: 1\r\nx: 2\r\n"
-
-
-@pytest.mark.parametrize("name", [b"server", b"Server"])
-def test_the_operators_server_replaces_ours(name: bytes) -> None:
-    assert fields((name, b"mine"), date=False) == name + b": mine\r\n"
-
-
 def test_the_operators_date_replaces_ours() -> None:
     assert fields((b"date", b"today"), server=None) == b"date: today\r\n"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.support.apps import answer
 from tests.support.client import get, handshake
@@ -52,15 +54,8 @@ class Talker:
         self.over.set()
 
 
-def test_a_websocket_is_told_soon(loop: str) -> None:
-    _is_told_soon(loop, "/")
-
-
-def test_a_denial_is_told_soon(loop: str) -> None:
-    _is_told_soon(loop, "/denied")
-
-
-def _is_told_soon(loop: str, path: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/denied"])
+def test_a_websocket_is_told_soon(loop: str, path: str) -> None:
     app = Talker()
     with serving(app, loop=loop, lifespan="off") as site:
         client = site.connect()

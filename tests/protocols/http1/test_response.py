@@ -13,7 +13,6 @@ from asgi_poller.errors import ApplicationFault
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http1.response import (
     Framing,
-    encode_chunk,
     encode_head,
     phrase,
     simple_response,
@@ -52,25 +51,6 @@ def encoded(
     return [line for line in lines[1:] if not line.endswith(b": ours")], framing
 
 
-def test_a_body_that_is_known_has_its_length() -> None:
-    assert encoded([(b"x-a", b"b")]) == (
-        [b"x-a: b", b"content-length: 5"],
-        Framing(True, False, None, True),
-    )
-
-
-def test_a_body_that_is_streamed_is_chunked() -> None:
-    lines, framing = encoded([], body_bytes=None)
-    assert lines == [b"transfer-encoding: chunked"]
-    assert framing == Framing(True, True, None, True)
-
-
-def test_a_body_that_is_streamed_to_1_0_ends_with_the_connection() -> None:
-    lines, framing = encoded([], to=request(version="1.0", keep_alive=True), body_bytes=None)
-    assert lines == [b"connection: close"]
-    assert framing == Framing(True, False, None, False)
-
-
 def test_chunks_are_never_sent_to_1_0() -> None:
     """RFC 9112, 6.1: even if the application asks for them."""
     to = request(version="1.0", keep_alive=True)
@@ -95,50 +75,6 @@ def test_a_length_that_the_application_gives(name: bytes, body_bytes: int | None
 @pytest.mark.parametrize("body_bytes", [4, 6])
 def test_a_length_that_is_wrong_is_not_taken_for_right(body_bytes: int) -> None:
     assert encoded([(b"content-length", b"5")], body_bytes=body_bytes)[1].expected_bytes == 5
-
-
-@pytest.mark.parametrize(
-    ("to", "status", "kept"),
-    [
-        (request("HEAD"), 200, [b"content-length: 99"]),
-        (request(), 204, []),
-        (request(), 304, []),
-        (request("HEAD"), 304, []),
-    ],
-)
-def test_responses_that_have_no_body(to: RequestHead, status: int, kept: list[bytes]) -> None:
-    lines, framing = encoded([], to=to, status=status)
-    assert lines == []
-    assert not framing.has_body
-    assert framing.keep_alive
-    lines, framing = encoded([(b"content-length", b"99")], to=to, status=status)
-    assert lines == kept
-    assert framing == Framing(False, False, None, True)
-    given = [(b"Transfer-Encoding", b"chunked"), (b"x", b"y")]
-    lines, framing = encoded(given, to=request(), status=204)
-    assert lines == [b"x: y"]
-    assert framing == Framing(False, False, None, True)
-
-
-@pytest.mark.parametrize(
-    ("version", "asked", "given", "line", "keep_alive"),
-    [
-        ("1.1", True, None, None, True),
-        ("1.1", False, None, b"connection: close", False),
-        ("1.0", True, None, b"connection: keep-alive", True),
-        ("1.0", False, None, b"connection: close", False),
-        ("1.1", True, b"close", b"connection: close", False),
-        ("1.1", True, b"Foo, Close", b"connection: Foo, Close", False),
-        ("1.1", True, b"keep-alive", b"connection: keep-alive", True),
-    ],
-)
-def test_what_becomes_of_the_connection(
-    version: str, asked: bool, given: bytes | None, line: bytes | None, keep_alive: bool
-) -> None:
-    headers = [] if given is None else [(b"Connection", given)]
-    lines, framing = encoded(headers, to=request(version=version, keep_alive=asked))
-    assert framing.keep_alive is keep_alive
-    assert [each for each in lines if each.startswith(b"connection")] == ([line] if line else [])
 
 
 def test_what_the_application_gives_replaces_the_defaults() -> None:
@@ -220,11 +156,6 @@ def test_headers_may_come_from_a_generator() -> None:
     assert encoded(given)[0] == [b"content-length: 5", b"x: 5"]
 
 
-def test_headers_keep_their_order_and_repeats() -> None:
-    cookies = [(b"set-cookie", b"a=1"), (b"x", b""), (b"set-cookie", b"b=2")]
-    assert encoded(cookies)[0][:3] == [b"set-cookie: a=1", b"x: ", b"set-cookie: b=2"]
-
-
 names = st.binary(max_size=8) | st.sampled_from([b"date", b"Content-Length", b"connection", b"x"])
 
 
@@ -240,10 +171,6 @@ def test_no_headers_split_a_response(headers: list[tuple[bytes, bytes]]) -> None
     names_sent = [line.partition(b": ")[0].lower() for line in lines[1:]]
     for name, _ in headers:
         assert name.lower() in names_sent
-
-
-def test_a_chunk() -> None:
-    assert encode_chunk(b"x" * 300) == b"12c\r\n" + b"x" * 300 + b"\r\n"
 
 
 def test_answers_of_our_own() -> None:
