@@ -19,12 +19,11 @@ is not compressed for an error of their own.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.support.apps import echo
+from tests.support.command import run_python
 from tests.support.server import serving
 
 pytestmark = pytest.mark.long
@@ -70,13 +69,8 @@ asyncio.run(main())
 
 def results_of(port: int, cases: list[str], side_by_side: int) -> dict[str, list[str]]:
     """Behaviour, behaviour of the close, and words, by case."""
-    client = subprocess.run(
-        [sys.executable, "-c", CLIENT, f"127.0.0.1:{port}", str(side_by_side), *cases],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=LIMIT_S,
-    )
+    address = f"127.0.0.1:{port}"
+    client = run_python("-c", CLIENT, address, str(side_by_side), *cases, timeout=LIMIT_S)
     assert client.returncode == 0, client.stderr
     return {case: result for case, *result in json.loads(client.stdout)}
 

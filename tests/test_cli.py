@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ListenError, StartupError
 from asgi_poller.protocols.http1 import parser
 from asgi_poller.settings.table import GROUPS, OPTIONS, SETTINGS, UVICORN_GROUP
+from tests.support.command import run_python
 
 SERVER_MODULE = "asgi_poller.serve_main"
 SUCCESS = 0
@@ -65,15 +65,7 @@ def config_of(served: Served, *arguments: str, environ: dict[str, str] | None = 
 
 def process(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """A real `python -m asgi_poller`."""
-    return subprocess.run(
-        [sys.executable, "-m", "asgi_poller", *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python("-m", "asgi_poller", *arguments, cwd=directory)
 
 
 def test_without_options_the_settings_are_the_defaults(served: Served) -> None:

@@ -6,8 +6,6 @@ import dataclasses
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from asgi_poller.errors import ConfigError
 from asgi_poller.settings import sources
 from asgi_poller.settings.option import ENVIRONMENT_PREFIX
 from asgi_poller.settings.table import BY_SPELLING, OPTIONS, SETTINGS
+from tests.support.command import run_python
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -294,7 +293,7 @@ def test_a_password_in_the_environment_is_read_and_left_to_nobody_else(
         assert Config.from_sources("main:app").ssl_keyfile_password == "secret"
         assert variable not in os.environ
     code = f"import os; print({variable!r} in os.environ)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = run_python("-c", code)
     assert shown.stdout == "False\n"  # what an application starts
 
 
@@ -311,7 +310,7 @@ def test_it_acts_on_nothing() -> None:
         "print([m for m in ('asyncio', 'socket', 'ssl', 'click', 'uvloop') if m in sys.modules],"
         " logging.getLogger().handlers, logging.getLogger('asgi_poller').handlers)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = run_python("-c", code)
     assert shown.stdout.strip() == "[] [] []"
 
 

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.support.calls import APPLICATION, FILE_VARIABLE, Call, Calls, read
-from tests.support.command import Command, get
+from tests.support.command import get, started
 from tests.support.frames import text
 from tests.support.processes import ROOT
 from tests.support.server import serving
@@ -148,18 +148,12 @@ def hold(walked: list[str], named: set[tuple[str, str]], calls: Iterable[Call]) 
 @contextmanager
 def recorded(record: Path, workers: int) -> Iterator[tuple[str, int]]:
     """The address of a server that writes its calls to `record` until it has ended."""
-    command = Command(
-        "--port=0",
-        f"--workers={workers}",
-        program=[sys.executable, "-m", "tests.support.calls", "tests.support.calls:app"],
-        environ={FILE_VARIABLE: str(record)},
-    )
-    try:
+    program = [sys.executable, "-m", "tests.support.calls", "tests.support.calls:app"]
+    environ = {FILE_VARIABLE: str(record)}
+    with started(f"--workers={workers}", program=program, environ=environ) as command:
         command.wait_for("running on")
         yield command.address
         command.stop()
-    finally:
-        command.close()
 
 
 @pytest.mark.parametrize(

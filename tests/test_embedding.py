@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
@@ -22,8 +21,7 @@ import pytest
 from asgi_poller import Config, Server
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.errors import ConfigError, ListenError, StartupError
-from tests.support.command import Command, get
-from tests.support.processes import ROOT
+from tests.support.command import Command, get, run_python
 from tests.support.waiting import DEADLINE_S
 
 # A program that serves in one of several ways; `sock` is the caller's.
@@ -83,9 +81,7 @@ def test_logging_is_left_alone() -> None:
         "print([(one.handlers, one.level, one.propagate) for one in map(logging.getLogger,"
         " ('', 'asgi_poller', 'asgi_poller.error', 'asgi_poller.access'))])"
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    shown = run_python("-c", code)
     untouched = "([], 0, True)"
     expected = ", ".join([f"([], {logging.WARNING}, True)", *[untouched] * 3])
     assert shown.stdout.strip() == f"[{expected}]"

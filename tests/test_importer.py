@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError, StartupError
 from asgi_poller.importer import load_application
+from tests.support.command import run_python
 
 GOOD = """
     async def app(scope, receive, send): ...
@@ -250,13 +250,5 @@ def test_a_clean_process_finds_modules_in_its_directory(modules: Path) -> None:
         "from asgi_poller.importer import load_application\n"
         "print(load_application(Config('a_package.web:app')).__name__)\n"
     )
-    root = Path(__file__).parents[1]
-    shown = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=modules,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    shown = run_python("-P", "-c", code, cwd=modules)
     assert shown.stdout == "app\n"

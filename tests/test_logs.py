@@ -7,7 +7,6 @@ import json
 import logging
 import logging.handlers
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from asgi_poller import logs
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from tests.support.command import run_python
 from tests.support.waiting import in_threads
 
 ADDRESS = "127.0.0.1:1234"
@@ -60,9 +60,7 @@ access = logging.getLogger(logs.ACCESS_LOGGER)
 asgi = logging.getLogger(logs.ASGI_LOGGER)
 {code}
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = run_python("-c", program, check=True)
     return done.stdout, done.stderr
 
 

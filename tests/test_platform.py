@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
 from asgi_poller.handoff.connection_table import ConnectionTable
 from asgi_poller.handoff.shared_counters import Counters
+from tests.support.command import run_python
 from tests.support.waiting import in_threads
 
 
@@ -72,7 +71,7 @@ def test_the_soft_descriptor_limit_is_lifted_to_the_hard_one() -> None:
         "assert platform.descriptor_limit() == 100\n"
         "assert platform.raise_descriptor_limit() == platform.descriptor_limit() == hard\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    run_python("-c", script, check=True)
 
 
 @pytest.fixture(params=[True, False], ids=["eventfd", "socketpair"])
@@ -125,7 +124,7 @@ def test_a_child_closes_all_but_what_it_needs(tmp_path: Path) -> None:
         "    try: os.fstat(fd); assert fd in kept, fd\n"
         "    except OSError: assert fd not in kept, fd\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    run_python("-c", script, check=True)
 
 
 @pytest.mark.skipif(not platform.LINUX, reason="memory is sealed on Linux alone")
@@ -144,8 +143,7 @@ for octets in (0, 1 << 30):
     else:
         sys.exit(1)
 """
-    command = [sys.executable, "-c", code, str(owner.fd)]
-    done = subprocess.run(command, pass_fds=[owner.fd], timeout=60, check=False)
+    done = run_python("-c", code, str(owner.fd), pass_fds=[owner.fd])
     assert done.returncode == 0
     if isinstance(owner, Counters):
         assert owner.row(owner.take_row())[0] == 0

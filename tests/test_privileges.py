@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from asgi_poller import privileges
 from asgi_poller.errors import ConfigError
 from asgi_poller.privileges import Identity, drop, library_problem, own_socket_file, resolve
+from tests.support.command import run_python
 
 if sys.platform == "win32":
     pytest.skip("there are no such accounts on Windows", allow_module_level=True)
@@ -181,16 +181,7 @@ def test_an_unreadable_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_as(code: str) -> subprocess.CompletedProcess[str]:
-    program = "from asgi_poller.privileges import *\nimport os, socket\n" + code
-    root = str(Path(privileges.__file__).parent.parent)
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python("-c", "from asgi_poller.privileges import *\nimport os, socket\n" + code)
 
 
 @needs_root

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from asgi_poller.settings.table import OPTIONS
+from tests.support.command import run_python
 from tests.support.processes import ROOT
 
 PAGE = ROOT / "docs" / "settings.md"
 SCRIPT = ROOT / "docs" / "generate_settings.py"
-
-
-def generate(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A run of the script that makes the page beside itself."""
-    return subprocess.run(
-        [sys.executable, str(script), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+NUMBERS = ROOT / "docs" / "generate_numbers.py"
 
 
 def test_the_page_is_up_to_date() -> None:
-    done = generate(SCRIPT, "--check")
+    done = run_python(str(SCRIPT), "--check")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -49,22 +36,19 @@ def test_every_row_has_its_four_cells() -> None:
 
 def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
     script = Path(shutil.copy(SCRIPT, tmp_path))
-    assert generate(script, "--check").returncode == 1, "there is no page yet"
-    assert generate(script).returncode == 0
-    assert generate(script, "--check").returncode == 0
+    assert run_python(str(script), "--check").returncode == 1, "there is no page yet"
+    assert run_python(str(script)).returncode == 0
+    assert run_python(str(script), "--check").returncode == 0
     page = tmp_path / "settings.md"
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
     page.write_text(page.read_text(encoding="utf-8").replace("16MiB", "17MiB"), encoding="utf-8")
-    stale = generate(script, "--check")
+    stale = run_python(str(script), "--check")
     assert stale.returncode == 1
     assert "is out of date" in stale.stderr
 
 
-NUMBERS = ROOT / "docs" / "generate_numbers.py"
-
-
 def test_the_numbers_of_the_pages_are_those_of_the_code() -> None:
-    done = generate(NUMBERS, "--check")
+    done = run_python(str(NUMBERS), "--check")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -84,9 +68,9 @@ def test_a_wrong_number_is_noticed(
     script = tmp_path / NUMBERS.name
     text = (tmp_path / page).read_text(encoding="utf-8")
     (tmp_path / page).write_text(text.replace(right, wrong), encoding="utf-8")
-    stale = generate(script, "--check")
+    stale = run_python(str(script), "--check")
     assert stale.returncode == 1
     assert says in stale.stderr
     if "times" not in says:
-        assert generate(script).returncode == 0
+        assert run_python(str(script)).returncode == 0
         assert (tmp_path / page).read_text(encoding="utf-8") == text

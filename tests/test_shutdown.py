@@ -15,7 +15,7 @@ import pytest
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.support.apps import answer, converse
 from tests.support.client import Client, get, handshake
-from tests.support.command import Command, running
+from tests.support.command import Command, running, started
 from tests.support.frames import close as close_frame
 from tests.support.frames import text
 
@@ -168,22 +168,16 @@ def test_a_signal_without_anybody_there() -> None:
 
 
 def test_a_start_that_fails_is_exit_code_3() -> None:
-    process = Command("--port", "0", app="tests.test_shutdown:nothing")
-    try:
+    with started(app="tests.test_shutdown:nothing") as process:
         assert process.wait() == 3
         assert len(process.lines) <= 2, process.text
-    finally:
-        process.close()
 
 
 def test_a_lifespan_that_fails_is_exit_code_3() -> None:
-    process = Command("--port", "0", app="tests.test_shutdown:fails")
-    try:
+    with started(app="tests.test_shutdown:fails") as process:
         assert process.wait() == 3
         assert "no database" in process.text
         assert "Traceback" not in process.text
-    finally:
-        process.close()
 
 
 async def fails(scope: Scope, receive: Receive, send: Send) -> None:

@@ -81,12 +81,8 @@ def test_alpn_prefers_our_order_and_survives_no_common_protocol(
     both = Handshake(context, client_context(authority, ("http/1.1", "h2"))).run()
     assert both.server.selected_alpn_protocol() == "h2"
     default = build_context(settings(files))
-    assert (
-        Handshake(default, client_context(authority, ("h2", "http/1.1")))
-        .run()
-        .server.selected_alpn_protocol()
-        == "http/1.1"
-    )
+    ours = Handshake(default, client_context(authority, ("h2", "http/1.1"))).run()
+    assert ours.server.selected_alpn_protocol() == "http/1.1"
     neither = Handshake(default, client_context(authority, ("spdy/3",))).run()
     assert neither.server.selected_alpn_protocol() is None
     without = Handshake(build_context(settings(files, ssl_alpn=())), client_context(authority))
@@ -243,12 +239,26 @@ def test_each_wrong_value_is_one_line_that_names_the_option(
     assert "\n" not in str(caught.value)
 
 
-def install(source: Files, certificate: Path, key: Path) -> None:
-    """As certbot does: new files under the old names."""
-    for path, content in ((key, source.key), (certificate, source.certificate)):
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(Path(content).read_bytes())
-        os.replace(temporary, path)
+class Live:
+    """A context, and the files that it is made of."""
+
+    def __init__(self, folder: Path, files: Files) -> None:
+        self.certificate, self.key = folder / "live.crt", folder / "live.key"
+        self.install(files)
+        options = {"ssl_certfile": str(self.certificate), "ssl_keyfile": str(self.key)}
+        self.context = TlsContext(config(**options))
+
+    def install(self, source: Files) -> None:
+        """As certbot does: new files under the old names."""
+        for path, content in ((self.key, source.key), (self.certificate, source.certificate)):
+            temporary = path.with_suffix(".new")
+            temporary.write_bytes(Path(content).read_bytes())
+            os.replace(temporary, path)
+
+
+@pytest.fixture
+def live(tmp_path: Path, files: Files) -> Live:
+    return Live(tmp_path, files)
 
 
 def served_certificate(context: ssl.SSLContext, authority: trustme.CA) -> bytes | None:
@@ -256,17 +266,15 @@ def served_certificate(context: ssl.SSLContext, authority: trustme.CA) -> bytes 
 
 
 def test_new_certificate_serves_new_handshakes_and_old_connections_go_on(
-    files: Files, other_files: Files, authority: trustme.CA, tmp_path: Path
+    live: Live, files: Files, other_files: Files, authority: trustme.CA
 ) -> None:
-    certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
-    install(files, certificate, key)
-    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = live.context
     before = served_certificate(tls.context, authority)
     old = Handshake(tls.context, client_context(authority)).run()
     midway = Handshake(tls.context, client_context(authority))  # began, not finished
     assert not tls.changed()
 
-    install(other_files, certificate, key)
+    live.install(other_files)
     assert tls.changed()
     tls.reload()
     assert not tls.changed()
@@ -278,27 +286,25 @@ def test_new_certificate_serves_new_handshakes_and_old_connections_go_on(
 
 
 def test_a_bad_new_file_keeps_the_old_certificate_and_is_reported_once(
-    files: Files, other_files: Files, authority: trustme.CA, tmp_path: Path
+    live: Live, files: Files, other_files: Files, authority: trustme.CA
 ) -> None:
-    certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
-    install(files, certificate, key)
-    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = live.context
     before = served_certificate(tls.context, authority)
 
-    key.write_bytes(Path(other_files.key).read_bytes())  # half of a renewal
+    live.key.write_bytes(Path(other_files.key).read_bytes())  # half of a renewal
     assert tls.changed()
     with pytest.raises(ConfigError, match="does not belong"):
         tls.reload()
     assert not tls.changed()
     assert served_certificate(tls.context, authority) == before
 
-    os.remove(certificate)
+    os.remove(live.certificate)
     assert not tls.changed()  # being replaced
     with pytest.raises(ConfigError, match="cannot read"):
         tls.reload()  # the operator insists, by a signal
     assert served_certificate(tls.context, authority) == before
 
-    certificate.write_bytes(Path(other_files.certificate).read_bytes())
+    live.certificate.write_bytes(Path(other_files.certificate).read_bytes())
     assert tls.changed()
     tls.reload()
     assert served_certificate(tls.context, authority) != before
@@ -320,12 +326,10 @@ def test_new_authorities_count_for_new_handshakes(
 
 
 def test_reloading_while_many_threads_shake_hands(
-    files: Files, other_files: Files, authority: trustme.CA, tmp_path: Path
+    live: Live, files: Files, other_files: Files, authority: trustme.CA
 ) -> None:
     """No handshake ever sees a certificate with the wrong key."""
-    certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
-    install(files, certificate, key)
-    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = live.context
     failures: list[BaseException] = []
     done = threading.Event()
 
@@ -340,18 +344,16 @@ def test_reloading_while_many_threads_shake_hands(
 
     with in_threads(shake, range(4)):
         for turn in range(40):
-            install((other_files, files)[turn % 2], certificate, key)
+            live.install((other_files, files)[turn % 2])
             tls.reload()
         done.set()
     assert not failures
 
 
 def test_reload_over_sockets(
-    files: Files, other_files: Files, authority: trustme.CA, tmp_path: Path
+    live: Live, files: Files, other_files: Files, authority: trustme.CA
 ) -> None:
-    certificate, key = tmp_path / "live.crt", tmp_path / "live.key"
-    install(files, certificate, key)
-    tls = TlsContext(config(ssl_certfile=str(certificate), ssl_keyfile=str(key)))
+    tls = live.context
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(10)
 
@@ -372,14 +374,14 @@ def test_reload_over_sockets(
             assert secure.recv(5) == b"hello"
             seen.append(secure.getpeercert(binary_form=True))
         if turn == 0:
-            install(other_files, certificate, key)
+            live.install(other_files)
             tls.reload()
     thread.join(10)
     listener.close()
     assert seen[0] != seen[1]
 
 
-def test_plaintext_is_told_from_tls_by_the_first_octet(files: Files, authority: trustme.CA) -> None:
+def test_plaintext_is_told_from_tls_by_the_first_byte(files: Files, authority: trustme.CA) -> None:
     assert is_plaintext(b"GET / HTTP/1.1\r\n")
     assert is_plaintext(b"\x00")
     assert not is_plaintext(b"")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.command import Command, get
+from tests.support.command import get, started
 
 APP = "tests.attacks.echo:app"
 
 
 @pytest.mark.parametrize("level", ["trace", "debug"])
 def test_messages_are_logged_with_sizes_at_level_trace(level: str) -> None:
-    command = Command("--port", "0", "--log-level", level, app=APP)
-    try:
+    with started("--log-level", level, app=APP) as command:
         command.wait_for("running on")
         get(command.address, "/secret-path?token=hidden")
         if level == "trace":
@@ -24,5 +23,3 @@ def test_messages_are_logged_with_sizes_at_level_trace(level: str) -> None:
         command.stop()
         assert "token=hidden" not in "\n".join(one for one in command.lines if "ASGI [" in one)
         assert ("Started scope" in command.text) is (level == "trace")
-    finally:
-        command.close()

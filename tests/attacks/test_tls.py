@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -50,68 +51,59 @@ def secured(site: Target, authority: trustme.CA) -> ssl.SSLSocket:
     return context.wrap_socket(site.connect(), server_hostname="localhost")
 
 
+def is_served(site: Target, authority: trustme.CA) -> None:
+    """An honest client is served."""
+    with secured(site, authority) as client:
+        client.sendall(LAST_GET)
+        assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+
+
+def over_tls(files: Files, **options: Any) -> contextlib.AbstractContextManager[Target]:
+    return under_attack(ssl_certfile=files.certificate, ssl_keyfile=files.key, **options)
+
+
 @DIRECT
 def test_plaintext_on_a_tls_port(
     files: Files, authority: trustme.CA, direct_handshake: bool
 ) -> None:
-    with under_attack(
-        ssl_certfile=files.certificate, ssl_keyfile=files.key, direct_handshake=direct_handshake
-    ) as site:
-        for octets in (GET, handshake(), b"\r\n", b"\x00", b"SSH-2.0-x\r\n", b"G"):
-            assert site.ask(octets) == PLAINTEXT_REFUSAL, octets
+    with over_tls(files, direct_handshake=direct_handshake) as site:
+        for data in (GET, handshake(), b"\r\n", b"\x00", b"SSH-2.0-x\r\n", b"G"):
+            assert site.ask(data) == PLAINTEXT_REFUSAL, data
         site.connect().close()  # nothing at all
-        with secured(site, authority) as client:
-            client.sendall(LAST_GET)
-            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+        is_served(site, authority)
         assert len(site.record.requests) == 1
 
 
 def test_broken_handshakes_harm_nobody(files: Files, authority: trustme.CA) -> None:
-    with under_attack(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
-        for octets in (b"\x16", b"\x16\x03\x01\xff\xff" + bytes(100), b"\x16\x03\x01\0\x05" * 100):
+    with over_tls(files) as site:
+        for data in (b"\x16", b"\x16\x03\x01\xff\xff" + bytes(100), b"\x16\x03\x01\0\x05" * 100):
             with site.connect() as client:
-                send_all(client, octets)
-        with secured(site, authority) as client:
-            client.sendall(LAST_GET)
-            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+                send_all(client, data)
+        is_served(site, authority)
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"])
 def test_handshakes_that_never_end(files: Files, authority: trustme.CA, beginning: bytes) -> None:
-    with under_attack(
-        ssl_certfile=files.certificate,
-        ssl_keyfile=files.key,
-        ssl_handshake_timeout=0.3,
-        timeout_first_octet=0.3,
-    ) as site:
+    with over_tls(files, ssl_handshake_timeout=0.3, timeout_first_octet=0.3) as site:
         with site.connect() as client:
             client.sendall(beginning)
             assert read_to_end(client) == b""  # closed at the deadline
-        with secured(site, authority) as client:
-            client.sendall(LAST_GET)
-            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+        is_served(site, authority)
 
 
 @DIRECT
 def test_plain_and_tls_side_by_side(
     files: Files, authority: trustme.CA, direct_handshake: bool
 ) -> None:
-    with under_attack(
-        bind=("127.0.0.1:0",),
-        bind_tls=("127.0.0.1:0",),
-        ssl_certfile=files.certificate,
-        ssl_keyfile=files.key,
-        direct_handshake=direct_handshake,
-    ) as site:
+    binds = {"bind": ("127.0.0.1:0",), "bind_tls": ("127.0.0.1:0",)}
+    with over_tls(files, direct_handshake=direct_handshake, **binds) as site:
         addresses = {
             listener.info.tls: listener.socket.getsockname() for listener in site.server.listeners
         }
         site.port = addresses[False][1]
         site.is_well()
         site.port = addresses[True][1]
-        with secured(site, authority) as client:
-            client.sendall(LAST_GET)
-            assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+        is_served(site, authority)
         plain, tls = site.record.requests
         assert (plain["scheme"], tls["scheme"]) == ("http", "https")
         assert "extensions" not in plain
@@ -119,7 +111,7 @@ def test_plain_and_tls_side_by_side(
 
 
 def test_alpn_and_the_extension_of_a_websocket(files: Files, authority: trustme.CA) -> None:
-    with under_attack(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+    with over_tls(files) as site:
         context = client_context(authority, ("h2", "http/1.1"))
         with context.wrap_socket(site.connect(), server_hostname="localhost") as client:
             assert client.selected_alpn_protocol() == "http/1.1"
@@ -133,11 +125,11 @@ def serial(site_address: tuple[str, int], authority: trustme.CA) -> int:
     """The serial number of the certificate that is shown now."""
     raw = socket.create_connection(site_address, DEADLINE_S)
     with client_context(authority).wrap_socket(raw, server_hostname="localhost") as client:
-        octets = client.getpeercert(binary_form=True)
-        assert octets is not None
+        certificate = client.getpeercert(binary_form=True)
+        assert certificate is not None
         client.sendall(LAST_GET)
         assert read_to_end(client).startswith(b"HTTP/1.1 ")
-        return x509.load_der_x509_certificate(octets).serial_number
+        return x509.load_der_x509_certificate(certificate).serial_number
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -174,7 +166,7 @@ def test_a_changed_file_is_noticed(
     files: Files, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asgi_poller.serve.tls_reload.LOOK_EVERY_S", 0.05)
-    with under_attack(ssl_certfile=files.certificate, ssl_keyfile=files.key) as site:
+    with over_tls(files) as site:
         with secured(site, authority) as kept:
             old = serial(site.address, authority)
             Path(files.certificate).write_text("half of a certif")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +27,7 @@ from asgi_poller.handoff.shared_counters import (
     Counters,
 )
 from asgi_poller.loops.accepted_socket import Accepted
+from tests.support.command import run_python
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
 
@@ -169,12 +168,7 @@ class TestCounters:
             "Counters.attach(int(sys.argv[1])).row(int(sys.argv[2]))[3] += 41\n"
         )
         counters.row(row)[3] = 1
-        subprocess.run(
-            [sys.executable, "-c", script, str(counters.fd), str(row)],
-            pass_fds=[counters.fd],
-            check=True,
-            timeout=60,
-        )
+        run_python("-c", script, str(counters.fd), str(row), pass_fds=[counters.fd], check=True)
         assert counters.row(row)[3] == 42
         counters.close()
 
@@ -236,41 +230,41 @@ class TestReceiver:
 
         self.receiver = LaneReceiver(self.far, self.cells)
         self.receiver.attach(self.core)
+        self.writes: list[int] = []
         yield
-        for accepted in self.core.adopted:
-            os.close(accepted.fd)
+        for fd in (*(accepted.fd for accepted in self.core.adopted), *self.writes):
+            os.close(fd)
         counters.close()
 
     def send(self, number: int, first: int, count: int) -> list[int]:
-        """Send a message of `count` pipes; returns their write ends."""
+        """Send a message of `count` pipes; their write ends, which are closed with the test."""
         reads, writes = pipes(count)
+        self.writes += writes
         send_connections(self.near, number, first, [Accepted(fd, 0) for fd in reads])
         for fd in reads:
             os.close(fd)
         return writes
 
     def test_all_that_waits_is_adopted_at_one_wake_and_claimed_just_before(self) -> None:
-        writes = self.send(1, 0, 2) + self.send(2, 2, 3) + self.send(3, 5, 1)
+        for message in ((1, 0, 2), (2, 2, 3), (3, 5, 1)):
+            self.send(*message)
         self.core.loop.wake()
         assert self.core.claimed == [1, 2, 3, 4, 5, 6]
         assert len(self.core.adopted) == 6
-        for write in writes:
-            os.close(write)
 
     def test_it_rings_once_and_only_if_asked(self) -> None:
-        writes = self.send(1, 0, 1)
+        self.send(1, 0, 1)
         self.core.loop.wake()
         with pytest.raises(BlockingIOError):
             self.near.recv(10)
         self.cells[RING_WANTED] = 1
-        writes += self.send(2, 1, 1) + self.send(3, 2, 1)
+        self.send(2, 1, 1)
+        self.send(3, 2, 1)
         self.core.loop.wake()
         assert self.near.recv(10) == b"r"
         assert self.cells[RING_WANTED] == 0
         with pytest.raises(BlockingIOError):
             self.near.recv(10)
-        for write in writes:
-            os.close(write)
 
     def test_a_spurious_wake_up_is_no_error(self) -> None:
         self.core.loop.wake()
@@ -284,22 +278,19 @@ class TestReceiver:
         assert self.cells[FAILED] == 1
         assert self.cells[CLAIMED] == 1
         self.core.refuse = False
-        (other,) = self.send(2, 1, 1)
+        self.send(2, 1, 1)
         self.core.loop.wake()
         assert len(self.core.adopted) == 1
-        os.close(write)
-        os.close(other)
 
     def test_what_does_not_fit_is_returned_before_anything_later_is_claimed(self) -> None:
-        writes = self.send(1, 0, 5) + self.send(2, 5, 1)
+        self.send(1, 0, 5)
+        self.send(2, 5, 1)
         with room_for(3):
             self.core.loop.wake()
         assert len(self.core.adopted) == 3
         assert parse_returned(self.near.recv(100)) == (3, 2)
         assert parse_returned(self.near.recv(100)) == (5, 1)
         assert self.cells[CLAIMED] == 3
-        for write in writes:
-            os.close(write)
 
     def test_while_the_supervisor_does_not_read_a_return_nothing_more_is_adopted(self) -> None:
         try:
@@ -307,22 +298,21 @@ class TestReceiver:
                 self.far.send(b"r")
         except BlockingIOError:
             pass  # now it is full
-        writes = self.send(1, 0, 1) + self.send(2, 1, 1)
+        self.send(1, 0, 1)
+        self.send(2, 1, 1)
         with room_for(0):
             self.core.loop.wake()
         assert not self.core.loop.readers
         self.core.loop.fire()
         assert not self.core.loop.readers
-        octets = b"r"
-        while octets == b"r":
-            octets = self.near.recv(100)
+        message = b"r"
+        while message == b"r":
+            message = self.near.recv(100)
             self.core.loop.fire()
-        assert parse_returned(octets) == (0, 1)
+        assert parse_returned(message) == (0, 1)
         assert not self.core.adopted
         self.core.loop.wake()
         assert self.core.claimed == [2]
-        for write in writes:
-            os.close(write)
 
     @pytest.mark.skipif(not platform.LINUX, reason="datagram sockets have no end")
     def test_without_a_supervisor_it_closes(self) -> None:

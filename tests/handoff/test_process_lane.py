@@ -59,7 +59,10 @@ class TestProcessLane:
         self.lane = self.make_lane()
         self.worker = Worker(self.lane, self.counters)
         self.writes: list[int] = []
+        self.returned: list[Accepted] = []  # to us, and closed with the test
         yield
+        for accepted in self.returned:
+            os.close(accepted.fd)
         for accepted in self.lane.reclaim():
             os.close(accepted.fd)
         for write in self.writes:
@@ -106,7 +109,7 @@ class TestProcessLane:
         self.worker.cells[FAILED] = 1
         assert self.lane.load() == 6
 
-    def test_large_batches_are_cut_by_descriptors_and_by_octets(self) -> None:
+    def test_large_batches_are_cut_by_descriptors_and_by_bytes(self) -> None:
         (one,) = self.connections(1)
         batch = [Accepted(os.dup(one.fd), 0) for _ in range(DESCRIPTORS_PER_MESSAGE + 10)]
         assert self.lane.put(batch) == len(batch)
@@ -122,8 +125,7 @@ class TestProcessLane:
         batch = self.connections(5)
         assert lane.put(batch) == 3
         assert lane.put(batch[3:]) == 0
-        for accepted in (*lane.reclaim(), *batch[3:]):
-            os.close(accepted.fd)
+        self.returned += [*lane.reclaim(), *batch[3:]]
 
     def test_lanes_share_what_the_process_may_hold(self) -> None:
         budget = Budget(10)
@@ -137,15 +139,13 @@ class TestProcessLane:
         lanes[0].look()
         assert lanes[1].put(batch[10:]) == 2
         for lane, worker in zip(lanes, workers, strict=True):
-            for accepted in lane.reclaim():
-                os.close(accepted.fd)
+            self.returned += lane.reclaim()
             worker.socket.close()
         assert budget.room() == 10
 
     def test_a_full_socket_takes_what_fits_and_never_blocks(self) -> None:
         lane = self.make_lane(capacity=1_000_000)
-        for option in (socket.SO_SNDBUF,):
-            lane.channel.setsockopt(socket.SOL_SOCKET, option, 4096)
+        lane.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         (one,) = self.connections(1)
         taken = 0
         while lane.put([Accepted(os.dup(one.fd), 0)]):
@@ -154,8 +154,7 @@ class TestProcessLane:
         assert lane.waiting == taken
         left = lane.reclaim()
         assert len(left) == taken
-        for accepted in (*left, one):
-            os.close(accepted.fd)
+        self.returned += [*left, one]
 
     def test_a_ring_is_wanted_unless_something_was_claimed_meanwhile(self) -> None:
         self.lane.put(self.connections(1))
@@ -177,8 +176,7 @@ class TestProcessLane:
         assert self.lane.put(batch) == 0
         assert self.lane.look() == []
         assert not self.lane.available()
-        for accepted in batch[1:]:
-            os.close(accepted.fd)
+        self.returned += batch[1:]
 
     def test_taking_back_leaves_what_the_worker_has_received(self) -> None:
         batch = self.connections(4)
@@ -193,8 +191,7 @@ class TestProcessLane:
         self.worker.claim(first)
         self.lane.look()
         assert self.held() == [False, True, True, True]
-        for accepted in batch[1:]:
-            os.close(accepted.fd)
+        self.returned += batch[1:]
 
     def test_a_later_claim_does_not_cover_what_was_taken_back(self) -> None:
         batch = self.connections(3)
@@ -205,8 +202,7 @@ class TestProcessLane:
         self.worker.claim(self.worker.receive())  # a sequence number above theirs
         self.lane.look()
         assert self.held() == [True, True, False]
-        for accepted in batch[:2]:
-            os.close(accepted.fd)
+        self.returned += batch[:2]
 
     def test_what_the_worker_returns_is_not_taken_for_claimed(self) -> None:
         batch = self.connections(4)
@@ -267,8 +263,7 @@ class TestProcessLane:
         assert not self.lane.is_late()
         self.lane.look()
         assert not self.lane.is_late()
-        for accepted in batch:
-            os.close(accepted.fd)
+        self.returned += batch
 
     def test_an_idle_worker_is_late_once_it_leaves_a_probe_unanswered(self) -> None:
         self.now += 100.0
@@ -308,7 +303,7 @@ class TestProcessLane:
         assert self.lane.retire() == batch
         self.now += 100.0
         assert not self.lane.is_late()
-        os.close(batch[0].fd)
+        self.returned += batch
 
     def test_a_retired_lane_takes_nothing_and_is_still_adopted_from(self) -> None:
         batch = self.connections(2)
@@ -321,7 +316,7 @@ class TestProcessLane:
         self.worker.claim(delivery)
         self.lane.look()
         assert self.held() == [False, True]
-        os.close(batch[1].fd)
+        self.returned += batch[1:]
 
     def test_rows_are_given_back_with_the_lane(self) -> None:
         lanes = [self.make_lane() for _ in range(3)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -18,6 +16,7 @@ from asgi_poller.pollers.fd_exhaustion import (
     Refuser,
 )
 from tests.pollers.fakes import connect, make_listener
+from tests.support.command import run_python
 from tests.support.waiting import in_threads
 
 pytest.importorskip("resource")
@@ -108,6 +107,7 @@ STOLEN = textwrap.dedent("""
     from asgi_poller.pollers.accept4 import accept_call
     from asgi_poller.pollers.fd_exhaustion import Refuser
     from tests.pollers.fakes import connect, make_listener
+from tests.support.command import run_python
 
     refuser = Refuser()
     listener = make_listener()
@@ -142,7 +142,7 @@ STOLEN = textwrap.dedent("""
 
 
 def test_a_reserve_that_another_poller_took_is_taken_back() -> None:
-    subprocess.run([sys.executable, "-c", STOLEN], check=True, timeout=60)
+    run_python("-c", STOLEN, check=True)
 
 
 class TestEpisodes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Command, get, pid_at, running
+from tests.support.command import get, pid_at, running, started
 from tests.support.crowd import crowd
 from tests.support.processes import is_alive
 from tests.support.waiting import wait_until
@@ -126,8 +126,7 @@ def test_a_start_that_fails_ends_the_server(
 ) -> None:
     fail = tmp_path / "fail"
     fail.write_text(how)
-    command = Command("--workers", "4", "--port", "0", *options, environ={"TEST_FAIL": str(fail)})
-    try:
+    with started("--workers", "4", *options, environ={"TEST_FAIL": str(fail)}) as command:
         assert command.wait() == 3
         errors = [line for line in command.lines if line.startswith("asgi-poller: error:")]
         assert len(errors) == 1
@@ -136,23 +135,16 @@ def test_a_start_that_fails_ends_the_server(
         assert message in errors[0]
         assert not command.workers
         assert len(command.started_workers) <= 1
-    finally:
-        command.close()
 
 
 def test_a_worker_that_is_not_ready_in_time_ends_the_server(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     fail.write_text("hang")
-    command = Command(
-        *("--workers", "2", "--port", "0", "--timeout-worker-startup", "1"),
-        environ={"TEST_FAIL": str(fail)},
-    )
-    try:
+    options = ("--workers", "2", "--timeout-worker-startup", "1")
+    with started(*options, environ={"TEST_FAIL": str(fail)}) as command:
         assert command.wait() == 3
         assert re.search(r"error: .* not ready within 1 s \(--timeout-worker", command.text)
         assert not command.workers
-    finally:
-        command.close()
 
 
 @pytest.mark.long

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import Command, get, pid_at, running
+from tests.support.command import get, pid_at, run_python, running, started
 from tests.support.crowd import crowd
-from tests.support.processes import ROOT, is_alive
+from tests.support.processes import is_alive
 from tests.support.waiting import wait_until
 
 
@@ -98,8 +97,8 @@ asgi_poller.run(app, workers=2, preload=True, port=0)
 
 def test_an_application_that_is_an_object_is_forked_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(_PROGRAM)
-    command = Command(program=[sys.executable, str(tmp_path / "program.py")])
-    try:
+    program = [sys.executable, str(tmp_path / "program.py")]
+    with started(program=program, port=None) as command:
         command.wait_ready(2)
         assert imported_in(command.address) == command.pid
         assert pid_at(command.address) != command.pid
@@ -107,20 +106,11 @@ def test_an_application_that_is_an_object_is_forked_as_it_is(tmp_path: Path) -> 
         command.wait_for("Restart complete")
         assert command.stop() == 0
         assert not command.workers
-    finally:
-        command.close()
 
 
 def test_an_application_that_is_an_object_needs_preload() -> None:
     program = "import asgi_poller\nasgi_poller.run(print, workers=2)"
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=60,
-    )
+    run = run_python("-c", program)
     assert run.stderr.strip().endswith("(or preload=True)")
 
 

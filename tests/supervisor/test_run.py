@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT
-from tests.support.waiting import DEADLINE_S
+from tests.support.command import run_python
 
 
 def outcome(call: str, *, before: str = "") -> tuple[int, str]:
     """Exit code and standard error of a program that only calls run(), after `before`."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{before}\nimport asgi_poller\nasgi_poller.run({call})"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
+    done = run_python("-c", f"{before}\nimport asgi_poller\nasgi_poller.run({call})")
     return done.returncode, done.stderr
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -12,36 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import APP, Command, pid_at, running
-from tests.support.processes import is_alive
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.command import APP, pid_at, running, started
+from tests.support.processes import NotifySocket, is_alive
+from tests.support.waiting import wait_until
 
 
-class Manager:
-    """A notification socket."""
+class Manager(NotifySocket):
+    """A service manager that keeps what it was told."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
         self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.settimeout(DEADLINE_S)
         self.told: list[str] = []
 
     def wait_for(self, line: str) -> list[str]:
         """Wait for a message with this line; its lines."""
-        while True:
-            message = self._socket.recv(4096).decode()
-            self.told.append(message)
-            if line in message.split("\n"):
-                return message.split("\n")
-
-    def close(self) -> None:
-        self._socket.close()
+        while line not in (lines := self.heard()):
+            self.told += lines
+        self.told += lines
+        return lines
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    with contextlib.closing(Manager(tmp_path / "notify")) as made:
+    with Manager(tmp_path / "notify") as made:
         yield made
 
 
@@ -65,8 +58,7 @@ def test_a_single_process_tells_the_same_and_keeps_its_pid_file(
 ) -> None:
     path = tmp_path / "pid"
     environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "200000"}
-    command = Command("--port", "0", "--pid", str(path), environ=environ)
-    try:
+    with started("--pid", str(path), environ=environ) as command:
         assert f"MAINPID={command.pid}" in manager.wait_for("READY=1")
         assert path.read_text() == f"{command.pid}\n"
         manager.wait_for("WATCHDOG=1")
@@ -76,21 +68,16 @@ def test_a_single_process_tells_the_same_and_keeps_its_pid_file(
         manager.wait_for("STOPPING=1")
         assert command.wait() == -signal.SIGTERM, "as uvicorn: the shell sees the signal"
         assert not path.exists()
-    finally:
-        command.close()
 
 
 def test_nobody_is_told_of_a_start_that_failed(manager: Manager, tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     fail.write_text("lifespan")
     environ = {"TEST_FAIL": str(fail), "NOTIFY_SOCKET": str(manager.path)}
-    command = Command("--workers", "2", "--port", "0", environ=environ)
-    try:
+    with started("--workers", "2", environ=environ) as command:
         assert command.wait() == 3
         manager.wait_for("STOPPING=1")
-        assert not any("READY=1" in message for message in manager.told)
-    finally:
-        command.close()
+        assert "READY=1" not in manager.told
 
 
 @pytest.mark.long
@@ -109,7 +96,7 @@ def test_the_manager_learns_of_the_new_main_process(manager: Manager) -> None:
         new = int(command.wait_for(r"Started a new supervisor \[(\d+)\]")[1])
         manager.wait_for(f"MAINPID={new}")
         assert command.wait(has_heir=True) == 0
-        assert not any("STOPPING=1" in message for message in manager.told)
+        assert "STOPPING=1" not in manager.told
         os.kill(new, signal.SIGTERM)
         manager.wait_for("STOPPING=1")
         wait_until(lambda: not is_alive(new), "it ends")
@@ -127,14 +114,11 @@ def test_sockets_that_systemd_passes_are_served_by_workers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd = listener.fileno()
         program = [sys.executable, "-c", _ACTIVATE, str(fd), APP, "--workers", "2"]
-        command = Command(program=program, keep_fds=(fd,))
-        try:
+        with started(program=program, keep_fds=(fd,), port=None) as command:
             command.wait_ready(2)
             assert command.address == listener.getsockname()
             assert pid_at(command.address) in command.workers
             assert command.stop() == 0
-        finally:
-            command.close()
 
 
 @pytest.mark.long
@@ -142,12 +126,9 @@ def test_a_pid_file_of_a_running_server_is_respected(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     with running("--pid", str(path)) as command:
         assert path.read_text() == f"{command.pid}\n"
-        other = Command("--workers", "2", "--port", "0", "--pid", str(path))
-        try:
+        with started("--workers", "2", "--pid", str(path)) as other:
             assert other.wait() == 2
             assert f"process {command.pid} is running" in other.text
-        finally:
-            other.close()
         assert command.stop() == 0
         assert not path.exists()
 

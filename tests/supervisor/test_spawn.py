@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from asgi_poller.supervisor.spawn import described_exit
-from tests.support.processes import ROOT
+from tests.support.command import run_python
 
 _WINDOWS = """
 import asyncio, multiprocessing.spawn, os, select, signal, socket, subprocess
@@ -21,9 +18,7 @@ import asgi_poller.serve_main
 
 
 def test_it_can_be_imported_where_there_are_no_workers() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", _WINDOWS], cwd=ROOT, check=False, capture_output=True, text=True
-    )
+    run = run_python("-c", _WINDOWS)
     assert run.returncode == 0, run.stderr
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from asgi_poller.errors import ListenError
 from asgi_poller.supervisor.upgrade import Predecessor
-from tests.support.command import Command, pid_at, running
+from tests.support.command import Command, pid_at, running, started
 from tests.support.crowd import SteadyVisitors, crowd
 from tests.support.processes import is_alive
 from tests.support.waiting import wait_until
@@ -122,8 +122,7 @@ def test_an_end_in_the_middle_ends_both(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_socket_file_is_handed_over(tmp_path: Path) -> None:
     path = tmp_path / "server.sock"
-    command = Command("--workers", "2", "--uds", str(path))
-    try:
+    with started("--workers", "2", "--uds", str(path), port=None) as command:
         command.wait_for("is ready", count=2)
         command.signal(signal.SIGUSR2)
         new = int(command.wait_for(_NEW)[1])
@@ -134,8 +133,6 @@ def test_a_socket_file_is_handed_over(tmp_path: Path) -> None:
                 client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
                 assert client.recv(12) == b"HTTP/1.1 200"
         assert not path.exists()
-    finally:
-        command.close()
 
 
 def told(**entries: object) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.command import APP, Command, get
+from tests.support.command import APP, Command, get, started
 from tests.support.processes import ROOT
 
 NOBODY = pwd.getpwnam("nobody")
@@ -142,8 +142,7 @@ def test_the_unix_socket_is_its_new_owners(workers: int, tmp_path: Path) -> None
         folder.chmod(0o755)  # pytest's are for root alone
     path = tmp_path / "site"
     options = ("--uds", str(path), "--uds-mode", "620", "--workers", str(workers))
-    command = Command(*options, *USER, program=program())
-    try:
+    with started(*options, *USER, program=program(), port=None) as command:
         command.wait_for("running on unix:")
         assert path.owner() == "nobody"
         assert path.stat().st_mode & 0o777 == 0o620
@@ -152,8 +151,6 @@ def test_the_unix_socket_is_its_new_owners(workers: int, tmp_path: Path) -> None
             client.connect(str(path))
             client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
             assert client.recv(12) == b"HTTP/1.1 200"
-    finally:
-        command.close()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may")
@@ -164,9 +161,6 @@ def test_a_key_that_later_workers_could_not_read_is_refused(tmp_path: Path) -> N
     path.chmod(0o600)
     user = ("--user", "65534", "--group", "65534")
     options = ("--workers", "2", "--port", "0", "--ssl-certfile", str(path))
-    command = Command(*options, *user)
-    try:
+    with started(*options, *user, port=None) as command:
         assert command.wait() == 2
         assert "--ssl-certfile: uid 65534 must be able to read" in command.text
-    finally:
-        command.close()

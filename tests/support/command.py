@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.support.processes import ROOT, is_alive
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -193,9 +194,11 @@ def running(
 
 
 @contextlib.contextmanager
-def started(*options: str, app: str = APP) -> Iterator[Command]:
-    """A command on a free port, ended meanwhile or not; what it said is shown if the test fails."""
-    command = Command("--port", "0", *options, app=app)
+def started(*options: str, port: int | None = 0, **more: Any) -> Iterator[Command]:
+    """A command on a free port, or without --port, ended meanwhile or not; what it said is shown if
+    the test fails. `more` is what Command takes.
+    """
+    command = Command(*(() if port is None else ("--port", str(port))), *options, **more)
     try:
         yield command
     except BaseException:  # shown and raised again, whatever ends the test
@@ -203,6 +206,14 @@ def started(*options: str, app: str = APP) -> Iterator[Command]:
         raise
     finally:
         command.close()
+
+
+def run_python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments to its end; `options` are subprocess.run's."""
+    given: dict[str, Any] = {"cwd": ROOT, "check": False, "timeout": DEADLINE_S}
+    given["env"] = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **(given | options))
 
 
 def get(address: tuple[str, int], path: str = "/pid") -> str:

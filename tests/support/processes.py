@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from tests.support.waiting import DEADLINE_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,3 +33,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+class NotifySocket(socket.socket):
+    """A service manager's end of sd_notify(3), at a path or an abstract name."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.settimeout(DEADLINE_S)
+        self.bind(address)
+
+    def heard(self) -> list[str]:
+        """The lines of the next message."""
+        return self.recv(65536).decode().split("\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,32 +11,20 @@ from pathlib import Path
 import pytest
 
 from asgi_poller.system.sd_notify import ServiceManager
+from tests.support.processes import NotifySocket
 
 if sys.platform == "win32":
     pytest.skip("no service manager of this kind on Windows", allow_module_level=True)
 
 
-class Manager:
-    """The manager's end."""
-
-    def __init__(self, address: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(10)
-        self.socket.bind(address)
-
-    def heard(self) -> list[str]:
-        return self.socket.recv(65536).decode().split("\n")
-
-
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[tuple[Manager, str]]:
+def manager(tmp_path: Path) -> Iterator[tuple[NotifySocket, str]]:
     address = str(tmp_path / "notify")
-    made = Manager(address)
-    yield made, address
-    made.socket.close()
+    with NotifySocket(address) as made:
+        yield made, address
 
 
-def test_a_whole_life(manager: tuple[Manager, str]) -> None:
+def test_a_whole_life(manager: tuple[NotifySocket, str]) -> None:
     there, address = manager
     us = ServiceManager(address)
     pid = f"MAINPID={os.getpid()}"
@@ -55,7 +42,7 @@ def test_a_whole_life(manager: tuple[Manager, str]) -> None:
     assert there.heard() == ["STOPPING=1"]
 
 
-def test_the_reload_stamp_is_the_systems_monotonic_clock(manager: tuple[Manager, str]) -> None:
+def test_the_reload_stamp_is_the_systems_monotonic_clock(manager: tuple[NotifySocket, str]) -> None:
     there, address = manager
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     ServiceManager(address).reloading()
@@ -64,7 +51,7 @@ def test_the_reload_stamp_is_the_systems_monotonic_clock(manager: tuple[Manager,
     assert before <= stamp <= after
 
 
-def test_a_status_cannot_say_anything_else(manager: tuple[Manager, str]) -> None:
+def test_a_status_cannot_say_anything_else(manager: tuple[NotifySocket, str]) -> None:
     there, address = manager
     us = ServiceManager(address)
     assert us.ready("a\nSTOPPING=1\r\n\tb \ud800")
@@ -77,10 +64,10 @@ def test_a_status_cannot_say_anything_else(manager: tuple[Manager, str]) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 def test_abstract_sockets() -> None:
     name = f"asgi-poller-test-{os.getpid()}"
-    there = Manager("\0" + name)
+    there = NotifySocket("\0" + name)
     assert ServiceManager("@" + name).ready()
     assert there.heard()[0] == "READY=1"
-    there.socket.close()
+    there.close()
 
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "relative/path"])
@@ -97,7 +84,7 @@ def test_a_manager_that_is_gone_or_impossible_is_no_failure_of_ours(tmp_path: Pa
 
 
 def test_a_manager_that_does_not_read_does_not_hold_us_up(
-    manager: tuple[Manager, str], monkeypatch: pytest.MonkeyPatch
+    manager: tuple[NotifySocket, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asgi_poller.system.sd_notify._SEND_TIMEOUT_S", 0.05)
     us = ServiceManager(manager[1])
@@ -117,7 +104,7 @@ def test_a_manager_that_does_not_read_does_not_hold_us_up(
     ],
 )
 def test_the_environment_is_read_and_left_to_nobody_else(
-    manager: tuple[Manager, str], environ: dict[str, str], interval: float | None
+    manager: tuple[NotifySocket, str], environ: dict[str, str], interval: float | None
 ) -> None:
     there, address = manager
     given = {"NOTIFY_SOCKET": address, "PATH": "/bin", **environ}
