@@ -105,10 +105,10 @@ class Client:
         return Place(*map(int, value.split(b"/")))
 
     def read(self) -> None:
-        octets = self.socket.recv(65536)
-        assert octets, f"the server hung up after {self.answer!r}"
+        data = self.socket.recv(65536)
+        assert data, f"the server hung up after {self.answer!r}"
         is_first = self.place is None
-        self.answer += octets
+        self.answer += data
         if is_first and self.place is not None:
             self.wait_s = time.monotonic() - self._asked_at
 

@@ -42,7 +42,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             "version": scope["http_version"],
             "scheme": scope["scheme"],
             "query": scope["query_string"].decode(),
-            "octets": len(body),
+            "bytes": len(body),
         }
         body = json.dumps(about).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"b")]})
@@ -138,7 +138,7 @@ async def test_aiohttp(compressing: Site) -> None:
             await client.close(code=4000, message=b"bye")
             assert client.close_code == 4000
         async with session.post(compressing.url("/about"), json={"a": 1}) as response:
-            assert (await response.json(content_type=None))["octets"] == 8
+            assert (await response.json(content_type=None))["bytes"] == 8
         async with session.get(compressing.url("/stream")) as response:
             assert await response.read() == b"x" * 100_000 + b"end"
 
@@ -185,7 +185,7 @@ def test_httpx(site: Site) -> None:
             about = client.request(method, "/about", params={"q": "é"}, content=content).json()
             assert about["method"] == method
             assert about["query"] == "q=%C3%A9"
-            assert about["octets"] == len(content)
+            assert about["bytes"] == len(content)
         assert client.head("/about").content == b""
         chunked = client.post("/echo", content=(b"piece %d " % number for number in range(5)))
         assert chunked.content == b"piece 0 piece 1 piece 2 piece 3 piece 4 "
@@ -227,7 +227,7 @@ def test_curl(site: Site) -> None:
         "version": "1.1",
         "scheme": "http",
         "query": "a=b",
-        "octets": 0,
+        "bytes": 0,
     }
     assert json.loads(curl("--http1.0", site.url("/about")).stdout)["version"] == "1.0"
     both = curl(site.url("/about"), site.url("/echo"), "--write-out", "%{num_connects}")
@@ -257,7 +257,7 @@ def test_curl_offers_http2_and_gets_http1(site: Site) -> None:
     done = curl("--http2", "--data", "abc", site.url("/about"))
     if b"unsupported" in done.stderr.lower() or done.returncode == 1:
         pytest.skip("this curl knows no HTTP/2")
-    assert json.loads(done.stdout)["octets"] == 3
+    assert json.loads(done.stdout)["bytes"] == 3
 
 
 # TLS

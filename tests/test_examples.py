@@ -54,7 +54,7 @@ def test_echo_over_http_and_websocket() -> None:
     with served("echo") as address:
         assert httpx.get(f"http://{address}/there").text == "Hello from /there\n"
         with connect(f"ws://{address}/") as channel:
-            for message in ("text", b"octets", "", b""):
+            for message in ("text", b"bytes", "", b""):
                 channel.send(message)
                 assert channel.recv(timeout=DEADLINE_S) == message
 

@@ -88,10 +88,10 @@ def fastapi_app(seen: Seen) -> FastAPI:
 
     @app.post("/upload")
     async def upload(request: Request) -> int:
-        octets = 0
+        received_bytes = 0
         async for piece in request.stream():
-            octets += len(piece)
-        return octets
+            received_bytes += len(piece)
+        return received_bytes
 
     async def authorised(websocket: WebSocket) -> str:
         if "token" not in websocket.query_params:

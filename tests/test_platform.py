@@ -135,9 +135,9 @@ def test_shared_memory_cannot_be_taken_from_under_those_who_have_it_mapped(what:
     code = """
 import os, sys
 fd = int(sys.argv[1])
-for octets in (0, 1 << 30):
+for bytes in (0, 1 << 30):
     try:
-        os.ftruncate(fd, octets)
+        os.ftruncate(fd, bytes)
     except PermissionError:
         pass
     else:

@@ -5,7 +5,6 @@ server.
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import threading
 from pathlib import Path
@@ -348,37 +347,6 @@ def test_reloading_while_many_threads_shake_hands(
             tls.reload()
         done.set()
     assert not failures
-
-
-def test_reload_over_sockets(
-    live: Live, files: Files, other_files: Files, authority: trustme.CA
-) -> None:
-    tls = live.context
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(10)
-
-    def serve() -> None:
-        for _ in range(2):
-            connection, _ = listener.accept()
-            connection.settimeout(10)
-            with tls.context.wrap_socket(connection, server_side=True) as secure:
-                secure.sendall(secure.recv(5))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    seen = []
-    for turn in range(2):
-        plain = socket.create_connection(listener.getsockname(), 10)
-        with client_context(authority).wrap_socket(plain, server_hostname="localhost") as secure:
-            secure.sendall(b"hello")
-            assert secure.recv(5) == b"hello"
-            seen.append(secure.getpeercert(binary_form=True))
-        if turn == 0:
-            live.install(other_files)
-            tls.reload()
-    thread.join(10)
-    listener.close()
-    assert seen[0] != seen[1]
 
 
 def test_plaintext_is_told_from_tls_by_the_first_byte(files: Files, authority: trustme.CA) -> None:

@@ -22,7 +22,7 @@ import trustme
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.support.apps import answer
 from tests.support.client import get
-from tests.support.command import Command
+from tests.support.command import Command, started
 from tests.support.gunicorn import gunicorn
 from tests.support.processes import open_descriptors
 from tests.support.server import serving
@@ -132,15 +132,9 @@ def command(*options: str, limit: int = 20000) -> Iterator[Command]:
     """The command, with so many descriptors."""
     words = ["/bin/sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"]
     words += [sys.executable, "-m", "asgi_poller", APP, "--port", "0"]
-    made = Command(*options, program=words)
-    try:
+    with started(*options, program=words, port=None) as made:
         made.wait_ready()
         yield made
-    except BaseException:
-        print(made.text)
-        raise
-    finally:
-        made.close()
 
 
 def block(process: Command, loops: int) -> list[socket.socket]:

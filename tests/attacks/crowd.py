@@ -87,14 +87,9 @@ class Crowd:
             peer.close()
 
 
-@contextlib.contextmanager
-def crowd(address: Address, kind: Kind, count: int = PEERS) -> Iterator[Crowd]:
+def crowd(address: Address, kind: Kind, count: int = PEERS) -> contextlib.closing[Crowd]:
     """`count` slow peers meanwhile."""
-    made = Crowd(address, kind, count)
-    try:
-        yield made
-    finally:
-        made.close()
+    return contextlib.closing(Crowd(address, kind, count))
 
 
 @contextlib.contextmanager

@@ -29,11 +29,11 @@ class Front:
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), DEADLINE_S, (source, 0))
 
-    def ask(self, octets: bytes, source: str = "127.0.0.1") -> bytes:
-        """All that is answered to `octets` until the connection ends or nothing more comes."""
+    def ask(self, data: bytes, source: str = "127.0.0.1") -> bytes:
+        """All that is answered to `data` until the connection ends or nothing more comes."""
         with self.connect(source) as client:
             client.settimeout(0.5)  # a proxy may keep the connection
-            send_all(client, octets)
+            send_all(client, data)
             received = b""
             try:
                 while piece := client.recv(65536):

@@ -48,10 +48,10 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def bomb(octets: int) -> bytes:
+def bomb(size_bytes: int) -> bytes:
     """A message of so many zeros, at 1,000 : 1."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    pieces = [compressor.compress(bytes(MIB)) for _ in range(octets // MIB)]
+    pieces = [compressor.compress(bytes(MIB)) for _ in range(size_bytes // MIB)]
     return b"".join(pieces) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
 
 
@@ -61,13 +61,13 @@ def test_deflate_bombs(mode: str) -> None:
     """A gibibyte in a mebibyte; the limit is 16 MiB, and memory never holds much more."""
     payload = bomb(1024 * MIB)
     assert len(payload) < 1.1 * MIB
-    octets = frame(BINARY, payload, rsv=RSV1)
+    data = frame(BINARY, payload, rsv=RSV1)
     with under_attack(ws_per_message_deflate=mode) as site:
         with site.websocket(DEFLATE) as client:
             forget_peak()
             before = peak_bytes()
             started = time.process_time()
-            send_all(client, octets)
+            send_all(client, data)
             assert close_code(client) == 1009
             assert peak_bytes() - before < 64 * MIB
             assert time.process_time() - started < 10.0  # of CPU: inflating stopped at the limit
@@ -107,7 +107,7 @@ FLOODS = {
     "empty fragments": frame(TEXT, fin=False)
     + frame(CONTINUATION, fin=False) * 5000
     + frame(CONTINUATION),
-    "fragments of one octet": frame(TEXT, b"a", fin=False)
+    "fragments of one byte": frame(TEXT, b"a", fin=False)
     + frame(CONTINUATION, b"a", fin=False) * 5000
     + frame(CONTINUATION, b"a"),
     "fragments with pings between": (
@@ -152,7 +152,7 @@ def test_endless_empty_fragments_are_bounded() -> None:
 
 
 CLOSES = {
-    "of one octet": (frame(CLOSE, b"\x03"), 1002),
+    "of one byte": (frame(CLOSE, b"\x03"), 1002),
     "with a code that may not be sent": (frame(CLOSE, (1005).to_bytes(2, "big")), 1002),
     "with code 0": (frame(CLOSE, b"\0\0"), 1002),
     "with code 5000": (frame(CLOSE, (5000).to_bytes(2, "big")), 1002),
@@ -180,19 +180,19 @@ VIOLATIONS = {
     "a surrogate": (frame(TEXT, b"\xed\xa0\x80"), 1007),
     "too large, announced": (header(0x82, 2**40) + bytes(4), 1009),
     "a length with the highest bit": (b"\x82\xff" + b"\xff" * 8 + bytes(4), 1002),
-    "a length in more octets than needed": (b"\x82\xfe\x00\x05" + bytes(9), 1002),
+    "a length in more bytes than needed": (b"\x82\xfe\x00\x05" + bytes(9), 1002),
 }
 
 
 @pytest.mark.parametrize(
-    ("octets", "code"), [*CLOSES.values(), *VIOLATIONS.values()], ids=[*CLOSES, *VIOLATIONS]
+    ("data", "code"), [*CLOSES.values(), *VIOLATIONS.values()], ids=[*CLOSES, *VIOLATIONS]
 )
 @pytest.mark.parametrize("ws", ["auto", "wsproto"])
-def test_close_frame_games_and_violations(octets: bytes, code: int, ws: str) -> None:
+def test_close_frame_games_and_violations(data: bytes, code: int, ws: str) -> None:
     """The close code that RFC 6455 names, then the end; the application gets a disconnect."""
     with under_attack(ws=ws, ws_close_timeout=0.5) as site:
         with site.websocket() as client:
-            send_all(client, octets)
+            send_all(client, data)
             assert close_code(client) == code
             client.settimeout(DEADLINE_S)
             read_to_end(client)

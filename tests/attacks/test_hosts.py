@@ -71,19 +71,19 @@ def test_pages_of_other_origins_cannot_open_websockets(direct_handshake: bool) -
             assert answer.startswith(b"HTTP/1.1 403 "), origin
         two = from_page("https://example.com", "https://evil.com")
         assert site.ask(two).startswith(b"HTTP/1.1 403 ")
-        for octets in (
+        for data in (
             from_page("https://example.com"),
             from_page("https://app.example.com"),
             from_page("http://test:8000", host="test:8000"),
             handshake(),  # no browser: no Origin
         ):
             with site.connect() as client:
-                client.sendall(octets)
-                assert read_head(client).startswith(b"HTTP/1.1 101 "), octets
+                client.sendall(data)
+                assert read_head(client).startswith(b"HTTP/1.1 101 "), data
 
 
 @DIRECT
 def test_requests_are_not_asked_for_their_origin(direct_handshake: bool) -> None:
     with under_attack(ws_allow_origins=("same",), direct_handshake=direct_handshake) as site:
-        octets = get("/", "Origin: https://evil.com", "Connection: close")
-        assert site.ask(octets).startswith(b"HTTP/1.1 200 ")
+        data = get("/", "Origin: https://evil.com", "Connection: close")
+        assert site.ask(data).startswith(b"HTTP/1.1 200 ")

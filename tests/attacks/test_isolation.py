@@ -17,6 +17,7 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.loops import http_protocol
 from asgi_poller.loops.lingering_close import LingeringClose
 from tests.attacks.site import under_attack
+from tests.loops.test_websocket_protocol import Transport
 from tests.support.apps import answer, converse
 from tests.support.client import GET, LAST_GET, handshake, read_head, read_to_end, send_all
 from tests.support.frames import text
@@ -181,29 +182,11 @@ def test_a_body_that_goes_on_after_its_response_is_bounded_in_time(
             thread.join(DEADLINE_S)
 
 
-class Gone:
-    """A transport whose peer went between two looks."""
-
-    def __init__(self) -> None:
-        self.is_aborted = False
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
-
-    def get_write_buffer_size(self) -> int:
-        return 0
+class Gone(Transport):
+    """Its peer went between two looks."""
 
     def write_eof(self) -> None:
         raise OSError(107, "Transport endpoint is not connected")
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-    def is_closing(self) -> bool:
-        return self.is_aborted
 
 
 def test_a_lingering_close_of_a_peer_that_has_gone_raises_nothing() -> None:

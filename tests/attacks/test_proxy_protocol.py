@@ -32,8 +32,8 @@ def test_a_proxy_of_ours_speaks_for_its_client(header: bytes, direct_handshake: 
     with under_attack(proxy_protocol=True, direct_handshake=direct_handshake) as site:
         assert site.ask(header + ASK, PROXY).endswith(b"\r\n\r\n192.0.2.7 http")
         with site.connect(PROXY) as client:  # byte by byte
-            for octet in header + ASK:
-                client.sendall(bytes([octet]))
+            for byte in header + ASK:
+                client.sendall(bytes([byte]))
             assert read_to_end(client).endswith(b"\r\n\r\n192.0.2.7 http")
         requests = site.ask(header + ASK.replace(b"connection: close\r\n", b"") + ASK, PROXY)
         assert requests.count(b"192.0.2.7 http") == 2
@@ -48,14 +48,14 @@ def test_a_stranger_with_a_header(header: bytes, direct_handshake: bool) -> None
         assert site.record.requests == []
         assert site.ask(ASK, STRANGER).endswith(b"\r\n\r\n127.0.0.2 http")
         with site.connect(STRANGER) as client:  # what begins like a header is not one yet
-            for octet in LAST_GET.replace(b"GET", b"POST"):
-                client.sendall(bytes([octet]))
+            for byte in LAST_GET.replace(b"GET", b"POST"):
+                client.sendall(bytes([byte]))
             assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
 
 
 @DIRECT
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         ASK,
         b"PROXY TCP4 192.0.2.7 192.0.2.1 5000\r\n" + ASK,
@@ -67,10 +67,10 @@ def test_a_stranger_with_a_header(header: bytes, direct_handshake: bool) -> None
     ],
 )
 def test_a_malformed_or_missing_header_is_closed_without_a_word(
-    octets: bytes, direct_handshake: bool
+    data: bytes, direct_handshake: bool
 ) -> None:
     with under_attack(proxy_protocol=True, direct_handshake=direct_handshake) as site:
-        assert site.ask(octets, PROXY) == b""
+        assert site.ask(data, PROXY) == b""
         assert site.record.requests == []
 
 

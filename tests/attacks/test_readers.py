@@ -81,16 +81,6 @@ def test_a_client_that_sends_close_and_never_reads_is_not_kept() -> None:
             client.close()
 
 
-def test_a_response_that_is_never_read() -> None:
-    with under_attack(timeout_write=0.3) as site:
-        client = site.connect(receive_buffer=4096)
-        client.sendall(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
-        wait_until(lambda: len(site.record.requests) == 1, "the application is called")
-        wait_until(lambda: site.connections() == 0, "the connection is cut off")
-        site.is_well()
-        client.close()
-
-
 def test_a_response_that_is_read_slowly_is_read_to_its_end() -> None:
     with under_attack(timeout_write=1.0) as site:
         with site.connect() as client:

@@ -37,10 +37,10 @@ LIMITS = (
 )
 
 
-def refused(address: tuple[str, int], octets: bytes) -> str:
+def refused(address: tuple[str, int], data: bytes) -> str:
     """Say something and read to the end; our own address as the log has it."""
     with socket.create_connection(address, DEADLINE_S) as client:
-        send_all(client, octets)
+        send_all(client, data)
         read_to_end(client)
         return ":".join(map(str, client.getsockname()))
 
@@ -52,8 +52,8 @@ def lines_about(command: Command, reason: str) -> list[str]:
 @pytest.mark.parametrize("direct", ["--direct-handshake", "--no-direct-handshake"])
 def test_each_kind_leaves_a_line_and_a_flood_leaves_few(direct: str) -> None:
     with running(*LIMITS, direct, workers=1) as command:
-        for reason, octets in REFUSED.items():
-            peer = refused(command.address, octets)
+        for reason, data in REFUSED.items():
+            peer = refused(command.address, data)
             command.wait_for(f"^INFO:     Refused {re.escape(peer)}: {re.escape(reason)}$")
         for _ in range(10 * FIRST_COUNT):
             refused(command.address, NO_HOST)

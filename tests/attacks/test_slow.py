@@ -52,25 +52,21 @@ def server(*options: str, direct: bool = False) -> Iterator[Command]:
 
 
 @DIRECT
-def test_slow_heads(direct: bool) -> None:
-    with (
-        server("--timeout-request-header", "2", direct=direct) as command,
-        crowd(command.address, HEAD) as slow,
-    ):
+@pytest.mark.parametrize(
+    ("option", "kind", "answer"),
+    [
+        ("--timeout-request-header", HEAD, b"HTTP/1.1 408 "),
+        ("--timeout-first-octet", SILENT, b""),
+    ],
+    ids=["slow", "silent"],
+)
+def test_slow_heads_and_silent_connections(
+    option: str, kind: Kind, answer: bytes, direct: bool
+) -> None:
+    with server(option, "2", direct=direct) as command, crowd(command.address, kind) as slow:
         honest_echoes(command.address, 1.0)
         wait_until(lambda: slow.ended == PEERS, "all of them are got rid of")
-        assert slow.received.startswith(b"HTTP/1.1 408 ")
-
-
-@DIRECT
-def test_silent_connections(direct: bool) -> None:
-    with (
-        server("--timeout-first-octet", "2", direct=direct) as command,
-        crowd(command.address, SILENT) as slow,
-    ):
-        honest_echoes(command.address, 1.0)
-        wait_until(lambda: slow.ended == PEERS, "all of them are got rid of")
-        assert slow.received == b""
+        assert slow.received[:13] == answer
 
 
 @pytest.mark.parametrize("kind", [BODY, CHUNKS], ids=["by length", "chunked"])
@@ -125,10 +121,8 @@ def test_endless_fragments() -> None:
 
 @DIRECT
 def test_slow_proxy_headers(direct: bool) -> None:
-    with (
-        server("--proxy-protocol", "--timeout-request-header", "1", direct=direct) as command,
-        crowd(command.address, PROXY, 50) as slow,
-    ):
+    options = ("--proxy-protocol", "--timeout-request-header", "1")
+    with server(*options, direct=direct) as command, crowd(command.address, PROXY, 50) as slow:
         wait_until(lambda: slow.ended == 50, "all of them are got rid of")
         assert slow.received == b""
 

@@ -83,14 +83,14 @@ def in_front(program: str, site: Target, directory: Path) -> AbstractContextMana
 def test_one_reading_of_every_stream(program: str, tmp_path: Path, direct: bool) -> None:
     suspects = {
         **PAIRS,
-        **{name: octets + SMUGGLED for name, octets in BROKEN.items() if b"chunk" not in octets},
-        **{name: octets + SMUGGLED for name, (octets, _) in UNSUPPORTED.items()},
+        **{name: data + SMUGGLED for name, data in BROKEN.items() if b"chunk" not in data},
+        **{name: data + SMUGGLED for name, (data, _) in UNSUPPORTED.items()},
         "HTTP/0.9": b"",  # for which nginx has an answer without a status
     }
     with under_attack(direct_handshake=direct) as site, in_front(program, site, tmp_path) as front:
-        for name, octets in suspects.items():
+        for name, data in suspects.items():
             before = len(site.record.requests)
-            answer = front.ask(octets)
+            answer = front.ask(data)
             answered = len(SEEN_BY_PROXY.findall(answer))
             served = site.record.requests[before:]
             # each request that we served was asked of the proxy, and answered by it

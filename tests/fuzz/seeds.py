@@ -10,10 +10,10 @@ V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(range(12))
 
 SEEDS: dict[str, list[bytes]] = {
     "http1": [
-        b"\x03" + octets
-        for octets in (
+        b"\x03" + data
+        for data in (
             *BROKEN.values(),
-            *(octets for octets, _ in UNSUPPORTED.values()),
+            *(data for data, _ in UNSUPPORTED.values()),
             handshake() + b"\x81\x80abcd",
             # llhttp takes it for an upgrade, and stops behind it
             b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\nUpgrade:\r\n\r\n"

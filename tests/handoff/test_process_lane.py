@@ -16,7 +16,7 @@ from asgi_poller.handoff.fd_passing import (
     returned,
 )
 from asgi_poller.handoff.process_lane import Budget, ProcessLane
-from asgi_poller.handoff.shared_counters import CLAIMED, CLOSED, FAILED, RING_WANTED, SEEN, Counters
+from asgi_poller.handoff.shared_counters import CLAIMED, RING_WANTED, SEEN, Counters
 from asgi_poller.handoff.thread_lane import LATE_S, REMEMBER_TIMES
 from asgi_poller.loops.accepted_socket import Accepted
 
@@ -102,12 +102,6 @@ class TestProcessLane:
         assert self.lane.look() == []
         assert self.held() == [False, False, True]
         assert self.lane.waiting == 1
-
-    def test_the_load_comes_from_shared_memory(self) -> None:
-        self.lane.assigned = 10
-        self.worker.cells[CLOSED] = 3
-        self.worker.cells[FAILED] = 1
-        assert self.lane.load() == 6
 
     def test_large_batches_are_cut_by_descriptors_and_by_bytes(self) -> None:
         (one,) = self.connections(1)

@@ -91,14 +91,6 @@ def test_what_comes_during_delivery_gets_a_wake_up_of_its_own() -> None:
     assert core.adopted[2:] == more
 
 
-def test_the_load_is_assigned_minus_closed() -> None:
-    core = HandCore()
-    lane = ThreadLane(core)
-    lane.assigned = 7
-    core.closed = 3
-    assert lane.load() == 4
-
-
 def test_a_full_lane_takes_what_fits() -> None:
     core = HandCore()
     lane = ThreadLane(core, capacity=3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,6 @@ def test_nodelay_is_inherited(open_from: Open) -> None:
         accepted, _ = listener.socket.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
-def test_a_wildcard_has_no_server_pair(open_from: Open) -> None:
-    (listener,) = open_from(host="0.0.0.0", port=0)
-    assert listener.info.server is None
-    assert listener.url.startswith("http://0.0.0.0:")
 
 
 @needs_ipv6
@@ -188,21 +181,6 @@ def test_no_permission_is_said(open_from: Open, monkeypatch: pytest.MonkeyPatch)
         open_from(port=80)
 
 
-@needs_unix
-def test_binds_of_every_kind_add_up(open_from: Open, tmp_path: Path) -> None:
-    with socket.socket() as given:
-        given.bind(("127.0.0.1", 0))
-        path = tmp_path / "app.sock"
-        listeners = open_from(
-            port=1, bind=["127.0.0.1:0", f"unix:{path}", f"fd://{os.dup(given.fileno())}"]
-        )
-        assert [listener.option for listener in listeners] == ["--bind"] * 3
-        assert listeners[1].url == f"unix:{path}"
-        assert listeners[1].info[:3] == (int(socket.AF_UNIX), False, (str(path), None))
-        assert listeners[2].socket.getsockname() == given.getsockname()
-        assert all(accepts(listener) for listener in listeners)
-
-
 def test_tls_is_for_all_or_for_bind_tls_alone(open_from: Open, tmp_path: Path) -> None:
     certificate = tmp_path / "cert.pem"
     certificate.write_text("")
@@ -218,15 +196,6 @@ def test_tls_is_for_all_or_for_bind_tls_alone(open_from: Open, tmp_path: Path) -
 
 @needs_unix
 class TestUnixSocket:
-    def test_mode_and_removal(self, open_from: Open, tmp_path: Path) -> None:
-        path = tmp_path / "app.sock"
-        (listener,) = open_from(uds=str(path), uds_mode=0o600)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert accepts(listener)
-        listener.close()
-        listener.close()
-        assert not path.exists()
-
     def test_owner(self, open_from: Open, tmp_path: Path) -> None:
         path = tmp_path / "app.sock"
         open_from(uds=str(path), uds_owner=f"{os.getuid()}:{os.getgid()}")
@@ -294,13 +263,6 @@ class TestUnixSocket:
 
 
 class TestInherited:
-    def test_a_bound_socket_is_made_to_listen(self, open_from: Open) -> None:
-        with socket.socket() as given:
-            given.bind(("127.0.0.1", 0))
-            (listener,) = open_from(fd=os.dup(given.fileno()))
-            assert listener.option == "--fd"
-            assert accepts(listener)
-
     def test_a_datagram_socket_is_refused_and_left_open(self, open_from: Open) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as given:
             fd = os.dup(given.fileno())

@@ -302,8 +302,8 @@ def test_a_body_that_stops_is_408(loop: str, app: Application) -> None:
 
 
 def test_a_body_that_goes_on_has_its_time_again(loop: str, app: Application) -> None:
-    octets, sent = 200, 0
-    head = get("/echo", f"Content-Length: {octets}", method="POST")
+    body_bytes, sent = 200, 0
+    head = get("/echo", f"Content-Length: {bytes}", method="POST")
     with serving(app, loop=loop, timeout_request_body=1.0) as site:
         with site.connect() as client, site.connect() as stopped:
             client.sendall(head)
@@ -312,17 +312,17 @@ def test_a_body_that_goes_on_has_its_time_again(loop: str, app: Application) -> 
                 client.sendall(b"x")
                 sent += 1
             assert stopped.response().status == 408
-            client.sendall(b"x" * (octets - sent))
-            assert client.response().body == b"x" * octets
+            client.sendall(b"x" * (body_bytes - sent))
+            assert client.response().body == b"x" * body_bytes
 
 
 def test_a_peer_that_may_not_send_is_not_waited_for(loop: str, app: Application) -> None:
     """Because the application takes nothing, or has not asked yet (RFC 9110, 10.1.1)."""
-    octets = 20_000_000
+    body_bytes = 20_000_000
     with serving(app, loop=loop, timeout_request_body=0.3) as site:
         with site.connect() as full, site.connect() as asks, site.connect() as stopped:
-            full.sendall(get("/wait", f"Content-Length: {octets}", method="POST"))
-            sent = full.send_until_stuck(bytes(1 << 20), octets)
+            full.sendall(get("/wait", f"Content-Length: {bytes}", method="POST"))
+            sent = full.send_until_stuck(bytes(1 << 20), body_bytes)
             asks.sendall(get("/wait", "Content-Length: 5", "Expect: 100-continue", method="POST"))
             settled(lambda: len(app.started), quiet_s=0.02)
             stopped.sendall(post(b"hello", "/wait")[:-2])
@@ -330,8 +330,8 @@ def test_a_peer_that_may_not_send_is_not_waited_for(loop: str, app: Application)
             assert full.is_silent(0.0)
             assert asks.is_silent(0.0)
             app.go_on.set()
-            full.sendall(bytes(octets - sent))
-            assert len(full.response().body) == octets
+            full.sendall(bytes(body_bytes - sent))
+            assert len(full.response().body) == body_bytes
             assert asks.response().status == 100  # from now on it is waited for
             assert asks.response().status == 408
 
@@ -403,14 +403,14 @@ def test_requests_one_by_one_that_nobody_reads_the_answers_of(site: Site, app: A
 
 
 def test_a_slow_application_slows_its_peer(site: Site, app: Application) -> None:
-    octets = 60_000_000
+    body_bytes = 60_000_000
     with site.connect() as client:
-        client.sendall(get("/wait", f"Content-Length: {octets}", method="POST"))
-        sent = client.send_until_stuck(bytes(1 << 20), octets)
+        client.sendall(get("/wait", f"Content-Length: {bytes}", method="POST"))
+        sent = client.send_until_stuck(bytes(1 << 20), body_bytes)
         assert sent < 30_000_000
         app.go_on.set()
-        client.sendall(bytes(octets - sent))
-        assert len(client.response().body) == octets
+        client.sendall(bytes(body_bytes - sent))
+        assert len(client.response().body) == body_bytes
 
 
 def test_requests_behind_a_large_body_wait_in_the_network(site: Site, app: Application) -> None:

@@ -175,8 +175,7 @@ def running_pool(poller_pool: PollerPool, *listeners: Listener) -> Iterator[Poll
 
 def connect(listener: Listener) -> socket.socket:
     """A client, connected (not necessarily accepted)."""
-    client = socket.create_connection(listener.socket.getsockname(), timeout=DEADLINE_S)
-    return client
+    return socket.create_connection(listener.socket.getsockname(), timeout=DEADLINE_S)
 
 
 @contextmanager

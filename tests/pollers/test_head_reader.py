@@ -66,7 +66,7 @@ def house(
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         GET,
         GET + GET,
@@ -75,19 +75,19 @@ def house(
         GET + b"broken, but not at the head of the line\r\n\r\n",
     ],
 )
-def test_a_complete_head_is_handed_over_with_all_that_came(octets: bytes) -> None:
+def test_a_complete_head_is_handed_over_with_all_that_came(data: bytes) -> None:
     with house() as at, connect(at.listener) as client:
-        client.sendall(octets)
+        client.sendall(data)
         accepted = at.shelf.wait_for(1)[0]
-        assert accepted.data == octets
+        assert accepted.data == data
         assert accepted.peer == client.getsockname()
 
 
 def test_a_head_that_comes_octet_by_octet() -> None:
     with house() as at, connect(at.listener) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for octet in GET[:-1]:
-            client.sendall(bytes([octet]))
+        for byte in GET[:-1]:
+            client.sendall(bytes([byte]))
         wait_until(lambda: at.poller_pool.stats().pending_heads == 1)
         assert at.shelf.taken == []
         client.sendall(GET[-1:])
@@ -102,7 +102,7 @@ def test_tls_passes_through_untouched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "status", "reason"),
+    ("data", "status", "reason"),
     [
         (b"BROKEN\r\n\r\n", 400, "400"),
         (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n", 414, "414"),
@@ -112,12 +112,12 @@ def test_tls_passes_through_untouched() -> None:
     ],
 )
 def test_what_is_broken_or_not_for_us_is_answered_and_closed(
-    octets: bytes, status: int, reason: str
+    data: bytes, status: int, reason: str
 ) -> None:
     rules = dataclasses.replace(RULES, rules=RequestFilter(HostMatcher(["a"])))
     with house(rules, lambda each: each._replace(ticket=7)) as at:
         with connect(at.listener) as client:
-            client.sendall(octets)
+            client.sendall(data)
             answer = read_rest(client)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert at.poller_pool.stats().turned_away == {reason: 1}

@@ -7,36 +7,9 @@ import time
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import clients, cores, make_listener, running_pool
-from tests.pollers.test_pool import FullLane, adopted
-from tests.support.waiting import DEADLINE_S, wait_until
-
-
-def test_what_a_blocked_core_has_not_adopted_goes_to_one_that_answers() -> None:
-    listener = make_listener()
-    with cores(3) as own, own[0].blocked(), own[1].blocked():
-        poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
-        with running_pool(poller_pool, listener), clients(listener, 90):
-            wait_until(lambda: adopted(own[2]) == 90, "the third core has them all")
-            assert poller_pool.stats().loads == (0, 0, 90)
-            with clients(listener, 5):
-                wait_until(lambda: adopted(own[2]) == 95, "and further ones")
-
-
-def test_who_is_back_first_gets_what_waits_for_the_others() -> None:
-    listener = make_listener()
-    with cores(2) as own, own[0].blocked():
-        with own[1].blocked():
-            poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
-            poller_pool.start()
-            with clients(listener, 40):
-                wait_until(lambda: poller_pool.stats().accepted == 40, "accepted")
-                wait_until(
-                    lambda: all(lane.is_late() for lane in poller_pool._balancer.lanes), "late"
-                )
-        wait_until(lambda: adopted(own[1]) == 40, "the second core has them all")
-        assert poller_pool.stop(DEADLINE_S)
-        listener.close()
+from tests.pollers.fakes import cores, make_listener
+from tests.pollers.test_pool import FullLane
+from tests.support.waiting import wait_until
 
 
 def test_in_a_burst_nothing_moves_to_a_core_that_was_as_slow_just_now() -> None:

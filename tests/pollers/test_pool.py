@@ -76,16 +76,6 @@ def test_every_connection_reaches_one_core_on_its_own_thread(pollers: int) -> No
         assert all(accepted.listener == 0 for core in own for accepted in core.adopted)
 
 
-def test_descriptors_are_non_blocking_and_not_inheritable() -> None:
-    listener = make_listener()
-    with cores(1) as (core,), clients(listener, 1):
-        with running_pool(PollerPool([listener], [ThreadLane(core)]), listener):
-            wait_until(lambda: adopted(core) == 1, "adopted")
-        fd = core.adopted[0].fd
-        assert not os.get_blocking(fd)
-        assert not os.get_inheritable(fd)
-
-
 def test_new_connections_fill_the_gaps_that_closed_ones_left() -> None:
     listener = make_listener()
     with cores(2) as (first, second):
@@ -96,30 +86,6 @@ def test_new_connections_fill_the_gaps_that_closed_ones_left() -> None:
             with clients(listener, 60):
                 wait_until(lambda: adopted(first, second) == 50 + 60, "60 more adopted")
                 assert sorted(poller_pool.stats().loads) == [55, 55]
-
-
-def test_round_robin_ignores_the_loads() -> None:
-    listener = make_listener()
-    with cores(2) as (first, second):
-        poller_pool = PollerPool(
-            [listener], [ThreadLane(first), ThreadLane(second)], balance="round-robin"
-        )
-        with running_pool(poller_pool, listener), clients(listener, 100):
-            wait_until(lambda: adopted(first, second) == 100, "100 adopted")
-            first.close_all()
-            with clients(listener, 60):
-                wait_until(lambda: adopted(first, second) == 50 + 60, "60 more adopted")
-                assert poller_pool.stats().loads == (30, 80)
-
-
-def test_accepting_goes_on_while_every_core_is_blocked() -> None:
-    listener = make_listener()
-    with cores(2) as own, own[0].blocked(), own[1].blocked():
-        poller_pool = PollerPool([listener], [ThreadLane(core) for core in own])
-        with running_pool(poller_pool, listener), clients(listener, 200):
-            wait_until(lambda: poller_pool.stats().accepted == 200, "200 accepted")
-            assert adopted(*own) == 0
-            assert poller_pool.stats().loads == (100, 100)
 
 
 def test_several_listeners_share_the_pollers_and_are_told_apart() -> None:

@@ -18,7 +18,8 @@ from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
-from tests.pollers.fakes import LoopCore, PromptLane, cores, make_listener
+from tests.pollers.fakes import LoopCore, cores, make_listener
+from tests.pollers.test_pool import FullLane
 from tests.support.processes import open_descriptors
 from tests.support.waiting import DEADLINE_S, in_threads, wait_until
 
@@ -111,22 +112,10 @@ def test_front_ends_that_start_and_stop_on_one_listener_under_load(seed: int) ->
 
 
 def test_stopping_while_lanes_take_nothing_closes_what_waits() -> None:
-    class NoLane(PromptLane):
-        assigned = 0
-
-        def load(self) -> int:
-            return 0
-
-        def available(self) -> bool:
-            return False
-
-        def put(self, batch: list[Accepted]) -> int:
-            return 0
-
     before = open_descriptors()
     for _ in range(10):
         listener = make_listener()
-        poller_pool = PollerPool([listener], [NoLane(), NoLane()], pollers=3)
+        poller_pool = PollerPool([listener], [FullLane(), FullLane()], pollers=3)
         poller_pool.start()
         made = [socket.create_connection(listener.socket.getsockname()) for _ in range(20)]
         wait_until(lambda: poller_pool.stats().accepted == 20, "all are accepted")  # noqa: B023 # waits here

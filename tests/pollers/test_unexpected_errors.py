@@ -203,7 +203,7 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
     def fail(*arguments: object) -> None:
         raise ValueError("injected")
 
-    octets = {"_reject": b"BROKEN\r\n\r\n", "_close": b"", "_wait_for": b"GET /"}[method]
+    data = {"_reject": b"BROKEN\r\n\r\n", "_close": b"", "_wait_for": b"GET /"}[method]
     monkeypatch.setattr(HeadReader, method, fail)
     core, listener = LoopCore(), make_listener()
     stage = Stage(core, listener)
@@ -216,8 +216,8 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
         stack.callback(listener.close)
         stack.callback(poller_pool.stop, DEADLINE_S)
         bad, good = connect(listener), connect(listener)
-        if octets:
-            bad.sendall(octets)
+        if data:
+            bad.sendall(data)
         else:
             bad.shutdown(socket.SHUT_WR)
         good.sendall(GET)

@@ -2,17 +2,14 @@
 [LIMIT]`.
 
 It greets every connection that it adopts with its name, so that clients can count: a connection
-without a greeting was lost, one with two was adopted twice. A line on standard input is the number
-of seconds to block the loop for.
+without a greeting was lost, one with two was adopted twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
-import time
 
 from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.shared_counters import Counters
@@ -56,18 +53,8 @@ async def main(name: str, channel: int, counters: int, row: int, limit: int | No
         import resource
 
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    loop = asyncio.get_running_loop()
     receiver = LaneReceiver(socket.socket(fileno=channel), Counters.attach(counters).row(row))
     receiver.attach(GreetingCore(name))
-
-    def command() -> None:
-        line = os.read(0, 4096)
-        if line:
-            time.sleep(float(line))
-        else:
-            loop.remove_reader(0)
-
-    loop.add_reader(0, command)
     print("ready", flush=True)
     while receiver.fileno() >= 0:  # it closes when the supervisor has gone
         await asyncio.sleep(0.01)

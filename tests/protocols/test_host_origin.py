@@ -299,14 +299,14 @@ OCTETS = st.binary(max_size=60) | st.lists(
 
 
 @given(OCTETS)
-def test_any_octets_are_judged(octets: bytes) -> None:
+def test_any_octets_are_judged(data: bytes) -> None:
     """Never an exception; and what passes really ends with a name of ours, with nothing after
     it.
     """
-    if HostMatcher(["*.example.org", "example.com"]).allows(octets):
-        name = octets.decode("ascii").lower().partition(":")[0].removesuffix(".")
+    if HostMatcher(["*.example.org", "example.com"]).allows(data):
+        name = data.decode("ascii").lower().partition(":")[0].removesuffix(".")
         assert name == "example.com" or name.endswith(".example.org")
-    if OriginMatcher(["https://*.example.org", "same"]).allows(octets, b"example.com"):
-        scheme, _, rest = octets.decode("ascii").lower().partition("://")
+    if OriginMatcher(["https://*.example.org", "same"]).allows(data, b"example.com"):
+        scheme, _, rest = data.decode("ascii").lower().partition("://")
         host = rest.removesuffix(":443").removesuffix(":80")
         assert host == "example.com" or (scheme == "https" and host.endswith(".example.org"))

@@ -47,8 +47,8 @@ def inet6(source: str, destination: str, source_port: int, destination_port: int
 def crc32c(data: bytes) -> int:
     """Bit by bit, as RFC 4960, appendix B describes it; the parser has a table."""
     value = 0xFFFFFFFF
-    for octet in data:
-        value ^= octet
+    for byte in data:
+        value ^= byte
         for _ in range(8):
             value = (value >> 1) ^ (0x82F63B78 * (value & 1))
     return value ^ 0xFFFFFFFF
@@ -115,7 +115,7 @@ GOOD: dict[str, tuple[bytes, Parsed]] = {
         v2(PROXY, UNIX_STREAM, unix(b"", b"\0server")),
         Parsed(Family.UNIX, None, ("@server", None), 232),
     ),
-    "v2 unix, a name of 108 octets that would split a log line": (
+    "v2 unix, a name of 108 bytes that would split a log line": (
         v2(PROXY, UNIX_STREAM, unix(b"/\n" + b"a" * 106, b"/b")),
         Parsed(Family.UNIX, ("/\\n" + "a" * 106, 0), ("/b", None), 232),
     ),
@@ -159,7 +159,7 @@ BAD: dict[str, bytes] = {
     "v1 no family": b"PROXY \r\n",
     "v1 bare LF": b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n",
     "v1 never ends": b"PROXY TCP4 " + b"1" * 200,
-    "v1 ends one octet too late": b"PROXY UNKNOWN " + b"f" * 92 + b"\r\n",
+    "v1 ends one byte too late": b"PROXY UNKNOWN " + b"f" * 92 + b"\r\n",
     "v1 UDP": b"PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n",
     "v1 UNKNOWNX": b"PROXY UNKNOWNX\r\n",
     "v1 two spaces": b"PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n",
@@ -201,7 +201,7 @@ BAD: dict[str, bytes] = {
     "v2 address changed under the checksum": HAPROXY_CRC32C.replace(
         b"\x7f\0\0\x01", b"\x0a\0\0\x01"
     ),
-    "v2 checksum of 3 octets": v2(PROXY, TCP4, BLOCK4 + tlv(3, b"abc")),
+    "v2 checksum of 3 bytes": v2(PROXY, TCP4, BLOCK4 + tlv(3, b"abc")),
     "v2 larger than the limit": v2(PROXY, TCP4, BLOCK4 + bytes(V2_LIMIT_BYTES)),
 }
 
@@ -274,12 +274,12 @@ def test_a_line_without_end_is_refused_at_107_octets() -> None:
 def test_faults_of_a_first_octet_come_at_once() -> None:
     """A plain client on a PROXY port is turned away with its first byte, not at a deadline."""
     expected = {b"P"[0], b"\r"[0]}
-    for octet in range(256):
-        if octet in expected:
-            assert parse(bytes([octet])) is None
+    for byte in range(256):
+        if byte in expected:
+            assert parse(bytes([byte])) is None
         else:
             with pytest.raises(ProxyProtocolFault):
-                parse(bytes([octet]))
+                parse(bytes([byte]))
 
 
 HEADERS = [header for header, _ in GOOD.values()] + list(BAD.values())

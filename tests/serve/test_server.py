@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -198,8 +199,12 @@ def test_a_second_loop_that_cannot_start_ends_the_first() -> None:
 
 def test_several_addresses_at_once(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
-    with serving(describe, bind=["127.0.0.1:0", "127.0.0.2:0", f"unix:{path}"]) as site:
-        first, second, third = site.server.urls
+    given = socket.create_server(("127.0.0.4", 0)).detach()
+    binds = ["127.0.0.1:0", "127.0.0.2:0", f"unix:{path}", f"fd://{given}"]
+    with serving(describe, bind=binds, uds_mode=0o600) as site:
+        first, second, third, fourth = site.server.urls
+        assert fetched(fourth)[0][0] == "127.0.0.4"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert fetched(first)[0][0] == "127.0.0.1"
         assert fetched(second)[0][0] == "127.0.0.2"
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
@@ -229,8 +234,12 @@ def test_a_wildcard_knows_which_address_was_meant() -> None:
         assert fetched(f"http://127.0.0.3:{site.port}/")[0] == ("127.0.0.3", site.port)
 
 
-def test_an_inherited_descriptor() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as inherited:
+@pytest.mark.parametrize("listens", [False, True])
+def test_an_inherited_descriptor(listens: bool) -> None:
+    with socket.socket() as inherited:
+        inherited.bind(("127.0.0.1", 0))
+        if listens:
+            inherited.listen()
         port = inherited.getsockname()[1]
         with serving(describe, fd=os.dup(inherited.fileno())) as site:
             assert site.port == port

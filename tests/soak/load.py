@@ -15,8 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from tests.support.client import handshake, read_exactly, read_frame, read_head, reset_on_close
+from tests.support.client import Client, post
 from tests.support.frames import BINARY, CLOSE, PING, PONG, TEXT, frame, text
+from tests.support.server import Served
 from tests.support.waiting import DEADLINE_S
 
 Address = tuple[str, int]
@@ -26,7 +27,7 @@ class Load:
     """Clients against `address`. `done` counts what they did, `failures` what should not be."""
 
     def __init__(self, address: Address) -> None:
-        self.address = address
+        self._site = Served(address[1])
         self.done: Counter[str] = Counter()
         self.failures: list[str] = []
         self.may_lose_connections = threading.Event()
@@ -65,7 +66,7 @@ class Load:
         while not self._over.wait(pause.uniform(0.0, 0.05)):
             try:
                 kind()
-            except (OSError, AssertionError) as error:
+            except (OSError, EOFError, AssertionError) as error:
                 # a killed worker takes its connections with it; a listener that is there answers
                 if self.may_lose_connections.is_set() and not isinstance(
                     error, ConnectionRefusedError
@@ -83,45 +84,35 @@ class Load:
 
     # Kinds of clients
 
-    def _connect(self) -> socket.socket:
-        return socket.create_connection(self.address, DEADLINE_S)
-
-    def _open(self, path: str = "/") -> socket.socket:
-        client = self._connect()
-        client.sendall(handshake(path=path))
-        head = read_head(client)
-        assert head.startswith(b"HTTP/1.1 101 "), head
-        return client
+    def _open(self, path: str = "/") -> Client:
+        return self._site.websocket(path=path)
 
     def _request(self) -> None:
-        with self._connect() as client:
+        with self._site.connect() as client:
             body = bytes(random.randrange(20_000))
             for _ in range(3):
-                client.sendall(
-                    b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b"
-                    % (len(body), body)
-                )
-                assert read_head(client).startswith(b"HTTP/1.1 200 ")
-                assert read_exactly(client, len(str(len(body)))) == b"%d" % len(body)
+                client.sendall(post(body))
+                response = client.response()
+                assert (response.status, response.body) == (200, b"%d" % len(body))
 
     def _echo(self) -> None:
         with self._open() as client:
             for _ in range(20):
                 message = bytes(random.randrange(3000))
                 client.sendall(frame(BINARY, message))
-                assert read_frame(client)[1] == message
+                assert client.frame()[1] == message
             client.sendall(frame(CLOSE, b"\x03\xe8"))
-            assert read_frame(client)[:2] == (CLOSE, b"\x03\xe8")
+            assert client.frame()[:2] == (CLOSE, b"\x03\xe8")
 
     def _long_channel(self) -> None:
         with self._open() as client:
             until = time.monotonic() + random.uniform(1.0, 10.0)
             while time.monotonic() < until and not self._over.is_set():
                 client.sendall(text("still here"))
-                opcode, payload, *_ = read_frame(client)
+                opcode, payload, *_ = client.frame()
                 while opcode == PING:
                     client.sendall(frame(PONG, payload))
-                    opcode, payload, *_ = read_frame(client)
+                    opcode, payload, *_ = client.frame()
                 if opcode == CLOSE:  # told to go, in order: a restart
                     client.sendall(frame(CLOSE, payload))
                     return
@@ -134,14 +125,13 @@ class Load:
             for number in range(10):
                 news = b"%d of %d" % (number, id(client))
                 client.sendall(frame(TEXT, news))
-                while read_frame(client)[1] != news:
+                while client.frame()[1] != news:
                     pass  # another one's
 
     def _abort(self) -> None:
         client = self._open()
         client.sendall(text("never mind")[: random.randrange(1, 16)])
-        reset_on_close(client)
-        client.close()
+        client.reset()
 
     def _slow_reader(self) -> None:
         with self._open("/flood") as client:
@@ -151,14 +141,14 @@ class Load:
                 self._over.wait(0.05)
 
     def _slow_head(self) -> None:
-        with self._connect() as client, contextlib.suppress(ConnectionError):
-            for octet in b"GET / HTTP/1.1\r\nhost: a\r\nx: y":
-                client.sendall(bytes([octet]))
+        with self._site.connect() as client, contextlib.suppress(ConnectionError):
+            for byte in b"GET / HTTP/1.1\r\nhost: a\r\nx: y":
+                client.sendall(bytes([byte]))
                 if self._over.wait(0.02):
                     break
 
     def _garbage(self) -> None:
-        with self._connect() as client, contextlib.suppress(ConnectionError):
+        with self._site.connect() as client, contextlib.suppress(ConnectionError):
             client.sendall(random.randbytes(200) + b"\r\n\r\n")
             answer = client.recv(1000)
             assert not answer or answer.startswith(b"HTTP/1.1 400 "), answer

@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.soak.load import Address, Load
-from tests.support.client import read_to_end
+from tests.support.client import get
 from tests.support.command import Command
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.server import Served
+from tests.support.waiting import wait_until
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "1"))
 OPTIONS = (
@@ -41,11 +41,11 @@ class Weight:
 
     descriptors: int
     threads: int
-    octets: int
+    resident_bytes: int
     tasks: int
 
     def __str__(self) -> str:
-        mib = self.octets / 1024 / 1024
+        mib = self.resident_bytes / 1024 / 1024
         return (
             f"{self.descriptors} descriptors, {self.threads} threads, {self.tasks} tasks, "
             f"{mib:.1f} MiB"
@@ -53,9 +53,8 @@ class Weight:
 
 
 def weigh(pid: int, address: Address) -> Weight:
-    with socket.create_connection(address, DEADLINE_S) as client:
-        client.sendall(b"GET /tasks HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-        tasks = int(read_to_end(client).rpartition(b"\r\n\r\n")[2])
+    answer = Served(address[1]).ask(get("/tasks", "Connection: close"))
+    tasks = int(answer.rpartition(b"\r\n\r\n")[2])
     process = Path(f"/proc/{pid}")
     return Weight(
         len(list((process / "fd").iterdir())),
@@ -128,7 +127,7 @@ def soak(command: Command, pid: int, capsys: pytest.CaptureFixture[str], *, kill
     with capsys.disabled():
         print(f"\n{MINUTES:g} min: {sum(load.done.values())} clients {dict(load.done)}")
         print(f"fresh: {fresh}; after {rest_of_warm_up:g} s: {loaded}; at the end, idle: {after}")
-    assert after.octets < loaded.octets + MORE_BYTES
+    assert after.resident_bytes < loaded.resident_bytes + MORE_BYTES
     assert "Traceback" not in command.text
     command.signal(signal.SIGTERM)
     assert command.wait() in (0, -signal.SIGTERM)

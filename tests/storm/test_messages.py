@@ -45,12 +45,12 @@ def real_server() -> Iterator[int]:
             process.send_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("octets", [0, 1, 125, 126, 65535, 65536])
+@pytest.mark.parametrize("payload_bytes", [0, 1, 125, 126, 65535, 65536])
 @pytest.mark.parametrize("in_flight", [1, 16])
-def test_echo_with_a_real_server(real_server: int, octets: int, in_flight: int) -> None:
+def test_echo_with_a_real_server(real_server: int, payload_bytes: int, in_flight: int) -> None:
     """Every length class of frames (RFC 6455, 5.2), with the server's pings in between."""
     found = run(
-        real_server, mode="echo", payload=made_payload(octets), in_flight=in_flight, **SHORT
+        real_server, mode="echo", payload=made_payload(payload_bytes), in_flight=in_flight, **SHORT
     )
     assert found["lost"]["total"] == 0
     assert found["messages"]["measured"] == found["round_trip_ms"]["count"] > 0
@@ -97,8 +97,8 @@ def test_echoes_cut_at_every_octet() -> None:
             if first == 0x8A:
                 pongs.append(payload)
                 continue
-            for octet in servers.frame(0x89, b"are you there") + servers.frame(first, payload):
-                sock.send(bytes((octet,)))
+            for byte in servers.frame(0x89, b"are you there") + servers.frame(first, payload):
+                sock.send(bytes((byte,)))
 
     with servers.behaving(servers.opening(behave)) as port:
         found = run(port, mode="echo", payload=b"hello", in_flight=3, **SHORT)
@@ -151,7 +151,7 @@ def test_wrong_echoes_are_seen(answer: bytes, detail: str) -> None:
 
 def test_a_peer_that_reads_slowly_gets_every_octet() -> None:
     """Messages that the socket does not take at once are finished later, in order."""
-    octets = 4 << 20
+    payload_bytes = 4 << 20
 
     def behave(sock: socket.socket) -> None:
         while (received := servers.read_frame(sock))[0]:
@@ -159,7 +159,7 @@ def test_a_peer_that_reads_slowly_gets_every_octet() -> None:
 
     with servers.behaving(servers.opening(behave)) as port:
         more = SHORT | {"connections": 2, "duration_s": 1.0}
-        found = run(port, mode="echo", payload=made_payload(octets), in_flight=4, **more)
+        found = run(port, mode="echo", payload=made_payload(payload_bytes), in_flight=4, **more)
     assert found["lost"]["total"] == 0
     assert found["messages"]["received"] > 0
 

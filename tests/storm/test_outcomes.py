@@ -132,8 +132,8 @@ def test_an_answer_octet_by_octet() -> None:
 
     def behave(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for octet in servers.accept_head(read_head(sock)):
-            sock.send(bytes((octet,)))
+        for byte in servers.accept_head(read_head(sock)):
+            sock.send(bytes((byte,)))
         servers.silent(sock)
 
     with servers.behaving(behave) as port:

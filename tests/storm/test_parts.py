@@ -31,11 +31,11 @@ def test_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "octets"), [("32", 32), ("4KiB", 4096), ("64k", 65536), ("1 MiB", 1 << 20)]
+    ("text", "size_bytes"), [("32", 32), ("4KiB", 4096), ("64k", 65536), ("1 MiB", 1 << 20)]
 )
-def test_octets(text: str, octets: int) -> None:
+def test_octets(text: str, size_bytes: int) -> None:
     """Sizes as people write them."""
-    assert parse_octets(text) == octets
+    assert parse_octets(text) == size_bytes
 
 
 def test_plan_travels() -> None:
@@ -97,7 +97,7 @@ def test_masking_is_its_own_inverse(payload: bytes) -> None:
     frame = frames.masked_frame(frames.OP_BINARY, payload)
     head = len(frame) - len(payload)
     key = frame[head - 4 : head]
-    assert bytes(octet ^ key[at & 3] for at, octet in enumerate(frame[head:])) == payload
+    assert bytes(byte ^ key[at & 3] for at, byte in enumerate(frame[head:])) == payload
 
 
 @given(some.binary(max_size=2000))

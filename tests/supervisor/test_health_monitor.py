@@ -13,9 +13,9 @@ from asgi_poller.supervisor import health_monitor
 
 
 def test_memory_of_a_process_is_known_and_of_none_is_not() -> None:
-    octets = health_monitor.resident_bytes(os.getpid())
-    assert octets is not None
-    assert 1 << 20 < octets < 1 << 40
+    used_bytes = health_monitor.resident_bytes(os.getpid())
+    assert used_bytes is not None
+    assert 1 << 20 < used_bytes < 1 << 40
     assert health_monitor.resident_bytes(1 << 30) is None
 
 

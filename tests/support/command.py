@@ -173,27 +173,6 @@ class Command(Process):
 
 
 @contextlib.contextmanager
-def running(
-    *options: str,
-    workers: int = 2,
-    app: str = APP,
-    environ: dict[str, str] | None = None,
-    cwd: Path = ROOT,
-) -> Iterator[Command]:
-    """A command that serves meanwhile, on a free port."""
-    where = ("--port", "0", "--workers", str(workers))
-    command = Command(*where, *options, app=app, environ=environ, cwd=cwd)
-    try:
-        command.wait_ready(workers)
-        yield command
-    except BaseException:
-        print(command.text)
-        raise
-    finally:
-        command.close()
-
-
-@contextlib.contextmanager
 def started(*options: str, port: int | None = 0, **more: Any) -> Iterator[Command]:
     """A command on a free port, or without --port, ended meanwhile or not; what it said is shown if
     the test fails. `more` is what Command takes.
@@ -206,6 +185,14 @@ def started(*options: str, port: int | None = 0, **more: Any) -> Iterator[Comman
         raise
     finally:
         command.close()
+
+
+@contextlib.contextmanager
+def running(*options: str, workers: int = 2, **more: Any) -> Iterator[Command]:
+    """A command that serves meanwhile, on a free port."""
+    with started("--workers", str(workers), *options, **more) as command:
+        command.wait_ready(workers)
+        yield command
 
 
 def run_python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -80,7 +80,7 @@ BROKEN: dict[str, bytes] = {
     "a blank in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
     "a tab in the target": b"GET /a\tb HTTP/1.1\r\nHost: a\r\n\r\n",
     "NUL in the target": b"GET /a\0b HTTP/1.1\r\nHost: a\r\n\r\n",
-    "octets that are not ASCII in the target": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "bytes that are not ASCII in the target": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
     "a target without a slash": b"GET a HTTP/1.1\r\nHost: a\r\n\r\n",
     "TLS": bytes.fromhex("16030102000100"),
 }

@@ -132,7 +132,7 @@ def test_messages_there_without_takeover() -> None:
     deflate = Deflate()
     for message in MESSAGES:
         payload = deflate.compress(message)
-        assert payload, "an empty message is an octet, too (RFC 7692, 7.2.3.6)"
+        assert payload, "an empty message is an byte, too (RFC 7692, 7.2.3.6)"
         assert inflated(payload) == message
 
 
