@@ -87,7 +87,7 @@ def open_listeners(
     try:
         for listener in _open_all(config, environ):
             opened.append(listener)
-    except BaseException:
+    except BaseException:  # raised again; nobody else would close them
         close_listeners(opened)
         raise
     return opened
@@ -294,7 +294,7 @@ def _open_places(places: list[_Place], wish: _Wish) -> list[Listener]:
                     continue
                 raise ListenError(_explain(error, address, wish)) from error
             opened.append(_listen(bound, wish))
-    except BaseException:
+    except BaseException:  # raised again; nobody else would close them
         close_listeners(opened)
         raise
     if missing is not None and not opened:
@@ -333,7 +333,7 @@ def _bind_tcp(
             # elsewhere `::` means IPv6 and `0.0.0.0` IPv4: each may have a listener of its own
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         bound.bind(address)
-    except BaseException:
+    except BaseException:  # raised again; nobody else has it
         bound.close()
         raise
     return bound

@@ -31,16 +31,17 @@ from dataclasses import dataclass
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.proxy_headers import TrustedHosts
 from asgi_poller.asgi.refusal_log import NO_PROXY_HEADER, note_refusal
+from asgi_poller.config import Config
 from asgi_poller.errors import HttpFault, ProxyProtocolFault
 from asgi_poller.handoff.connection_table import TICKET_NONE
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.thread_lane import EndTicket, drop, say_last
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
-from asgi_poller.loops.request_filter import RequestFilter
+from asgi_poller.loops.request_filter import RequestFilter, head_limits
 from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.epoll_waiter import Waiter
 from asgi_poller.pollers.rejector import Rejected, Rejector, over_limit
-from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
+from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, parse
 
 _READ_BYTES = 65536
@@ -51,19 +52,14 @@ _READ_LIMIT_BYTES = 131072
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadReaderSettings:
-    """What is asked of a client. Immutable: any thread.
+    """What is asked of a client: `config`, and what was made of it. Immutable: any thread.
 
-    `proxies` send PROXY headers (None: that is off). `first_octet_s` and `timeout_s` are in
-    seconds: for the first octet, and from it on for the head. `ws_enabled`: upgrades to WebSocket
-    are counted as channels. `hands_parser`: the loops are in this process, and go on with the
-    parser.
+    `proxies` send PROXY headers (None: that is off). `hands_parser`: the loops are in this process,
+    and go on with the parser.
     """
 
-    limits: HeadLimits
-    first_octet_s: float
-    timeout_s: float
+    config: Config
     rules: RequestFilter
-    ws_enabled: bool = True
     proxies: TrustedHosts | None = None
     connection_limits: ConnectionLimits | None = None
     hands_parser: bool = False
@@ -96,6 +92,8 @@ class HeadReader:
     ) -> None:
         self.turned_away: dict[str, int] = {}
         self._rules = rules
+        self._limits = head_limits(rules.config)
+        self._has_websockets = rules.config.ws != "none"
         self._listeners = listeners
         self._waiter = waiter
         self._rejector = rejector
@@ -113,7 +111,7 @@ class HeadReader:
     def take(self, batch: list[Accepted]) -> list[Accepted]:
         """Receive new connections; returns those that may go on at once."""
         ready = []
-        deadline = self._clock() + self._rules.first_octet_s
+        deadline = self._clock() + self._rules.config.timeout_first_octet
         for accepted in batch:
             try:
                 answer = self._receive(accepted, deadline)
@@ -178,7 +176,7 @@ class HeadReader:
         if self._listeners[accepted.listener].tls:
             return accepted
         client = _Client(
-            accepted, RequestParser(self._rules.limits, websockets=self._rules.ws_enabled), deadline
+            accepted, RequestParser(self._limits, websockets=self._has_websockets), deadline
         )
         proxies = self._rules.proxies
         client.has_preamble = proxies is not None and _host(accepted) in proxies
@@ -225,7 +223,7 @@ class HeadReader:
             self._silent[fd] = client
         if client.data:
             del self._silent[fd]
-            client.deadline = self._clock() + self._rules.timeout_s
+            client.deadline = self._clock() + self._rules.config.timeout_request_header
             self._reading[fd] = client
 
     def _remove(self, fd: int) -> bool:
@@ -265,7 +263,7 @@ class HeadReader:
 
     def _judge(self, client: _Client, head: RequestHead) -> None:
         rules = self._rules
-        is_websocket = rules.ws_enabled and head.upgrade == b"websocket"
+        is_websocket = self._has_websockets and head.upgrade == b"websocket"
         try:
             if is_websocket:
                 rules.rules.check_websocket(head)

@@ -99,9 +99,7 @@ class PollerCounts:
     refused: int = 0  # answered 503 because there was no descriptor
     shortages: int = 0  # accept() calls that failed because there was no descriptor or memory
     failed: int = 0  # accept() calls that failed for another reason
-    failed_connections: int = 0  # closed because of an exception before they were handed over
     dropped: int = 0  # closed because the poller pool stopped before a lane took them
-    taken_over: int = 0  # accepted by another process whose loops are late
 
 
 class MasterPoller:
@@ -253,7 +251,6 @@ class MasterPoller:
     def _take_over(self, relay: Relay) -> None:
         """What another process could not serve is served by this one, if it is our turn."""
         batch = relay.take()
-        self.counts.taken_over += len(batch)
         if batch and self._admit is not None:
             batch = self._admit_each(batch, self._admit)
         self._receive(batch)
@@ -297,7 +294,6 @@ class MasterPoller:
             failure = error
         except Exception:  # those before it are here, and theirs alone is its trouble
             self._exception_log.exception("A connection could not be accepted and is closed.")
-            self.counts.failed_connections += 1
         accepted = len(batch)
         if batch and not self._refuser.is_whole:
             self._mend(batch, tls=listening.tls)
@@ -328,7 +324,6 @@ class MasterPoller:
                     continue
             except Exception:
                 self._exception_log.exception("Admission failed: the connection is closed.")
-                self.counts.failed_connections += 1
                 drop(accepted, self._end_ticket)
                 continue
             if answer is not None:

@@ -12,7 +12,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.handoff.connection_table import CAPACITY_COUNT, ConnectionTable
 from asgi_poller.loops.accepted_socket import ListenerInfo
-from asgi_poller.loops.request_filter import head_limits, request_filter
+from asgi_poller.loops.request_filter import request_filter
 from asgi_poller.pollers.connection_limits import (
     ConnectionLimits,
     has_limits,
@@ -73,11 +73,8 @@ class LimitsWiring:
         self.head_reader: HeadReaderSettings | None = None
         if reads_heads(config, workers=workers):
             self.head_reader = HeadReaderSettings(
-                limits=head_limits(config),
-                first_octet_s=config.timeout_first_octet,
-                timeout_s=config.timeout_request_header,
+                config=config,
                 rules=request_filter(config),
-                ws_enabled=config.ws != "none",
                 proxies=trusted if config.proxy_protocol else None,
                 connection_limits=self.connection_limits,
                 hands_parser=not workers,

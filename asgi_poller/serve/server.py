@@ -107,7 +107,7 @@ class Server:
         def target() -> None:
             try:
                 self.run()
-            except BaseException as error:
+            except BaseException as error:  # start() raises it, whatever it is
                 if self._thread_started.done():
                     raise
                 self._thread_started.set_exception(error)

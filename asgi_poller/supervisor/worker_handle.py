@@ -141,7 +141,7 @@ class WorkerHandle:
             fds = [self._counters.fd, self._stacks.worker_end, *ends, *tables]
             await send_bootstrap(ours, packed_spec, fds)
             self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
-        except BaseException as error:
+        except BaseException as error:  # raised again, as a fault if it is one; nothing is left
             if ours is not None:
                 ours.close()
             self.kill()

@@ -227,7 +227,7 @@ class WorkerPool:
         except asyncio.CancelledError:
             worker.drain(self._config.timeout_graceful_shutdown)
             raise
-        except BaseException:
+        except BaseException:  # raised again; nobody else would end it
             worker.kill()
             raise
         if worker.state is not State.SERVING:

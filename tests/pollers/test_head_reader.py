@@ -24,7 +24,7 @@ from asgi_poller.pollers.connection_limits import ConnectionLimits
 from asgi_poller.pollers.head_reader import HeadReaderSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.protocols.host_origin import HostMatcher
-from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead, RequestParser
+from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from tests.attacks.echo import app as echo
 from tests.pollers.fakes import Shelf, connect, make_listener, running_pool
 from tests.support import client as requests
@@ -35,9 +35,8 @@ from tests.support.waiting import DEADLINE_S, wait_until
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n"
-RULES = HeadReaderSettings(
-    limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestFilter()
-)
+PATIENT = Config("main:app", timeout_first_octet=DEADLINE_S, timeout_request_header=DEADLINE_S)
+RULES = HeadReaderSettings(config=PATIENT, rules=RequestFilter())
 
 
 @dataclasses.dataclass(slots=True)
@@ -126,7 +125,8 @@ def test_what_is_broken_or_not_for_us_is_answered_and_closed(
 
 
 def test_who_is_late_gets_408_and_who_is_silent_nothing() -> None:
-    rules = dataclasses.replace(RULES, first_octet_s=0.4, timeout_s=0.2)
+    hasty = Config("main:app", timeout_first_octet=0.4, timeout_request_header=0.2)
+    rules = dataclasses.replace(RULES, config=hasty)
     with house(rules) as at:
         with connect(at.listener) as late, connect(at.listener) as silent:
             late.sendall(GET[:10])

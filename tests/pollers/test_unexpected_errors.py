@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from asgi_poller.config import Config
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.fd_passing import send_connections
 from asgi_poller.handoff.lane_receiver import LaneReceiver
@@ -27,12 +28,13 @@ from asgi_poller.pollers.accept4 import AcceptCall, accept_call
 from asgi_poller.pollers.head_reader import HeadReader, HeadReaderSettings
 from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
-from asgi_poller.protocols.http1.parser import HeadLimits, RequestHead
+from asgi_poller.protocols.http1.parser import RequestHead
 from tests.pollers.fakes import LoopCore, connect, make_listener
 from tests.support.client import read_to_end
 from tests.support.waiting import DEADLINE_S, wait_until
 
 COUNT, BAD = 9, 4
+PATIENT = Config("main:app", timeout_first_octet=DEADLINE_S, timeout_request_header=DEADLINE_S)
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 BAD_GET = b"GET /bad HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -99,9 +101,7 @@ def at_admission(stage: Stage) -> PollerPool:
 
 
 def at_the_rules(stage: Stage) -> PollerPool:
-    rules = HeadReaderSettings(
-        limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=Rules()
-    )
+    rules = HeadReaderSettings(config=PATIENT, rules=Rules())
     return stage.build(thread_lane(stage), head_reader=rules)
 
 
@@ -207,9 +207,7 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(HeadReader, method, fail)
     core, listener = LoopCore(), make_listener()
     stage = Stage(core, listener)
-    rules = HeadReaderSettings(
-        limits=HeadLimits(), first_octet_s=DEADLINE_S, timeout_s=DEADLINE_S, rules=RequestFilter()
-    )
+    rules = HeadReaderSettings(config=PATIENT, rules=RequestFilter())
     poller_pool = stage.build(thread_lane(stage), head_reader=rules)
     with contextlib.ExitStack() as stack:
         stack.callback(core.stop)

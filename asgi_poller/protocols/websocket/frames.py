@@ -11,7 +11,6 @@ from asgi_poller.errors import WebSocketFault
 
 # RFC 6455, 5.2
 OPCODE_TEXT = 0x1
-OPCODE_BINARY = 0x2
 # the first octet of an unfragmented frame (FIN set) by opcode
 FIN_TEXT = 0x81
 FIN_BINARY = 0x82
