@@ -13,6 +13,12 @@ from tests.support.fake_connection import errors_in, raised_by
 
 # Responses
 
+
+def sized(length: int) -> Message:
+    """A head that announces a body of this length."""
+    return head(200, [(b"content-length", b"%d" % length)])
+
+
 GOOD: list[tuple[bytes, list[Message], bytes, bool]] = [
     (GET, [head(), body(b"hi")], OK + b"content-length: 2\r\n\r\nhi", True),
     (GET, [head(), body()], OK + b"content-length: 0\r\n\r\n", True),
@@ -37,13 +43,13 @@ GOOD: list[tuple[bytes, list[Message], bytes, bool]] = [
     ),
     (
         GET,
-        [head(200, [(b"content-length", b"4")]), body(b"ab", True), body(b"cd")],
+        [sized(4), body(b"ab", True), body(b"cd")],
         OK + b"content-length: 4\r\n\r\nabcd",
         True,
     ),
     (
         GET,
-        [head(200, [(b"content-length", b"4")]), body(b"abcd", True), body()],
+        [sized(4), body(b"abcd", True), body()],
         OK + b"content-length: 4\r\n\r\nabcd",
         True,
     ),
@@ -63,7 +69,7 @@ GOOD: list[tuple[bytes, list[Message], bytes, bool]] = [
     (HEAD, [head(), body(b"hi", True), body(b"there")], OK + b"\r\n", True),
     (
         HEAD,
-        [head(200, [(b"content-length", b"2")]), body()],
+        [sized(2), body()],
         OK + b"content-length: 2\r\n\r\n",
         True,
     ),
@@ -148,8 +154,8 @@ TOO_EARLY: dict[str, list[Message]] = {
     "headers that are None": [head(200, None), body()],
     "a body of text": [head(), body("hi")],
     "a body of None": [head(), body(None)],
-    "a body longer than its length": [head(200, [(b"content-length", b"1")]), body(b"ab")],
-    "a body shorter than its length": [head(200, [(b"content-length", b"3")]), body(b"ab")],
+    "a body longer than its length": [sized(1), body(b"ab")],
+    "a body shorter than its length": [sized(3), body(b"ab")],
     "a length that is no number": [head(200, [(b"content-length", b"two")]), body(b"ab")],
 }
 
@@ -200,14 +206,8 @@ LATE: dict[str, tuple[list[Message], bytes]] = {
     "no end": ([head(), body(b"a", True)], b"1\r\na\r\n"),
     "text": ([head(), body(b"a", True), body("b")], b"1\r\na\r\n"),
     "another head": ([head(), body(b"a", True), head()], b"1\r\na\r\n"),
-    "too long": (
-        [head(200, [(b"content-length", b"2")]), body(b"a", True), body(b"bc")],
-        b"a",
-    ),
-    "too short": (
-        [head(200, [(b"content-length", b"3")]), body(b"a", True), body(b"b")],
-        b"a",
-    ),
+    "too long": ([sized(2), body(b"a", True), body(b"bc")], b"a"),
+    "too short": ([sized(3), body(b"a", True), body(b"b")], b"a"),
 }
 
 

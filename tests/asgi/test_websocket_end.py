@@ -17,6 +17,7 @@ from tests.asgi.websocket_peer import (
     binary,
     closing,
     disconnect,
+    gives_nothing_more,
     opened,
     text,
 )
@@ -90,10 +91,7 @@ async def test_messages_after_our_close_are_dropped() -> None:
     assert peer.state() is State.CLOSED
     assert (await session.receive())["text"] == "before"
     assert await session.receive() == disconnect(1000)
-    waiting = asyncio.ensure_future(session.receive())
-    await until_idle()
-    assert not waiting.done()
-    waiting.cancel()
+    assert await gives_nothing_more(session)
 
 
 async def test_messages_behind_both_closes_are_dropped_when_the_end_was_received() -> None:
@@ -103,10 +101,7 @@ async def test_messages_behind_both_closes_are_dropped_when_the_end_was_received
     session.received.feed(
         text_frame("late") + frame(PING) + text_frame("later") + close_frame(1000)
     )
-    waiting = asyncio.ensure_future(session.receive())
-    await until_idle()
-    assert not waiting.done()
-    waiting.cancel()
+    assert await gives_nothing_more(session)
 
 
 @CAREFUL

@@ -8,7 +8,15 @@ import pytest
 
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket import WebSocketSession
-from tests.asgi.websocket_peer import MAX_BYTES, MAX_QUEUE, closing, disconnect, opened, text
+from tests.asgi.websocket_peer import (
+    MAX_BYTES,
+    MAX_QUEUE,
+    closing,
+    disconnect,
+    gives_nothing_more,
+    opened,
+    text,
+)
 from tests.support.fake_connection import until_idle
 from tests.support.frames import BINARY, CLOSE, PING, PONG, ServerFrame, deflated, frame
 from tests.support.frames import binary as binary_frame
@@ -223,7 +231,4 @@ async def test_the_disconnect_is_given_once() -> None:
     await until_idle()
     session.connection_lost()
     assert await waiting == disconnect(1006)
-    again = asyncio.ensure_future(session.receive())
-    await until_idle()
-    assert not again.done()
-    again.cancel()
+    assert await gives_nothing_more(session)

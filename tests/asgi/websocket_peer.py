@@ -13,7 +13,7 @@ from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.websocket.handshake import check_handshake
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
-from tests.support.fake_connection import Clock, WebSocketPort
+from tests.support.fake_connection import Clock, WebSocketPort, until_idle
 from tests.support.frames import ServerFrame, server_frames
 
 ACCEPT: Message = {"type": "websocket.accept"}
@@ -96,3 +96,10 @@ async def opened(*headers: tuple[bytes, bytes], **options: Any) -> tuple[Peer, W
     """A WebSocket that its application has accepted."""
     peer = Peer(*headers, **options)
     return peer, await peer.accepted()
+
+
+async def gives_nothing_more(session: WebSocketSession) -> bool:
+    """Whether receive() waits, though all has happened that can."""
+    waiting = asyncio.ensure_future(session.receive())
+    await until_idle()
+    return waiting.cancel()

@@ -13,7 +13,13 @@ from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, 
 from asgi_poller.protocols import proxy_protocol
 from asgi_poller.protocols.host_origin import HostMatcher, OriginMatcher
 from asgi_poller.protocols.http1.headers import encode_headers
-from asgi_poller.protocols.http1.parser import HeadLimits, RequestEvent, RequestHead, RequestParser
+from asgi_poller.protocols.http1.parser import (
+    END,
+    HeadLimits,
+    RequestEvent,
+    RequestHead,
+    RequestParser,
+)
 from asgi_poller.protocols.websocket.frames import decode_control
 from asgi_poller.protocols.websocket.handshake import check_handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate, negotiate
@@ -65,6 +71,9 @@ def _requests(reads: list[bytes]) -> tuple[list[object], int]:
 
 def _note(events: list[RequestEvent], found: list[object]) -> None:
     for event in events:
+        # every END has its head before it, and bodies stand between the two
+        is_open = bool(found) and found[-1] is not END
+        assert isinstance(event, RequestHead) is not is_open
         if isinstance(event, bytes):
             if found and isinstance(found[-1], bytes):
                 found[-1] += event

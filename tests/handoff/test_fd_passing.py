@@ -32,8 +32,11 @@ from tests.support.command import run_python
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
 
 
+Ends = tuple[socket.socket, socket.socket]
+
+
 @pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+def ends() -> Iterator[Ends]:
     """The supervisor's and the worker's end."""
     near, far = socket.socketpair(socket.AF_UNIX, platform.FD_SOCKET_TYPE)
     near.setblocking(False)
@@ -77,9 +80,7 @@ def room_for(count: int) -> Iterator[None]:
 
 
 class TestChannel:
-    def test_connections_arrive_as_they_were_sent(
-        self, ends: tuple[socket.socket, socket.socket]
-    ) -> None:
+    def test_connections_arrive_as_they_were_sent(self, ends: Ends) -> None:
         reads, writes = pipes(3)
         peers = [("127.0.0.1", 80), ("::1", 80, 0, 2), "", b"\0abstract", None]
         batch = [
@@ -101,9 +102,7 @@ class TestChannel:
         for fd in reads + writes:
             os.close(fd)
 
-    def test_a_message_takes_as_many_descriptors_as_the_kernel_allows(
-        self, ends: tuple[socket.socket, socket.socket]
-    ) -> None:
+    def test_a_message_takes_as_many_descriptors_as_the_kernel_allows(self, ends: Ends) -> None:
         (read,), (write,) = pipes(1)
         batch = [Accepted(read, 0)] * DESCRIPTORS_PER_MESSAGE
         send_connections(ends[0], 1, 0, batch)
@@ -115,9 +114,7 @@ class TestChannel:
         for fd in (*delivery.fds, read, write):
             os.close(fd)
 
-    def test_a_message_that_is_taken_back_drops_its_descriptors(
-        self, ends: tuple[socket.socket, socket.socket]
-    ) -> None:
+    def test_a_message_that_is_taken_back_drops_its_descriptors(self, ends: Ends) -> None:
         (read,), (write,) = pipes(1)
         send_connections(ends[0], 5, 0, [Accepted(read, 0)])
         os.close(read)
@@ -128,12 +125,12 @@ class TestChannel:
             take_number(ends[1])
         os.close(write)
 
-    def test_a_probe_has_no_connections(self, ends: tuple[socket.socket, socket.socket]) -> None:
+    def test_a_probe_has_no_connections(self, ends: Ends) -> None:
         send_connections(ends[0], 3, 9, [])
         assert DescriptorReader(ends[1]).receive() == (3, 9, [], [])
 
     @pytest.mark.skipif(not platform.LINUX, reason="datagram sockets have no end")
-    def test_the_end_is_seen(self, ends: tuple[socket.socket, socket.socket]) -> None:
+    def test_the_end_is_seen(self, ends: Ends) -> None:
         ends[0].close()
         assert DescriptorReader(ends[1]).receive() is None
 
@@ -222,7 +219,7 @@ class RecordingCore:
 
 class TestReceiver:
     @pytest.fixture(autouse=True)
-    def _set_up(self, ends: tuple[socket.socket, socket.socket]) -> Iterator[None]:
+    def _set_up(self, ends: Ends) -> Iterator[None]:
         self.near, self.far = ends
         counters = Counters.create(1)
         self.cells = counters.row(0)

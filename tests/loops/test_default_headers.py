@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
-
 import pytest
 
 from asgi_poller.loops.default_headers import DefaultHeaders
@@ -17,19 +15,6 @@ def fields(*headers: tuple[bytes, bytes], server: bytes | None = b"us", date: bo
 def names(lines: bytes) -> list[bytes]:
     assert lines == b"" or lines.endswith(b"\r\n")
     return [line.partition(b": ")[0] for line in lines.split(b"\r\n")[:-1]]
-
-
-def test_date_and_server() -> None:
-    lines = fields()
-    assert names(lines) == [b"date", b"server"]
-    assert b"server: us\r\n" in lines
-    date = lines.split(b"\r\n")[0].partition(b": ")[2].decode()
-    assert date.endswith(" GMT")
-    parsedate_to_datetime(date)
-
-
-def test_the_operators_date_replaces_ours() -> None:
-    assert fields((b"date", b"today"), server=None) == b"date: today\r\n"
 
 
 def test_the_applications_replace_ours() -> None:

@@ -75,9 +75,7 @@ def test_a_server_may_end_itself() -> None:
     with serving(describe) as site:
         site.server.should_exit = True
         assert site.server.should_exit
-        assert site.server._thread is not None
-        site.server._thread.join(DEADLINE_S)
-        assert not site.server._thread.is_alive()
+        site.wait_ended()
 
 
 async def started(server: Server, sockets: list[socket.socket] | None = None) -> asyncio.Task[None]:
@@ -396,9 +394,7 @@ def test_limit_max_requests(kind: str) -> None:
                 client.close()
             else:
                 assert answered(site, post(b"a")).body == b"a"
-        assert site.server._thread is not None
-        site.server._thread.join(DEADLINE_S)
-        assert not site.server._thread.is_alive()
+        site.wait_ended()
 
 
 def test_operator_faults_are_one_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -23,8 +24,15 @@ from tests.storm import servers
 from tests.storm.runs import causes, check_balance, plan_for, run
 from tests.support.client import read_head
 from tests.support.processes import ROOT
+from tests.support.waiting import in_threads
 
 SHORT: dict[str, Any] = {"warmup_s": 0.1, "duration_s": 0.4, "connections": 10}
+
+
+def echoed_by(behave: servers.Behaviour, **more: Any) -> dict[str, Any]:
+    """A short run of echoes against a server that behaves like this once a channel is open."""
+    with servers.behaving(servers.opening(behave)) as port:
+        return run(port, mode="echo", payload=b"hello", **more, **SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +108,7 @@ def test_echoes_cut_at_every_octet() -> None:
             for byte in servers.frame(0x89, b"are you there") + servers.frame(first, payload):
                 sock.send(bytes((byte,)))
 
-    with servers.behaving(servers.opening(behave)) as port:
-        found = run(port, mode="echo", payload=b"hello", in_flight=3, **SHORT)
+    found = echoed_by(behave, in_flight=3)
     assert found["lost"]["total"] == 0
     assert found["messages"]["measured"] > 0
     assert set(pongs) == {b"are you there"}
@@ -115,8 +122,7 @@ def test_fragmented_echoes() -> None:
             first, payload = received
             sock.sendall(servers.frame(first & 15, payload[:2]) + servers.frame(0x80, payload[2:]))
 
-    with servers.behaving(servers.opening(behave)) as port:
-        found = run(port, mode="echo", payload=b"hello", in_flight=3, **SHORT)
+    found = echoed_by(behave, in_flight=3)
     # The two frames are two bytes longer than one: nothing may be divided by its length.
     assert found["messages"]["measured"] == found["round_trip_ms"]["count"] > 0
     assert found["lost"]["total"] == 0
@@ -141,8 +147,7 @@ def test_wrong_echoes_are_seen(answer: bytes, detail: str) -> None:
         sock.sendall(answer)
         servers.silent(sock)
 
-    with servers.behaving(servers.opening(behave)) as port:
-        found = run(port, mode="echo", payload=b"hello", **SHORT)
+    found = echoed_by(behave)
     assert found["opened"] == 10
     assert found["lost"] == {"total": 10, "protocol": 10}
     assert found["details"] == {f"protocol: {detail}": 10}
@@ -184,8 +189,7 @@ def test_too_many_echoes_are_seen() -> None:
         sock.sendall(servers.frame(*servers.read_frame(sock)) * 3)
         servers.silent(sock)
 
-    with servers.behaving(servers.opening(behave)) as port:
-        found = run(port, mode="echo", payload=b"hello", **SHORT)
+    found = echoed_by(behave)
     assert found["lost"] == {"total": 10, "protocol": 10}
     assert found["details"] == {"protocol: more messages received than sent": 10}
 
@@ -197,19 +201,11 @@ class FanServer:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.stopped, self.stop = socket.socketpair()
 
-    def serving(self) -> FanServer:
-        return self
-
-    def __enter__(self) -> int:
-        self.thread = threading.Thread(target=self.work)
-        self.thread.start()
-        port: int = self.listener.getsockname()[1]
-        return port
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.close()
-        self.thread.join()
-        self.stopped.close()
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[int]:
+        """The port, meanwhile."""
+        with self.stopped, in_threads(FanServer.work, [self]), self.stop:
+            yield self.listener.getsockname()[1]
 
     def work(self) -> None:
         channels: list[socket.socket] = []

@@ -28,8 +28,7 @@ def test_all_workers_drain(number: signal.Signals) -> None:
         wait_until(lambda: len(visitors.by_worker()) == 2, "both have clients")
         pid_at(command.address)
         command.signal(number)
-        visitors.wait_closed(clients)
-        assert {client.code for client in clients} == {1012}
+        visitors.wait_told(clients)
         assert command.wait() == 0
         request.join(DEADLINE_S)
         assert len(answers) == 1
@@ -135,8 +134,7 @@ def test_a_worker_that_is_told_to_end_is_replaced_and_nobody_is_lost() -> None:
         leaver = command.workers[0]
         os.kill(leaver, signal.SIGTERM)
         mine = [client for client in clients if client.worker == leaver]
-        visitors.wait_closed(mine)
-        assert {client.code for client in mine} == {1012}
+        visitors.wait_told(mine)
         wait_until(lambda: not is_alive(leaver), "it ends")
         command.wait_for("is ready", count=3)
         assert not any(client.problem for client in visitors.open(50))

@@ -156,6 +156,11 @@ class Crowd:
                         closed.append(key.data)
         return closed
 
+    def wait_told(self, clients: list[Client]) -> None:
+        """Wait until each has got a Close that tells it to come again (1012)."""
+        self.wait_closed(clients)
+        assert {client.code for client in clients} == {1012}
+
     def by_worker(self) -> Counter[int]:
         """How many of those that are open each worker has."""
         return Counter(c.worker for c in self.clients if c.worker > 0 and not c.problem)

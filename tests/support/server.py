@@ -70,6 +70,13 @@ class Site(Served):
         super().__init__(0 if isinstance(address, str) else address[1])
         self.server = server
 
+    def wait_ended(self) -> None:
+        """Wait until its thread has."""
+        thread = self.server._thread
+        assert thread is not None
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive(), "the server did not stop"
+
     def connections(self) -> int:
         """How many connections its loops have."""
         serving = self.server._serving
@@ -85,9 +92,9 @@ def serving(application: Any, **options: Any) -> Iterator[Site]:
         defaults["port"] = 0
     server = Server(Config(application, **(defaults | options)))
     server.start(DEADLINE_S)
+    site = Site(server)
     try:
-        yield Site(server)
+        yield site
     finally:
         server.stop(DEADLINE_S)
-        assert server._thread is not None
-        assert not server._thread.is_alive(), "the server did not stop"
+        site.wait_ended()

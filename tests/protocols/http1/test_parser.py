@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asgi_poller.errors import HttpFault
 from asgi_poller.protocols.http1.parser import END, HeadLimits, RequestHead, RequestParser
 from tests.protocols.http1.smuggling import BROKEN, CHUNKED, GET, POST, UNSUPPORTED
-from tests.support.cuts import cut_at, cuts, places
+from tests.support.cuts import cuts
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -316,56 +316,6 @@ def test_hosts_that_are_hosts(host: bytes) -> None:
     found, fault = parsed([b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host])
     assert fault is None
     assert found[0].header(b"host") == host
-
-
-tokens = st.sampled_from(
-    [
-        b"GET ",
-        b"POST ",
-        b"/",
-        b"*",
-        b" HTTP/1.1\r\n",
-        b" HTTP/1.0\r\n",
-        b"Host: a\r\n",
-        b"Content-Length: 3\r\n",
-        b"Transfer-Encoding: chunked\r\n",
-        b"Connection: close\r\n",
-        b"Connection: Upgrade\r\n",
-        b"Upgrade: x\r\n",
-        b"Upgrade: websocket\r\n",
-        b"Expect: 100-continue\r\n",
-        b"\r\n",
-        b"\r",
-        b"\n",
-        b" ",
-        b":",
-        b"3\r\nabc\r\n",
-        b"0\r\n\r\n",
-        b"abc",
-        b"\0",
-        GET + b"\r\n",
-        CHUNKED,
-    ]
-)
-soup = st.lists(tokens | st.binary(max_size=6), max_size=24).map(b"".join)
-
-
-@settings(max_examples=400)
-@given(data=soup, cut=st.data())
-def test_any_bytes_give_events_or_a_fault_wherever_they_are_cut(
-    data: bytes, cut: st.DataObject
-) -> None:
-    whole = parsed([data], LIMITS)
-    pieces = cut_at(data, cut.draw(places(len(data))))
-    again = parsed(pieces, LIMITS)
-    assert again[1] == whole[1]
-    if whole[1] is None:
-        assert shown(again[0]) == shown(whole[0])
-    # every END has its head before it, and bodies stand between the two
-    is_open = False
-    for event in whole[0]:
-        assert isinstance(event, RequestHead) is not is_open
-        is_open = event is not END
 
 
 @settings(max_examples=200)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asgi_poller.errors import WebSocketFault
-from asgi_poller.protocols.websocket.frames import Close, Ping, Pong
+from asgi_poller.protocols.websocket.frames import Ping, Pong
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
-from tests.protocols.websocket.test_protocol import RSV1, WIRES, fault, plain, received
+from tests.protocols.websocket.test_protocol import RSV1, fault, plain, received
 from tests.support.cuts import cut_at, places
 from tests.support.frames import (
     BINARY,
@@ -106,10 +106,3 @@ def test_both_lanes_agree_on_messages_cut_anywhere(data: bytes, cut: st.DataObje
     fast = received(WebSocketWire(300, Deflate()), pieces)
     assert fast == received(WsprotoWebSocketWire(300, Deflate()), pieces)
     assert not any(isinstance(event, WebSocketFault) for event in fast)
-
-
-@settings(max_examples=300)
-@given(data=st.binary(max_size=200), make=st.sampled_from(WIRES), agreed=st.booleans())
-def test_any_octets_at_all(data: bytes, make: type[WebSocketWire], agreed: bool) -> None:
-    for event in received(make(100, Deflate() if agreed else None), [data]):
-        assert isinstance(event, str | bytes | Ping | Pong | Close | WebSocketFault)

@@ -75,13 +75,12 @@ NEGOTIATIONS: dict[str, str | None] = {
 @pytest.mark.parametrize("offers", NEGOTIATIONS)
 def test_the_answer_to_an_offer(offers: str) -> None:
     expected = NEGOTIATIONS[offers]
-    agreed = negotiate(offers, takeover=False)
     if expected is None:
-        assert agreed is None
+        assert negotiate(offers, takeover=False) is None
     else:
-        assert agreed is not None
-        assert agreed[0] == NAME + expected
-        assert (agreed[1].server_takeover, agreed[1].client_takeover) == (False, False)
+        answer, deflate = agreed(offers, takeover=False)
+        assert answer == NAME + expected
+        assert (deflate.server_takeover, deflate.client_takeover) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -97,23 +96,23 @@ def test_the_answer_to_an_offer(offers: str) -> None:
 def test_with_takeover(
     offer: str, answer: str, server_takeover: bool, client_takeover: bool
 ) -> None:
-    agreed = negotiate(NAME + offer, takeover=True)
-    assert agreed is not None
-    assert agreed[0] == NAME + answer
-    assert agreed[1].server_takeover is server_takeover
-    assert agreed[1].client_takeover is client_takeover
+    given, deflate = agreed(NAME + offer, takeover=True)
+    assert given == NAME + answer
+    assert deflate.server_takeover is server_takeover
+    assert deflate.client_takeover is client_takeover
 
 
 def test_channels_share_what_has_no_state() -> None:
     """An idle channel with compression costs no more than one without."""
-    one, other = negotiate(NAME, takeover=False), negotiate(NAME, takeover=False)
-    assert one is not None
-    assert other is not None
-    assert one[1] is other[1]
-    with_state = [negotiate(NAME, takeover=True) for _ in range(2)]
-    assert with_state[0] is not None
-    assert with_state[1] is not None
-    assert with_state[0][1] is not with_state[1][1]
+    assert agreed(NAME, takeover=False)[1] is agreed(NAME, takeover=False)[1]
+    assert agreed(NAME, takeover=True)[1] is not agreed(NAME, takeover=True)[1]
+
+
+def agreed(offers: str, *, takeover: bool) -> tuple[str, Deflate]:
+    """What is agreed to, which must be something."""
+    found = negotiate(offers, takeover=takeover)
+    assert found is not None
+    return found
 
 
 MESSAGES = [b"", b"a", b"Hello", b"x" * 5000, os.urandom(3000), b"", b"", b"Hello", b"Hello"]
@@ -121,11 +120,10 @@ MESSAGES = [b"", b"a", b"Hello", b"x" * 5000, os.urandom(3000), b"", b"", b"Hell
 
 @pytest.mark.parametrize("bits", range(9, 16))
 def test_what_we_send_fits_the_window_that_was_asked_for(bits: int) -> None:
-    agreed = negotiate(f"{NAME}; server_max_window_bits={bits}", takeover=False)
-    assert agreed is not None
+    _, deflate = agreed(f"{NAME}; server_max_window_bits={bits}", takeover=False)
     page = os.urandom(600)
     message = page * 20 + os.urandom(5000) + page
-    assert inflated(agreed[1].compress(message), bits) == message
+    assert inflated(deflate.compress(message), bits) == message
 
 
 def test_messages_there_without_takeover() -> None:
