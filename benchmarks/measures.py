@@ -62,12 +62,15 @@ def _lost(found: dict[str, Any]) -> int:
 
 
 def _per_message(found: dict[str, Any]) -> Metrics:
+    """Raises RuntimeError where there is nothing to divide by."""
     measured = found["messages"]["measured"]
     times = found["round_trip_ms"]
+    if not measured:
+        raise RuntimeError(f"no message came back, {_lost(found)} connections failed")
     memory = found["server"]["memory_octets"]
     return {
         "per_s": found["messages"]["per_s"],
-        "cpu_us": round(1e6 * found["server"]["cpu_s"]["measuring"] / max(1, measured), 3),
+        "cpu_us": round(1e6 * found["server"]["cpu_s"]["measuring"] / measured, 3),
         "p50_ms": times["p50"],
         "p99_ms": times["p99"],
         "failed": _lost(found),

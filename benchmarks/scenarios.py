@@ -236,7 +236,7 @@ SCENARIOS = (
     Scenario(
         "computing-echo",
         "Echo of 40 connections, the application computing for each message, on all cores",
-        measures.echo("/", octets=32, in_flight=1, connections=40),
+        measures.echo("/", octets=32, in_flight=1, connections=40, text=False),
         setup=Setup(app=COMPUTING, alone="computing", pinned=False),
         columns=COMPUTING_COLUMNS,
     ),

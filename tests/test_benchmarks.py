@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from asgi_poller.storm import probe
-from benchmarks import environments, goals, http_load, machine, scenarios, tables
+from benchmarks import environments, goals, http_load, machine, measures, scenarios, tables
 from benchmarks.__main__ import asked_run, main
 from benchmarks.holding import Holding, hold
 from benchmarks.measures import json_message
@@ -199,6 +199,20 @@ def test_a_measure_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None
     problems = found["scenarios"]["http"]["problems"]
     assert problems == {OURS: "ZeroDivisionError: division by zero"}
     assert OURS in found["scenarios"]["opens"]["peers"]
+
+
+@pytest.mark.usefixtures("here")
+def test_messages_that_do_not_come_back_are_no_figure() -> None:
+    """An application that breaks at the first message measures nothing."""
+    broken = replace(
+        scenarios.chosen(("computing-echo",), quick=False)[0],
+        measure=measures.echo("/", octets=32, in_flight=1, connections=2, text=True),
+    )
+    run = replace(small((peer(OURS),), ("http",)), scenarios=(broken,))
+    found = Runner(run, lambda line: None).carry_out()["scenarios"]["computing-echo"]
+    assert found["peers"] == {}
+    said = "RuntimeError: no message came back, 2 connections failed"
+    assert found["problems"] == {OURS: said}
 
 
 @pytest.mark.usefixtures("here")
