@@ -78,7 +78,9 @@ def test_descriptors_run_out(option: str) -> None:
         wait_until(lambda: site.ask(LAST_GET).startswith(b"HTTP/1.1 200 "), "service returns")
         command.stop()
         assert len(command.said("cannot accept")) == 1
-        assert len(command.said(f" {statuses.count(503)} connections got 503")) == 1
+        ends = command.said(r"accepting normally again: .* (\d+) connections got 503")
+        # some have seen a reset in its place
+        assert sum(int(end[1]) for end in ends) >= statuses.count(503)
         assert "Traceback" not in command.text
 
 

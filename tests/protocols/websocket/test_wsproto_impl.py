@@ -8,12 +8,7 @@ from __future__ import annotations
 import pytest
 
 from asgi_poller.errors import WebSocketFault
-from asgi_poller.protocols.websocket.frames import (
-    Close,
-    Event,
-    Ping,
-    encode_close,
-)
+from asgi_poller.protocols.websocket.frames import Close, Event, Ping, encode_close
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
