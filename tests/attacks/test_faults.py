@@ -31,7 +31,7 @@ from tests.support.server import Served
 from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.attacks.echo:app"
-OPTIONS = ("--port", "0", "--lifespan", "off")
+OPTIONS = ("--port", "0", "--lifespan", "off", "--ws-ping-interval", "0")
 DIRECT = pytest.mark.parametrize(
     "option", ["--no-direct-handshake", "--direct-handshake"], ids=["core", "poller"]
 )
