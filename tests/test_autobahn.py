@@ -12,6 +12,9 @@ would have it") is allowed for these:
 
 INFORMATIONAL are 7.1.6 and 7.13.*, for which the suite has no right answer.
 
+Messages of 131,072 octets take most of the time: all sizes are in the long run, but these for one
+kind of data and one set of parameters only; the others are in the slow run.
+
 The server compresses every message (`--ws-deflate-threshold 0`): kosoku's cases take an echo that
 is not compressed for an error of their own.
 """
@@ -26,19 +29,30 @@ from tests.support.apps import echo
 from tests.support.command import run_python
 from tests.support.server import serving
 
-pytestmark = pytest.mark.long
-
 pytest.importorskip("kosoku", reason="the test suite is kosoku's: pip install kosoku")
 
 LIMIT_S = 400
 CASES = 517
+# compression: kinds of data, then parameters; each with 18 sizes of messages and fragments
+COMPRESSION = [f"12.{number}" for number in range(1, 6)] + [
+    f"13.{number}" for number in range(1, 8)
+]
+# those with messages of 131,072 octets
+LARGE = (10, 15, 16, 17, 18)
+LARGE_IN_THE_LONG_RUN = ("12.1", "13.7")
 # globs, how many cases they are, how many of them side by side
 GROUPS: dict[str, tuple[list[str], int, int]] = {
-    "1-7": ([f"{number}.*" for number in range(1, 8)], 246, 16),
     "9": (["9.*"], 54, 4),
+    "1-7": ([f"{number}.*" for number in range(1, 8)], 246, 16),
     "10": (["10.*"], 1, 1),
-    **{f"12.{number}": ([f"12.{number}.*"], 18, 1) for number in range(1, 6)},
-    **{f"13.{number}": ([f"13.{number}.*"], 18, 1) for number in range(1, 8)},
+    **{
+        f"{group} large": ([f"{group}.{number}" for number in LARGE], len(LARGE), 1)
+        for group in COMPRESSION
+    },
+    **{
+        group: ([f"{group}.{number}" for number in range(1, 19) if number not in LARGE], 13, 1)
+        for group in COMPRESSION
+    },
 }
 NON_STRICT = {
     *("3.2", "3.3", "3.4", "5.15", "6.4.3", "6.4.4"),
@@ -79,9 +93,21 @@ def test_every_case_is_in_a_group() -> None:
     assert sum(count for _, count, _ in GROUPS.values()) == CASES
 
 
+def run_of(group: str) -> pytest.MarkDecorator:
+    """The mark of the run that a group is in."""
+    name, _, size = group.partition(" ")
+    is_slow = size == "large" and name not in LARGE_IN_THE_LONG_RUN
+    return pytest.mark.slow if is_slow else pytest.mark.long
+
+
 @pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize(
-    ("group", "ws"), [*((group, "auto") for group in GROUPS), ("1-7", "wsproto"), ("10", "wsproto")]
+    ("group", "ws"),
+    [
+        *(pytest.param(group, "auto", marks=run_of(group)) for group in GROUPS),
+        pytest.param("1-7", "wsproto", marks=pytest.mark.long),
+        pytest.param("10", "wsproto", marks=pytest.mark.long),
+    ],
 )
 def test_autobahn(group: str, ws: str) -> None:
     cases, count, side_by_side = GROUPS[group]

@@ -35,7 +35,7 @@ from tests.support.waiting import DEADLINE_S, wait_until
 
 APP = "tests.test_blocked:app"
 CHANNELS, CLIENTS = 40, 8
-BLOCK_S = 3.0  # at least
+BLOCK_S = 2.0  # at least
 FRACTION = 1 / 3  # of the block that no client waits: the promise, and what a busy machine adds
 
 
@@ -174,7 +174,14 @@ class Blockable:
         self._ends.close()
 
 
-@pytest.fixture(params=["workers", "loops", "gunicorn", "gunicorn --reuse-port"])
+@pytest.fixture(
+    params=[
+        "workers",
+        "loops",
+        "gunicorn",
+        pytest.param("gunicorn --reuse-port", marks=pytest.mark.long),
+    ]
+)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blockable]:
     """A server with two loops, in each of the forms."""
     with contextlib.ExitStack() as stack:
@@ -227,6 +234,7 @@ def test_when_all_are_blocked_everything_is_accepted_and_served_by_who_is_back_f
     assert set(await_answers(waiting)) == {first.place}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("site", ["gunicorn", "gunicorn --reuse-port"], indirect=True)
 def test_a_killed_worker_takes_its_own_connections_with_it_and_no_others(site: Blockable) -> None:
     """The blocked one, which has passed on what it was given; then the one that took that."""

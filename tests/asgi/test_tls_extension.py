@@ -191,7 +191,7 @@ def issue(subject: x509.Name) -> bytes:
     return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(ATTRIBUTES, min_size=1, max_size=2), min_size=1, max_size=3))
 def test_any_subject_reads_as_cryptography_has_it(
     server: ServerContext, tmp_path: Path, names: list[list[x509.NameAttribute[str]]]

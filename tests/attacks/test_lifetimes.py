@@ -29,7 +29,7 @@ def test_a_busy_channel_ends_with_its_lifetime() -> None:
 
 def test_lifetimes_have_jitter() -> None:
     """So that clients who came together do not come back together."""
-    with under_attack(ws_max_lifetime=0.2, ws_max_lifetime_jitter=2.0) as site:
+    with under_attack(ws_max_lifetime=0.2, ws_max_lifetime_jitter=0.6) as site:
         lifetimes = []
 
         def live(_: int) -> None:

@@ -102,7 +102,7 @@ def test_fast_senders() -> None:
         clients = [site.websocket(path="/deaf") for _ in range(10)]
         message = frame(BINARY, bytes(65536))
         for client in clients:
-            client.settimeout(0.3)
+            client.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 send_for_ever(client, message)
         assert resident_bytes() - before < 64 * MIB

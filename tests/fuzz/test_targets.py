@@ -44,7 +44,7 @@ def test_good_and_nearly_good_examples(name: str) -> None:
 def test_anything(name: str) -> None:
     target = TARGETS[name]
 
-    @settings(max_examples=300, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(st.one_of(taken_apart(name), st.binary(max_size=300)))
     def check(data: bytes) -> None:
         target(data)

@@ -15,10 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 from websockets.sync.client import ClientConnection
 
 from tests.support.gunicorn import Gunicorn, gunicorn
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn is not for Windows")
 
@@ -32,12 +33,13 @@ def close_code(channel: ClientConnection) -> int:
 
 
 def is_lost(channel: ClientConnection) -> bool:
-    """Whether the connection is gone, after a moment for the news of it to come."""
+    """Whether the connection is gone: a pong tells, or the news of its end."""
     try:
-        channel.ping().wait(1.0)
+        pong = channel.ping()
     except ConnectionClosed:
         return True
-    return False
+    wait_until(lambda: pong.is_set() or channel.protocol.state is State.CLOSED, "a pong or the end")
+    return not pong.is_set()
 
 
 def was_cut_off(response: concurrent.futures.Future[httpx.Response]) -> bool:
@@ -139,6 +141,7 @@ def test_a_worker_has_as_many_loops_as_asked_for() -> None:
         assert len(server.said("lifespan has ended")) == 3
 
 
+@pytest.mark.long
 def test_recycling_by_max_requests_loses_no_request() -> None:
     options = ("--workers", "2", "--max-requests", "40", "--max-requests-jitter", "20")
     with gunicorn(*options, ready=2) as server:
@@ -196,6 +199,7 @@ def test_quit_does_not_wait_for_requests() -> None:
             assert was_cut_off(endless)
 
 
+@pytest.mark.long
 def test_hup_replaces_workers_without_a_failed_connection() -> None:
     with gunicorn("--workers", "2", ready=2) as server:
         kept = server.channel()
@@ -220,6 +224,7 @@ def test_a_blocked_loop_is_reported_with_its_stack_and_replaced() -> None:
         assert server.seen()["pid"] != blocked
 
 
+@pytest.mark.long
 def test_a_blocked_loop_among_several_is_noticed_too() -> None:
     with gunicorn("--timeout", "2", ASGI_POLLER_LOOPS="2") as server:
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -233,6 +238,7 @@ def test_a_blocked_loop_among_several_is_noticed_too() -> None:
         server.seen()
 
 
+@pytest.mark.long
 def test_a_slow_lifespan_is_not_taken_for_a_blocked_loop() -> None:
     with gunicorn("--timeout", "1", SLOW_STARTUP="3") as server:
         assert server.seen()["pid"]
@@ -307,6 +313,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+@pytest.mark.long
 def test_channels_are_spread_evenly_also_after_a_worker_was_killed() -> None:
     tolerance = 3  # two pollers in each worker may take one more each, at the same time
     with gunicorn("--workers", "3", ready=3) as server:

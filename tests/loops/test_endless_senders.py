@@ -11,6 +11,7 @@ from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.support.apps import answer
 from tests.support.client import get, handshake
 from tests.support.server import serving
+from tests.support.waiting import DEADLINE_S
 
 ENOUGH = 10_000_000  # sends, seconds of them, which none that gives the loop its turn comes to
 
@@ -44,7 +45,7 @@ class Talker:
             await send({"type": "websocket.accept"})
         await send(message)
         self.said.set()
-        self.reset.wait(20)
+        self.reset.wait(DEADLINE_S)
         try:
             while self.count < ENOUGH and not self.stop.is_set():
                 await send(message)
@@ -60,10 +61,10 @@ def test_a_websocket_is_told_soon(loop: str, path: str) -> None:
     with serving(app, loop=loop, lifespan="off") as site:
         client = site.connect()
         client.sendall(handshake(path=path))
-        assert app.said.wait(20)
+        assert app.said.wait(DEADLINE_S)
         client.reset()
         app.reset.set()
-        assert app.over.wait(20)
+        assert app.over.wait(DEADLINE_S)
         assert isinstance(app.told, OSError)
         assert app.count < 1000
 
@@ -76,12 +77,12 @@ def test_a_response_leaves_the_loop_to_others(loop: str) -> None:
     with serving(app, loop=loop, lifespan="off") as site:
         client = site.connect()
         client.sendall(get())
-        assert app.said.wait(20)
+        assert app.said.wait(DEADLINE_S)
         client.reset()
         with site.connect() as other:
             other.sendall(get("/other"))
             app.reset.set()
             assert int(other.response().body) < ENOUGH
         app.stop.set()
-        assert app.over.wait(20)
+        assert app.over.wait(DEADLINE_S)
         assert app.count < ENOUGH

@@ -355,7 +355,7 @@ def test_an_application_learns_that_its_peer_has_gone(
     client.sendall(data)
     wait_until(lambda: bool(app.messages))
     getattr(client, how)()
-    assert app.finished.wait(10)
+    assert app.finished.wait(DEADLINE_S)
     assert app.messages[-1] == {"type": "http.disconnect"}
 
 
@@ -365,7 +365,7 @@ def test_an_application_is_not_left_waiting_behind_a_large_response(
     with site.connect() as client:
         client.sendall(get("/background/20000000"))
         assert len(client.response().body) == 20_000_000
-        assert app.finished.wait(10)
+        assert app.finished.wait(DEADLINE_S)
         client.sendall(get("/echo/a"))
         assert client.response().body == b"a"
 

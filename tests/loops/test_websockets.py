@@ -29,7 +29,7 @@ from tests.support.frames import (
     text,
 )
 from tests.support.server import Site, serving
-from tests.support.waiting import settled, wait_until
+from tests.support.waiting import DEADLINE_S, settled, wait_until
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -59,7 +59,7 @@ def test_messages_and_a_clean_end(site: Site, app: Application) -> None:
         client.sendall(close(4000, "enough"))
         assert client.frame().close_code == 4000
         assert is_over(client)
-    assert app.finished.wait(10)
+    assert app.finished.wait(DEADLINE_S)
     assert app.messages == [{"type": "websocket.disconnect", "code": 4000, "reason": "enough"}]
 
 
@@ -143,7 +143,7 @@ def test_the_reason_reaches_a_peer_that_is_still_sending(
         assert (sent.opcode, sent.close_code) == (CLOSE, code)
         client.shutdown(socket.SHUT_WR)
         assert is_over(client)
-    assert app.finished.wait(10)
+    assert app.finished.wait(DEADLINE_S)
     assert app.messages[0]["code"] == code
 
 
@@ -161,7 +161,7 @@ def test_the_truth_about_the_end(site: Site, app: Application, how: str, code: i
         assert client.frame() == ServerFrame(CLOSE, b"")
     else:
         getattr(client, how)()
-    assert app.finished.wait(10)
+    assert app.finished.wait(DEADLINE_S)
     assert app.messages == [{"type": "websocket.disconnect", "code": code, "reason": ""}]
     client.close()
 
@@ -262,7 +262,7 @@ def test_a_dead_peer_is_noticed(loop: str, app: Application) -> None:
     options = {"ws_ping_interval": 0.2, "ws_ping_timeout": 0.2, "ws_close_timeout": 0.2}
     with serving(app, loop=loop, **options) as site, site.websocket() as client:
         assert client.frame().opcode == PING
-        assert app.finished.wait(10)  # it answers nothing
+        assert app.finished.wait(DEADLINE_S)  # it answers nothing
         assert app.messages[0]["code"] == 1011
         while (last := client.frame()).opcode == PING:
             pass

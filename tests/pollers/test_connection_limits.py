@@ -20,7 +20,7 @@ from asgi_poller.pollers.connection_limits import (
     address_key,
     make_connection_limits,
 )
-from tests.support.waiting import in_threads
+from tests.support.waiting import DEADLINE_S, in_threads
 
 
 def peer(host: str) -> tuple[str, int]:
@@ -161,7 +161,7 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
     def visit(seed: int) -> None:
         chance = random.Random(seed)
         mine: list[tuple[int, str | bytes | None]] = []
-        start.wait(30)
+        start.wait(DEADLINE_S)
         for _ in range(3_000):
             if chance.random() < 0.55:
                 host = chance.choice(HOSTS)

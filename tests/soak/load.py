@@ -23,6 +23,15 @@ from tests.support.waiting import DEADLINE_S
 Address = tuple[str, int]
 
 
+def is_loss(error: Exception) -> bool:
+    """Whether this is what the end of a worker looks like to its clients. A killed worker takes its
+    connections with it, in the middle of a frame or a head; but a listener that is there answers.
+    """
+    return isinstance(error, (OSError, EOFError, AssertionError)) and not isinstance(
+        error, ConnectionRefusedError
+    )
+
+
 class Load:
     """Clients against `address`. `done` counts what they did, `failures` what should not be."""
 
@@ -66,11 +75,8 @@ class Load:
         while not self._over.wait(pause.uniform(0.0, 0.05)):
             try:
                 kind()
-            except (OSError, EOFError, AssertionError) as error:
-                # a killed worker takes its connections with it; a listener that is there answers
-                if self.may_lose_connections.is_set() and not isinstance(
-                    error, ConnectionRefusedError
-                ):
+            except Exception as error:  # whatever it is: a client that dies is told at the end
+                if self.may_lose_connections.is_set() and is_loss(error):
                     self._count(f"{name} (lost)")
                 else:
                     with self._lock:

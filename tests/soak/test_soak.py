@@ -1,7 +1,7 @@
 """A soak: everything at once, for long, and nothing grows.
 
-$SOAK_MINUTES says how long each takes: 1 unless told otherwise, 30 in the long form. `-m ""` runs
-the variants too.
+$SOAK_MINUTES says how long each takes: half of one unless told otherwise, 30 in the long form.
+`-m ""` runs the variants too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.command import Command
 from tests.support.server import Served
 from tests.support.waiting import wait_until
 
-MINUTES = float(os.environ.get("SOAK_MINUTES", "1"))
+MINUTES = float(os.environ.get("SOAK_MINUTES", "0.5"))
 OPTIONS = (
     *("--port", "0", "--lifespan", "off", "--no-access-log", "--log-level", "warning"),
     *("--timeout-request-header", "2", "--ws-ping-interval", "5", "--ws-close-timeout", "2"),

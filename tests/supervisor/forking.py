@@ -12,6 +12,7 @@ from typing import Any
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.support.apps import answer, live
+from tests.support.waiting import DEADLINE_S
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -56,7 +57,7 @@ def _terminate() -> list[int | None]:
         child.start()
         child.terminate()
     for child in children:
-        child.join(20)
+        child.join(DEADLINE_S)
     codes = [child.exitcode for child in children]
     for child in children:
         child.kill()

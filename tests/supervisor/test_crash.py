@@ -120,7 +120,13 @@ def test_crash_loops_back_off_and_end_when_the_cause_does(tmp_path: Path) -> Non
         ("exit", "worker 1: it ended with exit code 7 before it was ready"),
     ],
 )
-@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["spawn", "preload"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="spawn"),
+        pytest.param(("--preload",), id="preload", marks=pytest.mark.long),
+    ],
+)
 def test_a_start_that_fails_ends_the_server(
     how: str, message: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -134,7 +134,6 @@ def test_it_is_said_what_a_stop_waits_for() -> None:
             run.wait_for("for ever")
             run.signal(signal.SIGTERM)
             run.wait_for(r"Waiting for 1 connections and 1 tasks .* 3 s .*CTRL\+C")
-            run.wait()
 
 
 @pytest.mark.long

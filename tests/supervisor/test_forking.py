@@ -68,7 +68,13 @@ def test_children_end_when_they_are_told_to_and_the_server_does_not(form: str) -
         assert command.process.poll() is None
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=[pytest.mark.long] if form in ("loops", "reload") else [])
+        for form in FORMS
+    ],
+)
 def test_a_child_that_stays_holds_neither_connection_nor_port(form: str) -> None:
     with served(form) as (address, command):
         # get() reads to the end of the connection, which the child has had a copy of

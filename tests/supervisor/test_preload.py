@@ -51,6 +51,7 @@ def test_a_killed_worker_is_forked_again_and_a_restart_loads_anew() -> None:
         wait_until(lambda: not is_alive(first), "the old fork server has ended")
 
 
+@pytest.mark.long
 def test_the_death_of_the_fork_server_is_survived() -> None:
     with running("--preload") as command:
         first = imported_in(command.address)
@@ -65,6 +66,7 @@ def test_the_death_of_the_fork_server_is_survived() -> None:
         assert command.stop() == 0
 
 
+@pytest.mark.long
 def test_a_failed_load_at_a_restart_keeps_the_old_workers(tmp_path: Path) -> None:
     fail = tmp_path / "fail"
     with running("--preload", environ={"TEST_FAIL": str(fail)}) as command:

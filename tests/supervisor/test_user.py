@@ -127,7 +127,7 @@ def free_low_port(host: str) -> int:
     raise AssertionError(f"every port of {host} below 1024 is taken")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_port_that_only_root_may_bind(workers: int) -> None:
     host = "127.0.0.9"
     port = free_low_port(host)
@@ -136,7 +136,7 @@ def test_a_port_that_only_root_may_bind(workers: int) -> None:
         assert is_nobody(command.pid)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_unix_socket_is_its_new_owners(workers: int, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)  # pytest's are for root alone

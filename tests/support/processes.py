@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import random
 import socket
 from pathlib import Path
 
@@ -28,11 +30,16 @@ def open_descriptors() -> int:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on: for a program that cannot choose one itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port of 127.0.0.1 that nobody listens on: for a program that cannot choose one itself.
+
+    It is none of those that systems give out to clients and to port 0 (32768 and up on Linux, 49152
+    elsewhere), so that no other test is given it before the program has it.
+    """
+    for port in random.Random().sample(range(10_000, 32_768), 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class NotifySocket(socket.socket):
