@@ -88,6 +88,7 @@ class ReceiveQueue:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+                self._context.output.expected += 1
         if len(queue) > 1:
             self._queue_bytes += len(data)
             self._check_queue()

@@ -7,8 +7,9 @@ States, and what moves them:
         ├── close: 403 ──► CLOSED
         └── http.response.start ──► DENYING ── the last http.response.body ──► CLOSED
 
-Corking: frames that the application sends while received messages still wait for it are joined and
-written once, at the latest by a `call_soon`. A lone message is written at once.
+Corking: frames that the application sends while received messages still wait for it are joined, and
+written with the frame for the last of them, or at the end of the turn. What the WebSockets of a
+loop write in one turn goes through `turn_output.py`.
 """
 
 from __future__ import annotations
@@ -154,7 +155,13 @@ class WebSocketSession:
     def ping(self) -> None:
         """Send a Ping (RFC 6455, 5.5.2)."""
         if self.state is OPEN and self._wire is not None:
-            self._write(self._wire.ping())
+            self._write_now(self._wire.ping())
+
+    def flush(self) -> None:
+        """Write the frames that were joined."""
+        cork, self._cork = self._cork, None
+        if cork is not None:
+            self._context.output.write_now(self._port, b"".join(cork))
 
     def block_writing(self) -> None:
         if self._flow is None:
@@ -166,7 +173,7 @@ class WebSocketSession:
             self._flow.resume()
         payload, self._late_pong = self._late_pong, None
         if payload is not None and self.state is OPEN:
-            self._write(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
+            self._write_now(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
 
     # The application's side
 
@@ -209,18 +216,23 @@ class WebSocketSession:
             frame = self._wire.binary(data)  # type: ignore[union-attr]  # OPEN has a wire
         self._sent_count += 1
         self._sent_bytes += len(frame)
+        output = self._context.output
         cork = self._cork
         if cork is not None:
             cork.append(frame)
             self._cork_bytes += len(frame)
-            if self._cork_bytes > _CORK_BYTES:
-                self._flush()
+            if self._cork_bytes > _CORK_BYTES or not self.received.queue:
+                self._cork = None
+                output.write(self._port, b"".join(cork))
         elif self.received.queue:
             self._cork = [frame]
             self._cork_bytes = len(frame)
-            self._context.loop.call_soon(self._flush)
-        else:
+            output.hold(self._port, self.flush)
+        elif output.expected == 1 and not output.gathered:
+            output.expected = 0
             self._write(frame)
+        else:
+            output.write(self._port, frame)
         if self._flow is not None and not self._flow.is_writable:
             await self._flow.drain()
         elif self._sent_count & YIELD_MASK == self._turn:
@@ -317,21 +329,19 @@ class WebSocketSession:
         else:
             pong = self._wire.pong(payload)  # type: ignore[union-attr]  # OPEN has a wire
             if pong:
-                self._write(pong)
+                self._write_now(pong)
 
     def _on_peer_close(self, code: int, reason: str) -> None:
         if self.state is OPEN:
-            self._flush()
             answer = None if code == CLOSE_NO_STATUS_RECEIVED else code
-            self._write(self._wire.close(answer))  # type: ignore[union-attr]  # OPEN has a wire
+            self._write_now(self._wire.close(answer))  # type: ignore[union-attr]  # OPEN has a wire
             self._finish(code, reason, by="peer")
         else:
             self._enter(CLOSED)
 
     def _start_closing(self, code: int, reason: str, by: str) -> None:
         """Send our Close and tell the application; the peer has the close timeout to answer."""
-        self._flush()
-        self._write(self._wire.close(code, reason))  # type: ignore[union-attr]  # OPEN has a wire
+        self._write_now(self._wire.close(code, reason))  # type: ignore[union-attr]  # OPEN has a wire
         self._finish(code, reason, by=by, state=CLOSING)
         self.received.read_to_the_end()
 
@@ -361,11 +371,12 @@ class WebSocketSession:
             if state is CLOSED and self._flow is not None:
                 self._flow.resume()
 
-    def _flush(self) -> None:
-        """Write what was joined."""
+    def _write_now(self, frame: bytes) -> None:
+        """Write `frame` behind everything that waits to be written."""
         cork, self._cork = self._cork, None
-        if cork:
-            self._write(cork[0] if len(cork) == 1 else b"".join(cork))
+        self._context.output.write_now(
+            self._port, b"".join((*cork, frame)) if cork is not None else frame
+        )
 
 
 CONNECTING.handlers = {

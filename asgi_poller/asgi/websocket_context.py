@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.http import ResponsePort
+from asgi_poller.asgi.turn_output import TurnOutput
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
@@ -54,8 +55,11 @@ class WebSocketPort(Protocol):
         """
 
     @property
-    def write(self) -> Callable[[bytes], None]:
+    def write(self) -> Callable[[bytes | bytearray], None]:
         """Frames."""
+
+    def abort(self) -> None:
+        """The connection is of no use any more."""
 
     def set_reading(self, on: bool) -> None: ...
 
@@ -76,4 +80,5 @@ class WebSocketContext:
     max_queue: int
     deflate_threshold: int
     cache: FrameCache
+    output: TurnOutput
     access_log: AccessLog | None = None

@@ -37,7 +37,6 @@ class HttpProtocol:
     """
 
     is_websocket = False
-
     __slots__ = (
         "_backlog",
         "_deadline",
@@ -57,7 +56,6 @@ class HttpProtocol:
         "_unsent_bytes",
         "timer_tick",
     )
-
     _transport: asyncio.Transport  # from connection_made on
 
     def __init__(self, server: ServerState, peer: Peer, early: bytes, parser: RequestParser | None):
@@ -117,6 +115,8 @@ class HttpProtocol:
 
     def eof_received(self) -> bool:
         """The peer sends no more. As uvicorn, take it for the end (RFC 9112, 9.6: it may wait)."""
+        if self._responses is not None:
+            self._responses.flush()
         return False
 
     def pause_writing(self) -> None:
@@ -281,7 +281,7 @@ class HttpProtocol:
 
     def abort(self) -> None:
         if self._responses is not None:
-            self._responses.clear()
+            self._responses.flush()
         self._transport.abort()
 
     # Between requests

@@ -42,6 +42,7 @@ class HttpResponses:
         "_encoder",
         "_is_growing",
         "_loop",
+        "_output",
         "_owner",
         "_peer",
         "_pieces",
@@ -61,6 +62,7 @@ class HttpResponses:
         self._peer = peer
         self._transport = transport
         self._loop = server.loop
+        self._output = server.output
         self._encoder = ResponseEncoder(server.default_headers)
         self._pieces: list[bytes] = []  # joined, and not written yet
         self._pieces_bytes = 0
@@ -79,10 +81,14 @@ class HttpResponses:
         more_body: bool,
     ) -> None:
         data = self._encoder.head(request, status, headers, body=body, more_body=more_body)
+        output = self._output
         if self.is_joining or self._pieces:
             self.write(data)
-        else:
+        elif output.expected == 1 and not output.gathered:
+            output.expected = 0
             self._transport.write(data)
+        else:
+            output.write(self._transport, data)
 
     def send_body(self, body: bytes, more_body: bool) -> None:
         encoded = self._encoder.body(body, more_body)
@@ -120,33 +126,32 @@ class HttpResponses:
         pieces = self._pieces
         if not pieces:
             if not self.is_joining:
-                self._transport.write(data)
+                self._output.write(self._transport, data)
                 return
             self._loop.call_soon(self._tend)
         else:
             self._is_growing = True
+        self._output.answered()
         pieces.append(data)
         self._pieces_bytes += len(data)
         if self._pieces_bytes > _JOINED_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was joined."""
+        """Write what was joined, and what the connection has said in this turn of the loop."""
         pieces, self._pieces = self._pieces, []
         self._pieces_bytes = 0
         if pieces:
-            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-    def clear(self) -> None:
-        """Forget what was joined: the transport has been closed."""
-        self._pieces = []
-        self._pieces_bytes = 0
+            self._output.write_now(self._transport, b"".join(pieces))
+        else:
+            self._output.flush_one(self._transport)
 
     def close(self) -> None:
         """Nothing more is sent. This and its owner hold each other: left alone, both would stay
         until the garbage collector finds them.
         """
-        self.clear()
+        self._pieces = []
+        self._output.discard(self._transport)
         self._owner = None  # type: ignore[assignment]  # nobody asks for it after the end
 
     def _tend(self) -> None:

@@ -18,6 +18,7 @@ from asgi_poller.asgi.http import HttpContext
 from asgi_poller.asgi.proxy_headers import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.scope import Peer, ScopeMaker
 from asgi_poller.asgi.tls_extension import tls_extension
+from asgi_poller.asgi.turn_output import TurnOutput
 from asgi_poller.asgi.types import Application, Message
 from asgi_poller.asgi.websocket_context import WebSocketContext
 from asgi_poller.config import Config
@@ -84,6 +85,7 @@ class ServerState:
         self._closed_at = 0
         self.requests = 0  # requests and WebSockets begun
         self.wheel = TimerWheel(self.loop)
+        self.output = TurnOutput(self.loop, most_bytes=config.ws_send_limit)
         self.config = config
         self.request_parser = functools.partial(
             RequestParser, head_limits(config), websockets=config.ws != "none"
@@ -106,6 +108,7 @@ class ServerState:
             max_queue=config.ws_max_queue,
             deflate_threshold=config.ws_deflate_threshold,
             cache=FrameCache(),
+            output=self.output,
             access_log=access_log,
         )
         self.rules = request_filter(config)
@@ -248,6 +251,7 @@ class ServerState:
         WebSocket a coroutine, and each message a step through it.
         """
         self.requests += 1
+        self.output.expected += 1
         if self._limit_reached is not None and self.requests >= (self._request_limit or 0):
             self._limit_reached()
         context = self._base_context.copy()

@@ -5,6 +5,7 @@ the WebSocket.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterable
 
@@ -60,7 +61,7 @@ class WebSocketProtocol:
     # Between the transport and the WebSocket stands nothing: these two are the other side's own
     # methods.
     data_received: Callable[[bytes], None]
-    write: Callable[[bytes], None]
+    write: Callable[[bytes | bytearray], None]
 
     def __init__(
         self, transport: asyncio.Transport, server: ServerState, handshake: Handshake
@@ -98,6 +99,7 @@ class WebSocketProtocol:
     # asyncio.Protocol
 
     def eof_received(self) -> bool:
+        self._flush()
         return False
 
     def pause_writing(self) -> None:
@@ -115,6 +117,7 @@ class WebSocketProtocol:
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.wheel.cancel(self)
+        self._server.output.discard(self)
         try:
             if self.session is not None:
                 self.session.connection_lost()
@@ -137,14 +140,15 @@ class WebSocketProtocol:
             deflate=server.deflate,
         )
         self._handshake = None
-        self.write(head)
+        server.output.write(self, head)
         return deflate
 
     def deny(self, status: int) -> None:
-        self.write(error_response(status, phrase(status).decode()))
+        self._server.output.write(self, error_response(status, phrase(status).decode()))
 
     def denial_port(self, done: Callable[[], None]) -> DenialPort:
-        return DenialPort(self.write, self._server.default_headers, done)
+        write = functools.partial(self._server.output.write, self)
+        return DenialPort(write, self._server.default_headers, done)
 
     def set_reading(self, on: bool) -> None:
         if on:
@@ -269,9 +273,16 @@ class WebSocketProtocol:
             session.close(CLOSE_SERVICE_RESTART, "service restart")
 
     def abort(self) -> None:
+        self._flush()
         self._transport.abort()
 
+    def _flush(self) -> None:
+        if self.session is not None:
+            self.session.flush()
+        self._server.output.flush_one(self)
+
     def _end(self, session: WebSocketSession) -> None:
+        self._flush()
         if session.closed_by == "server" and not self._transport.is_closing():
             # the peer broke a rule, or never answered: it may be sending still
             linger = LingeringClose(self._transport, self._server.wheel, self._lingered)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.turn_output import TurnOutput
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.asgi.websocket_context import State, WebSocketContext
@@ -67,6 +68,7 @@ class Peer:
             max_queue=MAX_QUEUE,
             deflate_threshold=0,
             cache=FrameCache(),
+            output=TurnOutput(asyncio.get_running_loop()),
             access_log=access_log,
         )
         self.session = WebSocketSession(scope, self.wire, context)

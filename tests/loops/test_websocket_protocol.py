@@ -106,6 +106,7 @@ class OneWebSocket:
             max_queue=4,
             deflate_threshold=0,
             cache=FrameCache(),
+            output=self.server.output,
         )
         handshake = Handshake(b"dGhlIHNhbXBsZSBub25jZQ==", [], "")
         self.connection = WebSocketProtocol(cast("Any", self.transport), self.server, handshake)

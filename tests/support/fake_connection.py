@@ -54,9 +54,9 @@ class Wire:
         written, self.pieces = self.written, []
         return written
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         assert data, "an empty write is a system call for nothing"
-        self.pieces.append(data)
+        self.pieces.append(bytes(data))
         if self.on_write is not None:
             self.on_write()
 
