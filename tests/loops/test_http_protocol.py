@@ -303,7 +303,7 @@ def test_a_body_that_stops_is_408(loop: str, app: Application) -> None:
 
 def test_a_body_that_goes_on_has_its_time_again(loop: str, app: Application) -> None:
     body_bytes, sent = 200, 0
-    head = get("/echo", f"Content-Length: {bytes}", method="POST")
+    head = get("/echo", f"Content-Length: {body_bytes}", method="POST")
     with serving(app, loop=loop, timeout_request_body=1.0) as site:
         with site.connect() as client, site.connect() as stopped:
             client.sendall(head)
@@ -321,7 +321,7 @@ def test_a_peer_that_may_not_send_is_not_waited_for(loop: str, app: Application)
     body_bytes = 20_000_000
     with serving(app, loop=loop, timeout_request_body=0.3) as site:
         with site.connect() as full, site.connect() as asks, site.connect() as stopped:
-            full.sendall(get("/wait", f"Content-Length: {bytes}", method="POST"))
+            full.sendall(get("/wait", f"Content-Length: {body_bytes}", method="POST"))
             sent = full.send_until_stuck(bytes(1 << 20), body_bytes)
             asks.sendall(get("/wait", "Content-Length: 5", "Expect: 100-continue", method="POST"))
             settled(lambda: len(app.started), quiet_s=0.02)
@@ -405,7 +405,7 @@ def test_requests_one_by_one_that_nobody_reads_the_answers_of(site: Site, app: A
 def test_a_slow_application_slows_its_peer(site: Site, app: Application) -> None:
     body_bytes = 60_000_000
     with site.connect() as client:
-        client.sendall(get("/wait", f"Content-Length: {bytes}", method="POST"))
+        client.sendall(get("/wait", f"Content-Length: {body_bytes}", method="POST"))
         sent = client.send_until_stuck(bytes(1 << 20), body_bytes)
         assert sent < 30_000_000
         app.go_on.set()
