@@ -48,7 +48,6 @@ from asgi_poller.protocols.websocket.frames import (
     Close,
     Event,
     Ping,
-    Pong,
     is_sendable_close_code,
 )
 from asgi_poller.protocols.websocket.protocol import WebSocketWire
@@ -306,20 +305,19 @@ class WebSocketSession:
 
     def on_control(self, event: Event) -> None:
         """Control frames are answered at once, whatever the application does."""
-        match event:
-            case Ping(payload):
-                if self.state is OPEN:
-                    self._answer(payload)
-            case Close(code, reason):
-                self._on_peer_close(code, reason)
-            case WebSocketFault(code=code, reason=reason):
-                if self.state is OPEN:
-                    self._start_closing(code, reason, "server")
-                # RFC 6455, 7.1.7: nothing that follows can be understood, an answer to our Close
-                # neither
-                self._enter(CLOSED)
-            case Pong():
-                pass  # it has done its work by arriving: `received_bytes` has changed
+        # not by `match`, which costs three times as much
+        if isinstance(event, Close):
+            self._on_peer_close(event.code, event.reason)
+        elif isinstance(event, Ping):
+            if self.state is OPEN:
+                self._answer(event.payload)
+        elif isinstance(event, WebSocketFault):
+            if self.state is OPEN:
+                self._start_closing(event.code, event.reason, "server")
+            # RFC 6455, 7.1.7: nothing that follows can be understood, an answer to our Close
+            # neither
+            self._enter(CLOSED)
+        # a Pong has done its work by arriving: `received_bytes` has changed
 
     def _answer(self, payload: bytes) -> None:
         if self._flow is not None and not self._flow.is_writable:

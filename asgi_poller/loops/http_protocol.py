@@ -81,7 +81,8 @@ class HttpProtocol:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self._server
         self._transport = transport  # type: ignore[assignment]  # typed as its base
-        self._set_deadline(server.config.timeout_first_octet)
+        self._deadline = deadline = server.wheel.now() + server.first_octet_ticks
+        server.wheel.schedule(self, deadline)
         server.connection_made(self)
         if self._peer.scheme == "https":
             server.note_tls(self._peer, transport)
@@ -218,8 +219,7 @@ class HttpProtocol:
             head.keep_alive = False
         scope = server.scopes.http(head, self._peer)
         port = self._responses or self._port()
-        exchange = HttpExchange(head, scope, port, server.http_context)
-        self._exchange = exchange
+        exchange = self._exchange = HttpExchange(head, scope, port, server.http_context)
         if self._is_choked:
             exchange.block_writing()
         if server.is_guarded:

@@ -37,6 +37,10 @@ from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
 
 _log = logging.getLogger("asgi_poller.error")
 
+#: A connection for which connection_made has not been called yet: the future that tells when,
+#: the coroutine that waits for that, the socket, the protocol.
+_Connecting = tuple[Any, Coroutine[Any, Any, Any], socket.socket, HttpProtocol]
+
 _TOO_MANY = "Too many connections from your address"
 
 
@@ -66,6 +70,7 @@ class LoopServer:
         self._tls = tls
         self._tls_timeout_s = config.ssl_handshake_timeout
         self._proxies = TrustedHosts(config.forwarded_allow_ips) if config.proxy_protocol else None
+        self._connecting: list[_Connecting] = []
         self._arriving: set[asyncio.Task[None]] = set()  # PROXY headers and TLS handshakes
 
     @property
@@ -141,16 +146,22 @@ class LoopServer:
             self._not_connected(sock, connection)
             return
         made._asyncio_future_blocking = False
-        made.add_done_callback(functools.partial(self._finish, connecting, sock, connection))
+        if not self._connecting:  # one call for all that come in one turn of the loop
+            self.loop.call_soon(self._finish_all)
+        self._connecting.append((made, connecting, sock, connection))
 
-    def _finish(
-        self,
-        connecting: Coroutine[Any, Any, Any],
-        sock: socket.socket,
-        connection: HttpProtocol,
-        made: Any,
-    ) -> None:
-        """The future that `connecting` waited for is done: let it run to its end."""
+    def _finish_all(self) -> None:
+        """The calls of connection_made that were scheduled before this one have been made."""
+        waiting, self._connecting = self._connecting, []
+        for each in waiting:
+            if each[0].done():
+                self._finish(each)
+            else:  # a loop that takes another turn for it
+                each[0].add_done_callback(functools.partial(self._finish, each))
+
+    def _finish(self, each: _Connecting, _made: object = None) -> None:
+        """The future that the coroutine waited for is done: let it run to its end."""
+        _, connecting, sock, connection = each
         try:
             connecting.send(None)
         except StopIteration:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableSequence
 from types import CoroutineType
@@ -26,6 +25,7 @@ from asgi_poller.errors import EXIT_NOTE, HttpFault
 from asgi_poller.loops.default_headers import DefaultHeaders
 from asgi_poller.loops.request_filter import head_limits, request_filter
 from asgi_poller.loops.timer_wheel import TimerWheel
+from asgi_poller.loops.websocket_timeouts import WebSocketTicks
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
@@ -87,16 +87,13 @@ class ServerState:
         self.wheel = TimerWheel(self.loop)
         self.output = TurnOutput(self.loop, most_bytes=config.ws_send_limit)
         self.config = config
-        self.request_parser = functools.partial(
-            RequestParser, head_limits(config), websockets=config.ws != "none"
-        )
+        self._head_limits = head_limits(config)
+        self._has_websockets = config.ws != "none"
+        self.first_octet_ticks = self.wheel.ticks(config.timeout_first_octet)
         self.keep_alive_ticks = self.wheel.ticks(config.timeout_keep_alive)
+        self.websocket_ticks = WebSocketTicks(config)
         self.scopes = _scope_maker(config)
-        self.default_headers = DefaultHeaders(
-            server=b"asgi-poller" if config.server_header else None,
-            date=config.date_header,
-            headers=config.headers,
-        )
+        self.default_headers = _default_headers(config)
         access_log = _access_log(config) if access_log is None else access_log
         self.http_context = HttpContext(self.loop, access_log, config.limit_request_body)
         self.deflate = config.ws_per_message_deflate
@@ -114,6 +111,7 @@ class ServerState:
         self.rules = request_filter(config)
         # one look for each request, where most servers have nothing to look for
         self.is_guarded = config.limit_concurrency is not None or bool(self.rules)
+        self._guards_websockets = self.is_guarded or self.rules.origins is not None
         self.websocket_share: int | None = None  # of --limit-channels, where nobody counts them all
         self._application = application
         # Each request and WebSocket runs in a copy of this one, and so sees what was set around the
@@ -130,6 +128,10 @@ class ServerState:
         self._limit_reached: Callable[[], None] | None = None
         self._is_draining = False
         self._changed: asyncio.Event | None = None  # while draining: something has ended
+
+    def request_parser(self) -> RequestParser:
+        """For a new connection."""
+        return RequestParser(self._head_limits, websockets=self._has_websockets)
 
     @property
     def closed(self) -> int:
@@ -221,9 +223,10 @@ class ServerState:
 
     def admit_websocket(self, connection: Connection, head: RequestHead) -> None:
         """Raises HttpFault for a WebSocket handshake that is not to be served."""
-        if self.is_overloaded():
-            raise HttpFault(503, "Service Unavailable")
-        self.rules.check_websocket(head)
+        if self._guards_websockets:
+            if self.is_overloaded():
+                raise HttpFault(503, "Service Unavailable")
+            self.rules.check_websocket(head)
         share = self.websocket_share
         is_full = share is not None and self._websocket_count >= share
         if not is_full and self._counter is not None:
@@ -303,6 +306,11 @@ async def _awaited(call: Awaitable[None]) -> None:
 def _access_log(config: Config) -> AccessLog | None:
     logger = logging.getLogger("asgi_poller.access")
     return AccessLog(logger) if config.access_log and logger.isEnabledFor(logging.INFO) else None
+
+
+def _default_headers(config: Config) -> DefaultHeaders:
+    server = b"asgi-poller" if config.server_header else None
+    return DefaultHeaders(server=server, date=config.date_header, headers=config.headers)
 
 
 def _scope_maker(config: Config) -> ScopeMaker:

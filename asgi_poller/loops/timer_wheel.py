@@ -61,11 +61,15 @@ class TimerWheel:
         """How many ticks `seconds` are, at least one."""
         return max(1, round(seconds / TICK_S))
 
-    def after(self, seconds: float) -> int:
-        """The tick that is `seconds` from now, at least one tick away."""
+    def now(self) -> int:
+        """The tick that it is; `tick` is not, while nothing is scheduled."""
         if self._handle is None:
             self._catch_up()
-        return self.tick + self.ticks(seconds)
+        return self.tick
+
+    def after(self, seconds: float) -> int:
+        """The tick that is `seconds` from now, at least one tick away."""
+        return self.now() + self.ticks(seconds)
 
     def schedule(self, timed: Timed, tick: int) -> None:
         """See that `timed.on_timer` is called at `tick`, or earlier: an earlier call that is

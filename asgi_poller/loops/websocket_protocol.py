@@ -16,7 +16,7 @@ from asgi_poller.loops.denial_port import DenialPort
 from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER, TICK_S
-from asgi_poller.loops.websocket_timeouts import WebSocketTimeouts, websocket_timeouts
+from asgi_poller.loops.websocket_timeouts import WebSocketTimeouts
 from asgi_poller.protocols.http1.response import phrase
 from asgi_poller.protocols.websocket.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
 from asgi_poller.protocols.websocket.handshake import Handshake
@@ -85,16 +85,17 @@ class WebSocketProtocol:
         """The WebSocket waits for its application. To be called before `set_protocol`."""
         self.session = session
         self.data_received = session.received.feed
-        config, wheel = self._server.config, self._server.wheel
-        accept_s, ping_s = config.ws_accept_timeout, config.ws_ping_interval
-        if accept_s is not None:
-            self._deadline = wheel.after(accept_s)
-            # Nearly every WebSocket is accepted at once. Hung early enough for its first ping, it
-            # need not be scheduled again then.
-            first = self._deadline if ping_s is None else min(self._deadline, wheel.after(ping_s))
-            wheel.schedule(self, first)
-        if config.ws_send_limit != _DEFAULT_SEND_LIMIT:
-            self._transport.set_write_buffer_limits(config.ws_send_limit)
+        server = self._server
+        ticks = server.websocket_ticks
+        if ticks.accept:
+            now = server.wheel.now()
+            self._deadline = now + ticks.accept
+            # Nearly every WebSocket is accepted at once. Scheduled early enough for its first ping,
+            # it need not be scheduled again then.
+            is_ping_first = 0 < ticks.ping < ticks.accept
+            server.wheel.schedule(self, now + (ticks.ping if is_ping_first else ticks.accept))
+        if server.config.ws_send_limit != _DEFAULT_SEND_LIMIT:
+            self._transport.set_write_buffer_limits(server.config.ws_send_limit)
 
     # asyncio.Protocol
 
@@ -160,18 +161,18 @@ class WebSocketProtocol:
         session = self.session
         if session is None:
             return
-        config = self._server.config
+        server = self._server
         state = session.state
         if state is OPEN:
-            self._set_deadline(config.ws_ping_interval)
+            self._set_deadline(server.websocket_ticks.ping)
             self._ping_at = self._deadline
-            self._timeouts = websocket_timeouts(config, self._server.wheel)
-            if self._timeouts is not None:
+            if server.websocket_ticks.has_timeouts:
+                self._timeouts = WebSocketTimeouts(server.config, server.wheel)
                 self._schedule_timeouts(self._timeouts)
             if self._is_draining:  # not before the 101 is written, which is about to be
-                self._server.loop.call_soon(self.shutdown)
+                server.loop.call_soon(self.shutdown)
         elif state is CLOSING:
-            self._set_deadline(config.ws_close_timeout)
+            self._set_deadline(server.websocket_ticks.close)
         elif state is CLOSED:
             self._end(session)
         else:  # a denial is streamed: the application has answered
@@ -179,13 +180,14 @@ class WebSocketProtocol:
 
     # Deadlines
 
-    def _set_deadline(self, seconds: float | None) -> None:
-        wheel = self._server.wheel
-        if seconds is None:
+    def _set_deadline(self, ticks: int) -> None:
+        """So many ticks from now; NEVER: there is none."""
+        if ticks == NEVER:
             self._deadline = NEVER
             return
-        self._deadline = wheel.after(seconds)
-        wheel.schedule(self, self._deadline)
+        wheel = self._server.wheel
+        self._deadline = deadline = wheel.now() + ticks
+        wheel.schedule(self, deadline)
 
     def _schedule_timeouts(self, timeouts: WebSocketTimeouts) -> None:
         tick = timeouts.next_tick
@@ -291,7 +293,7 @@ class WebSocketProtocol:
         else:
             self._transport.close()
             if self._transport.get_write_buffer_size():
-                self._set_deadline(self._server.config.ws_close_timeout)
+                self._set_deadline(self._server.websocket_ticks.close)
 
     def _lingered(self) -> None:
         self.connection_lost(None)

@@ -93,10 +93,23 @@ class WebSocketTimeouts:
             self._look_at = tick + self._look_ticks
 
 
-def websocket_timeouts(config: Config, wheel: TimerWheel) -> WebSocketTimeouts | None:
-    """For a WebSocket that opens now; None if nothing limits it."""
-    limits = (config.ws_max_lifetime, config.ws_idle_timeout, _slow_s(config))
-    return None if limits == (None, None, None) else WebSocketTimeouts(config, wheel)
+class WebSocketTicks:
+    """What every WebSocket asks of the settings when it opens, looked up once. Immutable. In the
+    wheel's ticks, NEVER where there is no deadline; `has_timeouts`: it gets WebSocketTimeouts.
+    """
+
+    __slots__ = ("accept", "close", "has_timeouts", "ping")
+
+    def __init__(self, config: Config) -> None:
+        self.accept = _ticks(config.ws_accept_timeout)
+        self.ping = _ticks(config.ws_ping_interval)
+        self.close = _ticks(config.ws_close_timeout)
+        limits = (config.ws_max_lifetime, config.ws_idle_timeout, _slow_s(config))
+        self.has_timeouts = limits != (None, None, None)
+
+
+def _ticks(seconds: float | None) -> int:
+    return NEVER if seconds is None else TimerWheel.ticks(seconds)
 
 
 def _slow_s(config: Config) -> float | None:

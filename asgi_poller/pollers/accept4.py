@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import socket
 import struct
@@ -77,11 +78,11 @@ def _direct_accept_call(
     address = ctypes.create_string_buffer(_SOCKADDR_BYTES)
     length = ctypes.c_uint(_SOCKADDR_BYTES)
     view = memoryview(address).cast("B")
-    arguments = (
-        listener.fileno(),
-        ctypes.addressof(address),
-        ctypes.addressof(length),
-        int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC),
+    arguments = (  # converted here once, and not for each call
+        ctypes.c_int.from_param(listener.fileno()),
+        ctypes.byref(address),
+        ctypes.byref(length),
+        ctypes.c_int.from_param(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC),
     )
     get_errno = ctypes.get_errno
 
@@ -90,6 +91,8 @@ def _direct_accept_call(
         fd = accept4(*arguments)
         if fd < 0:
             number = get_errno()
+            if number == errno.EAGAIN:  # ends nearly every round: no text is looked up for it
+                raise BlockingIOError
             raise OSError(number, os.strerror(number))
         try:
             return fd, decode(view, length.value)
@@ -106,15 +109,20 @@ _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _unpack_scope = struct.Struct("=24xI").unpack_from
 
 
+#: Most clients come again, or through the same proxies. One text for all connections of an address
+#: is memory saved as well, for as long as a scope lives.
+_ipv4_host = functools.lru_cache(maxsize=4096)(socket.inet_ntoa)
+
+
 def _decode_ipv4(view: memoryview, _length: int) -> tuple[str, int]:
     port, host = _unpack_ipv4(view)
-    return socket.inet_ntoa(host), port
+    return _ipv4_host(host), port
 
 
 def _decode_ipv6(view: memoryview, _length: int) -> tuple[str, int, int, int] | tuple[str, int]:
     port, flow, host = _unpack_ipv6(view)
     if host.startswith(_MAPPED):  # an IPv4 peer of a listener for both
-        return socket.inet_ntoa(host[len(_MAPPED) :]), port
+        return _ipv4_host(host[len(_MAPPED) :]), port
     return socket.inet_ntop(socket.AF_INET6, host), port, flow, _unpack_scope(view)[0]
 
 
@@ -140,7 +148,6 @@ def _find_accept4() -> Callable[..., int] | None:
         function = ctypes.PyDLL(None, use_errno=True).accept4
     except (OSError, AttributeError):
         return None  # a C library that does not export it: the portable call serves
-    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
     function.restype = ctypes.c_int
     return function
 

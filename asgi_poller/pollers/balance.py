@@ -9,7 +9,7 @@ connection.
 from __future__ import annotations
 
 import threading
-from collections.abc import Container
+from collections.abc import Sequence
 from typing import Literal
 
 from asgi_poller.handoff.thread_lane import Lane, late_after_s
@@ -44,7 +44,7 @@ class Balancer:
         with self._lock:
             self._lanes = tuple(other for other in self._lanes if other is not lane)
 
-    def reserve(self, count: int, without: Container[Lane] = ()) -> list[tuple[Lane, int]]:
+    def reserve(self, count: int, without: Sequence[Lane] = ()) -> list[tuple[Lane, int]]:
         """Share `count` connections out: (lane, how many) pairs that add up to `count`.
 
         They count as assigned from now on; what a lane does not take must be given back. Lanes in
@@ -52,9 +52,13 @@ class Balancer:
         no other. Empty if there is no lane at all.
         """
         with self._lock:
-            lanes = [lane for lane in self._lanes if lane not in without]
-            if len(lanes) > 1:
-                lanes = _in_time([lane for lane in lanes if lane.available()]) or lanes
+            lanes: Sequence[Lane] = self._lanes
+            if without:
+                lanes = [lane for lane in lanes if lane not in without]
+            if len(lanes) == 1:
+                lanes[0].assigned += count
+                return [(lanes[0], count)]
+            lanes = _in_time([lane for lane in lanes if lane.available()]) or lanes
             if not lanes:
                 return []
             if len(lanes) == 1:
@@ -72,7 +76,7 @@ class Balancer:
         with self._lock:
             lane.assigned -= count
 
-    def _level(self, lanes: list[Lane], count: int) -> list[tuple[Lane, int]]:
+    def _level(self, lanes: Sequence[Lane], count: int) -> list[tuple[Lane, int]]:
         """Pour `count` into the emptiest lanes, as water finds its level. Ties rotate."""
         size = len(lanes)
         turn = self._turn % size
@@ -93,7 +97,7 @@ class Balancer:
                 shares.append((lanes[index], share))
         return shares
 
-    def _deal(self, lanes: list[Lane], count: int) -> list[tuple[Lane, int]]:
+    def _deal(self, lanes: Sequence[Lane], count: int) -> list[tuple[Lane, int]]:
         """Round robin, whatever the loads."""
         size = len(lanes)
         turn = self._turn % size

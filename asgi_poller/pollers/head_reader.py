@@ -209,9 +209,9 @@ class HeadReader:
         if self._remove(fd):
             self._waiter.forget(fd)
         if client.is_parsed and self._rules.hands_parser:
-            return client.accepted._replace(data=client.data, parser=client.parser)
+            return _with_head(client, client.parser)
         client.parser.close()
-        return client.accepted._replace(data=client.data)
+        return _with_head(client, None)
 
     def _wait_for(self, client: _Client) -> None:
         """Keep a client until more arrives, or its time is over."""
@@ -333,6 +333,14 @@ class HeadReader:
             self._rejector.reject(accepted, rejected)
         except Exception:
             self._fail(accepted._replace(ticket=TICKET_NONE))
+
+
+def _with_head(client: _Client, parser: RequestParser | None) -> Accepted:
+    """Not by _replace(), which costs four times as much."""
+    accepted = client.accepted
+    return Accepted(
+        accepted.fd, accepted.listener, accepted.peer, client.data, accepted.ticket, parser
+    )
 
 
 def _host(accepted: Accepted) -> str | None:

@@ -226,7 +226,8 @@ class MasterPoller:
         if head_reader is not None:
             if ready:
                 self._deliver(ready)
-            head_reader.tend()
+            if head_reader:
+                head_reader.tend()
         if self._rejector:
             self._rejector.tend()
         overdue = self._late_loops.look()
@@ -242,7 +243,7 @@ class MasterPoller:
         next_s = self._late_loops.next_s()
         if self._rejector:
             next_s = sooner(next_s, self._rejector.next_s())
-        if self.head_reader is not None:
+        if self.head_reader:
             next_s = sooner(next_s, self.head_reader.next_s())
         if self._held_back is not None:
             next_s = sooner(next_s, self._held_back.next_s())

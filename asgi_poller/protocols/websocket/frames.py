@@ -5,6 +5,7 @@ Everything here is a pure function or a value. What arrives is read in `protocol
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from asgi_poller.errors import WebSocketFault
@@ -40,21 +41,21 @@ MAX_CONTROL_BYTES = 125  # RFC 6455, 5.5
 _SENDABLE_BELOW_3000 = frozenset(range(1000, 1015)) - {1004, 1005, 1006}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ping:
     """A Ping frame; answer with a Pong of the same payload (RFC 6455, 5.5.2)."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pong:
     """A Pong frame, asked for or not (RFC 6455, 5.5.3)."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Close:
     """A Close frame, the last; `code` is 1005 where the peer sent none (RFC 6455, 7.1.5)."""
 
@@ -90,6 +91,7 @@ def encode_frame(first: int, payload: bytes) -> bytes:
     return bytes((first, 127)) + length.to_bytes(8, "big") + payload
 
 
+@functools.lru_cache(maxsize=64)  # nearly all are the same few, without a reason
 def encode_close(code: int | None, reason: str = "") -> bytes:
     """A Close frame. `code` None, or one that never travels (1005, 1006, 1015), sends an empty
     body.

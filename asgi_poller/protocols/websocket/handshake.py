@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import binascii
+import hashlib
 from collections.abc import Iterable
-
-from wsproto.utilities import generate_accept_token
 
 from asgi_poller.errors import ApplicationFault, HttpFault
 from asgi_poller.protocols.http1.headers import encode_headers
@@ -19,6 +18,10 @@ _SWITCHING = (
 )
 _ALLOW = ((b"allow", b"GET"),)  # RFC 9110, 15.5.6
 _UPGRADE = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))  # RFC 6455, 4.4
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_NAMES = frozenset(
+    b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")
+)
 _OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
 
 
@@ -49,9 +52,9 @@ class Handshake:
         headers that are ours to set.
         """
         if subprotocol is None and not headers and (deflate == "off" or not self._offers):
-            token = generate_accept_token(self._key)
-            return b"".join((_SWITCHING, token, b"\r\n", default_headers({}), b"\r\n")), None
-        lines = [_SWITCHING + generate_accept_token(self._key) + b"\r\n"]
+            token = _accept_token(self._key)
+            return b"".join((_SWITCHING, token, default_headers({}), b"\r\n")), None
+        lines = [_SWITCHING + _accept_token(self._key)]
         if subprotocol is not None:
             if not isinstance(subprotocol, str) or subprotocol not in self.subprotocols:
                 raise ApplicationFault(
@@ -85,7 +88,7 @@ def check_handshake(head: RequestHead) -> Handshake:
     subprotocols: list[str] = []
     offers = ""
     for name, value in head.headers:
-        if not name.startswith(b"sec-websocket-"):
+        if name not in _NAMES:
             continue
         if name == b"sec-websocket-key":
             if key is not None:
@@ -109,6 +112,12 @@ def check_handshake(head: RequestHead) -> Handshake:
     if not _is_key(key):
         raise HttpFault(400, "Sec-WebSocket-Key is not 16 octets in base64")
     return Handshake(key, subprotocols, offers)
+
+
+def _accept_token(key: bytes) -> bytes:
+    """What shows that we have read the handshake (RFC 6455, 4.2.2), as the end of a line."""
+    digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
+    return binascii.b2a_base64(digest)[:-1] + b"\r\n"
 
 
 def _is_key(key: bytes) -> bool:

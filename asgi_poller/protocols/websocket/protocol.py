@@ -108,7 +108,7 @@ class WebSocketWire:
         cache: FrameCache | None = None,
     ) -> None:
         self._max_bytes = max_bytes
-        self._lone_bytes = min(max_bytes, 125)
+        self._lone_bytes = 125 if max_bytes > 125 else max_bytes  # min() costs a whole call
         self._deflate = deflate
         self._deflate_threshold = deflate_threshold
         # a compressed frame may be shared only where it depends neither on what its WebSocket was
