@@ -174,4 +174,7 @@ class TurnOutput:
 
 def _cut_off(sink: Sink) -> None:
     _log.exception("A connection could not be written to, and is cut off.")
-    sink.abort()
+    try:
+        sink.abort()
+    except Exception:  # the others are still to be written
+        _log.exception("A connection could not be cut off.")

@@ -280,9 +280,10 @@ class HttpProtocol:
             self._idle()
 
     def abort(self) -> None:
-        if self._responses is not None:
-            self._responses.flush()
-        self._transport.abort()
+        try:
+            self._port().flush()
+        finally:
+            self._transport.abort()
 
     # Between requests
 

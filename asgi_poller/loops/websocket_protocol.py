@@ -275,8 +275,10 @@ class WebSocketProtocol:
             session.close(CLOSE_SERVICE_RESTART, "service restart")
 
     def abort(self) -> None:
-        self._flush()
-        self._transport.abort()
+        try:
+            self._flush()
+        finally:
+            self._transport.abort()
 
     def _flush(self) -> None:
         if self.session is not None:

@@ -46,6 +46,8 @@ class Sink:
 
     def abort(self) -> None:
         self.is_aborted = True
+        if self.failing:
+            raise RuntimeError("nor can it be closed")
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ def test_a_connection_that_fails_takes_nobody_with_it(
     wanted = ["b", "c"] if is_last else ["b"]
     assert [name for name, _ in site.end_turn()] == wanted
     assert [each.is_aborted for each in (a, b, c)] == [True, False, False]
-    assert len(errors_in(caplog)) == 1
+    assert len(errors_in(caplog)) == 2
     site.output.expected = 2
     site.output.write(b, b"y")
     assert site.end_turn() == [("b", b"y")], "turns still end"
@@ -200,7 +202,7 @@ def test_held_back_by_its_connection(site: Site, caplog: pytest.LogCaptureFixtur
     assert site.take() == []
     assert site.end_turn() == [("b", b"held"), ("c", b"1")]
     assert [each.is_aborted for each in (a, b, c)] == [True, False, False]
-    assert len(errors_in(caplog)) == 1
+    assert len(errors_in(caplog)) == 2
     assert site.loop.is_asleep
 
 
