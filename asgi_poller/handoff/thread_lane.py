@@ -257,7 +257,9 @@ class ThreadLane:
         self._rung = False
         waiting = self._waiting
         adopt = self._server.adopt
-        for _ in range(len(waiting)):
+        # Without the GIL len() takes no lock, and may not show yet what a poller has just put and
+        # found the loop called for. popleft() takes it: so once at least, and look again after it.
+        for _ in range(len(waiting) or 1):
             try:
                 accepted = waiting.popleft()
             except IndexError:
@@ -270,6 +272,8 @@ class ThreadLane:
                 drop(accepted, self._end_ticket)
         self._rung_at = self._clock()
         self._delivering = False
+        if waiting:
+            self._ring()
 
     def _unput(self, batch: list[Accepted]) -> int:
         """The loop has ended: returns how many of `batch` it had still adopted."""

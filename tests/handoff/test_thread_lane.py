@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from asgi_poller.handoff import thread_lane
 from asgi_poller.handoff.thread_lane import LATE_S, REMEMBER_TIMES, ThreadLane, close_connection
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.loops.loop_factory import loop_factory
@@ -89,6 +91,32 @@ def test_what_comes_during_delivery_gets_a_wake_up_of_its_own() -> None:
     assert len(core.adopted) == 2, "a stream of connections must not hold the loop"
     core.loop.turn()
     assert core.adopted[2:] == more
+
+
+class LateLength(deque[Accepted]):
+    """What another thread has put shows in its length only once something was popped: as for a
+    processor that has not yet seen the store of another one.
+    """
+
+    popped = False
+
+    def popleft(self) -> Accepted:
+        self.popped = True
+        return super().popleft()
+
+    def __len__(self) -> int:
+        return super().__len__() if self.popped else 0
+
+
+def test_what_a_length_does_not_show_yet_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_lane, "deque", LateLength)
+    core = HandCore()
+    lane = ThreadLane(core)
+    batch = fake_connections(0, 3)
+    assert lane.put(batch) == 3
+    while core.loop.callbacks:
+        core.loop.turn()
+    assert core.adopted == batch
 
 
 def test_a_full_lane_takes_what_fits() -> None:
