@@ -38,8 +38,8 @@ _THREAD_END_S = 5.0  # for the thread of a loop that has been stopped
 
 
 class LoopGroup:
-    """Starts, drains and ends the loop servers of this process, and reloads their certificates.
-    Owned by the thread whose loop `start` runs on.
+    """Starts, drains and ends the `count` loop servers of this process, and reloads their
+    certificates. Owned by the thread whose loop `start` runs on.
 
     `limit_reached` is called, on any loop's thread, when `--limit-max-requests` is met; more than
     once perhaps. `access_log`, if given, is shared by all loops. `counter` counts connections,
@@ -51,6 +51,7 @@ class LoopGroup:
         config: Config,
         infos: tuple[ListenerInfo, ...],
         *,
+        count: int,
         tls: TlsContext | None,
         access_log: AccessLog | None = None,
         counter: ConnectionCounter | None = None,
@@ -59,6 +60,7 @@ class LoopGroup:
     ) -> None:
         self._config = config
         self._infos = infos
+        self._count = count
         self._tls = tls
         self._access_log = access_log
         self._counter = counter
@@ -76,7 +78,7 @@ class LoopGroup:
         try:
             self.servers.append(await self._start_server(application))
             make_loop = loop_factory(self._config.loop)
-            for number in range(1, loop_count(self._config)):
+            for number in range(1, self._count):
                 thread = LoopThread(number, make_loop, lambda: self._start_another(application))
                 thread.start()
                 self.servers.append(await thread.started())
@@ -213,7 +215,11 @@ class LoopThread:
 
 
 def loop_count(config: Config) -> int:
-    """`--loops`; for `auto`: threads run Python side by side only where there is no GIL."""
+    """`--loops`; for `auto`: threads run Python side by side only where there is no GIL.
+
+    One process decides, and tells its workers: in another one, an extension module that the
+    application imports may have switched the GIL on.
+    """
     if isinstance(config.loops, int):
         return config.loops
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()

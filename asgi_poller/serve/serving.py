@@ -17,7 +17,7 @@ from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.serve import tls_reload
 from asgi_poller.serve.limits_wiring import LimitsWiring, LocalCounter
-from asgi_poller.serve.loop_group import LoopGroup, unless_forced
+from asgi_poller.serve.loop_group import LoopGroup, loop_count, unless_forced
 from asgi_poller.tls import TlsContext
 
 
@@ -69,6 +69,7 @@ class Serving:
         self._loops = LoopGroup(
             config,
             infos,
+            count=loop_count(config),
             tls=self._tls,
             access_log=self._access_log,
             counter=None

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from asgi_poller import platform
 from asgi_poller.config import Config
-from asgi_poller.errors import OperatorFault, StartupError
+from asgi_poller.errors import OperatorFault
 from asgi_poller.handoff.connection_table import ConnectionTable
 from asgi_poller.handoff.lane_receiver import LaneReceiver
 from asgi_poller.handoff.shared_counters import Counters
@@ -158,14 +158,13 @@ class Worker:
         loops = LoopGroup(
             config,
             self._spec.infos,
+            count=len(self._receivers),
             tls=self._tls,
             counter=None if self._table is None else SharedCounter(self._table),
             websocket_share=self._spec.websocket_share,
             limit_reached=self._on_limit_reached,
         )
         await loops.start(self._application)
-        if len(loops.servers) != len(self._receivers):
-            raise StartupError(f"{len(loops.servers)} event loops, {len(self._receivers)} lanes")
         self._loops = loops
         return [
             await _on(server, functools.partial(self._attach, server, index))

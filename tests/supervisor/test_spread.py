@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
-from tests.support.command import Command, running
+from tests.support.command import APP, Command, running
 from tests.support.crowd import Crowd, crowd
 from tests.support.waiting import wait_until
 
@@ -60,6 +61,21 @@ def test_each_loop_of_each_worker_gets_its_share() -> None:
         visitors.open(400)
         assert not visitors.problems()
         assert unevenness(visitors, command) <= UNEVEN
+
+
+def test_a_worker_has_as_many_loops_as_its_supervisor_says() -> None:
+    """Also with --loops auto where an import has switched the GIL on in the worker alone."""
+    without_gil = "import sys; sys._is_gil_enabled = lambda: False"
+    start = f"{without_gil}; from asgi_poller.cli import main; main()"
+    command = Command(
+        *("--workers", "2", "--loops", "auto", "--port", "0"),
+        program=[sys.executable, "-c", start, APP],
+    )
+    try:
+        command.wait_ready(2)
+        assert not command.said("exit code")
+    finally:
+        command.close()
 
 
 @pytest.mark.long
