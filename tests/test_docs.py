@@ -34,6 +34,7 @@ FOREIGN = {
         "ulimit",
     },
     "docs/performance.md": {"quick", "goals", "connections", "burst", "interval", "only", "peers"},
+    "docs/free-threading.md": {"disable-gil", "only", "peers", "python"},
     "README.md": {"quick"},
     "CONTRIBUTING.md": {"server-name", "quick", "only", "peers"},
 }
