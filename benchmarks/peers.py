@@ -224,7 +224,8 @@ PEERS = (
         ("tigrcorn", "uvloop"),
         ("tigrcorn", "uvloop"),
         "{bin}/tigrcorn {app} --bind 127.0.0.1:{port} --workers {workers} --runtime uvloop"
-        " --log-level warning --no-access-log --backlog 65535",
+        " --log-level warning --no-access-log --backlog 65535 --protocol http1",
+        cannot={WEBSOCKETS: "answers 426 to WebSockets, also with --protocol websocket"},
     ),
     Peer(
         "freastal",
@@ -233,14 +234,6 @@ PEERS = (
         ("freastal", "uvloop"),
         "{bin}/python -m serve_freastal {app} {port} {workers}",
         cannot={WEBSOCKETS: "has no WebSockets"},
-    ),
-    Peer(
-        "fastpysgi",
-        "fastpysgi",
-        ("fastpysgi", "uvloop"),
-        ("fastpysgi", "uvloop"),
-        "{bin}/fastpysgi {app} --host 127.0.0.1 --port {port}",
-        cannot={WEBSOCKETS: "has no WebSockets", SEVERAL_WORKERS: "has one process"},
     ),
 )
 

@@ -9,15 +9,17 @@ import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from asgi_poller.storm import probe
-from benchmarks import environments, goals, http_load, machine, measures, scenarios, tables
+from benchmarks import environments, goals, http_load, machine, measures, runner, scenarios, tables
 from benchmarks.__main__ import asked_run, main
 from benchmarks.holding import Holding, hold
 from benchmarks.measures import json_message
@@ -233,6 +235,8 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("here")
 def test_some_scenarios_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others in every round."""
+    server = SimpleNamespace(alive=lambda: True, cpu_s=lambda: 1.0, port=1)
+    monkeypatch.setattr(runner, "serving", lambda *words, **more: nullcontext(server))
     load = http_load.Load(requests=1, seconds=1.0, errors=0)
     monkeypatch.setattr(http_load, "run", lambda *words, **more: load)
     run = small((peer(OURS),), ("http", "http-8"), rounds=2, once=("http",))
