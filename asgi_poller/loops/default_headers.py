@@ -13,7 +13,7 @@ _SERVER = b"server"
 class DefaultHeaders:
     """Whole header lines, made once a second. Owned by the loop's thread."""
 
-    __slots__ = ("_clock", "_encoded", "_has_date", "_others", "_server", "_until")
+    __slots__ = ("_clock", "_encoded", "_has_date", "_others", "_server", "_since", "_until")
 
     def __init__(
         self,
@@ -28,18 +28,19 @@ class DefaultHeaders:
         self._has_date = date and _DATE not in names
         self._others = [(name, value) for name, value in headers]
         self._clock = time.time
-        self._until = 0.0
+        self._since = self._until = 0.0
         self._encoded = b""
 
     def __call__(self, given: Mapping[bytes, bytes]) -> bytes:
         """The lines, without those that the application gives itself (lower-case names)."""
-        if _DATE in given or _SERVER in given:
+        if given and (_DATE in given or _SERVER in given):
             return self._encode(given)
         now = self._clock()
-        if not self._until - 1.0 <= now < self._until:  # another second; perhaps an earlier one
+        if not self._since <= now < self._until:  # another second; perhaps an earlier one
             # the cached second ends where the clock's does, so that Date is never behind by more
             # than one
-            self._until = float(int(now) + 1)
+            self._since = float(int(now))
+            self._until = self._since + 1.0
             self._encoded = self._encode({})
         return self._encoded
 

@@ -21,7 +21,7 @@ _BAD_VALUE = re.compile(rb"[\r\n\0]")  # RFC 9110, 5.5: what could split a messa
 _LINES: dict[tuple[bytes, bytes], bytes] = {}
 _LINES_LIMIT = 2048
 _KEPT_VALUE_BYTES = 128
-_NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
+NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 def encode_headers(headers: Iterable[Iterable[Any]], lines: list[bytes]) -> Mapping[bytes, bytes]:
@@ -30,10 +30,10 @@ def encode_headers(headers: Iterable[Iterable[Any]], lines: list[bytes]) -> Mapp
 
     Raises ApplicationFault for what is no header field, or could split the message.
     """
-    shared = _NOTHING
+    shared = NO_HEADERS
     try:
         for name, value in headers:
-            if name == b"content-length" and shared is _NOTHING and _is_length(value):
+            if name == b"content-length" and shared is NO_HEADERS and _is_length(value):
                 shared = {name: value}
                 lines.append(b"content-length: " + value + b"\r\n")
                 continue

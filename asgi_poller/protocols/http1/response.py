@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from asgi_poller.errors import ApplicationFault
-from asgi_poller.protocols.http1.headers import encode_headers
+from asgi_poller.protocols.http1.headers import NO_HEADERS, encode_headers
 from asgi_poller.protocols.http1.parser import RequestHead
 
 DefaultHeaders: TypeAlias = Callable[[Mapping[bytes, bytes]], bytes]
@@ -138,6 +138,13 @@ def encode_chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+# The heads of the last responses, by all that they are made of: within a second, whose Date is one
+# of these things, most are like one before. All are forgotten when there are too many.
+_HEADS: dict[tuple[object, ...], tuple[bytes, Framing]] = {}
+_HEADS_LIMIT = 512
+_KEPT_HEAD_BYTES = 1024
+
+
 class ResponseEncoder:
     """The responses on one connection, one after the other, each from its head to its last piece.
 
@@ -164,13 +171,29 @@ class ResponseEncoder:
         """The head of the next response and the first piece of its body. Raises ApplicationFault,
         as `encode_head` and `body` do.
         """
-        head, framing = encode_head(
-            request,
+        body_bytes = None if more_body else len(body)
+        default_headers = self._default_headers
+        fields = _as_tuple(headers)
+        key = (
+            default_headers(NO_HEADERS),
             status,
-            headers,
-            default_headers=self._default_headers,
-            body_bytes=None if more_body else len(body),
+            fields,
+            body_bytes,
+            request.keep_alive,
+            request.http_version,
+            request.method,
+            default_headers,
         )
+        try:
+            head, framing = _HEADS[key]
+        except (KeyError, TypeError) as error:
+            head, framing = encode_head(
+                request, status, fields, default_headers=default_headers, body_bytes=body_bytes
+            )
+            if isinstance(error, KeyError) and len(head) <= _KEPT_HEAD_BYTES:
+                if len(_HEADS) >= _HEADS_LIMIT:
+                    _HEADS.clear()
+                _HEADS[key] = head, framing
         self._framing = framing
         self.keep_alive = framing.keep_alive
         if framing is not WHOLE_KEPT:
@@ -195,6 +218,13 @@ class ResponseEncoder:
             if not more_body:
                 body += LAST_CHUNK
         return body
+
+
+def _as_tuple(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    try:
+        return tuple(headers)
+    except TypeError as error:
+        raise ApplicationFault(f"headers are pairs of bytes: {error}") from error
 
 
 def simple_response(

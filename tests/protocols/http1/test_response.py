@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_poller.errors import ApplicationFault
+from asgi_poller.protocols.http1 import response
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http1.response import (
     Framing,
+    ResponseEncoder,
     encode_head,
     phrase,
     simple_response,
@@ -179,3 +181,66 @@ def test_answers_of_our_own() -> None:
         b"content-type: text/plain; charset=utf-8\r\ncontent-length: 8\r\nx: y\r\n\r\nnot here"
     )
     assert simple_response(404, "not here", head_only=True).endswith(b"content-length: 8\r\n\r\n")
+
+
+HEADS_APART = [
+    {},
+    {"status": 404},
+    {"status": 204},
+    {"headers": [(b"x-a", b"c")]},
+    {"headers": [(b"x-a", b"b"), (b"x-a", b"b")]},
+    {"headers": [[b"x-a", b"b"]]},  # pairs may be lists (ASGI)
+    {"headers": [(b"Date", b"mine")]},
+    {"body": b"longer"},
+    {"more_body": True},
+    {"request": request("HEAD")},
+    {"request": request(keep_alive=False)},
+    {"request": request(version="1.0")},
+    {"defaults": lambda given: b"date: later\r\n"},
+    {"defaults": lambda given: defaults(given) if not given else b"other: lines\r\n"},
+]
+
+
+def test_a_head_that_is_kept_is_given_for_the_same_things_only() -> None:
+    for _ in range(2):  # what one response leaves must not show in another
+        for change in HEADS_APART:
+            things: dict[str, Any] = {
+                "request": request(),
+                "status": 200,
+                "headers": [(b"x-a", b"b")],
+                "body": b"short",
+                "more_body": False,
+                "defaults": defaults,
+                **change,
+            }
+            to, status, headers = things["request"], things["status"], things["headers"]
+            body, more_body = things["body"], things["more_body"]
+            head, framing = encode_head(
+                to,
+                status,
+                headers,
+                default_headers=things["defaults"],
+                body_bytes=None if more_body else len(body),
+            )
+            encoder = ResponseEncoder(things["defaults"])
+            found = encoder.head(to, status, headers, body=body, more_body=more_body)
+            assert found.startswith(head)
+            assert encoder.keep_alive == framing.keep_alive
+
+
+def test_heads_that_are_kept_are_bounded() -> None:
+    encoder = ResponseEncoder(defaults)
+    sizes = set()
+    for number in range(1500):
+        fields = [(b"x-number", b"%d" % number), (b"x-large", b"x" * (number % 2 * 2000))]
+        encoder.head(request(), 200, fields, body=b"", more_body=False)
+        sizes.add(len(response._HEADS))
+        assert all(len(head) <= 1024 for head, _ in response._HEADS.values())
+    assert max(sizes) <= 512
+
+
+def test_an_encoder_refuses_headers_that_are_no_pairs_of_bytes() -> None:
+    encoder = ResponseEncoder(defaults)
+    for headers in (None, 5, [(b"x-a", bytearray(b"b"))], [b"x-a"]):
+        with pytest.raises(ApplicationFault):
+            encoder.head(request(), 200, headers, body=b"", more_body=False)  # type: ignore[arg-type]  # what an application may do
