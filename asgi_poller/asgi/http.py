@@ -278,8 +278,9 @@ class HttpExchange:
         self._port.send_head(self.head, status, start.get("headers", ()), body=body, more_body=more)
         if self._entry is not None:
             self._log_access(status)
-        self._enter(_STREAMING)
-        if not more:
+        if more:
+            self._enter(_STREAMING)
+        else:
             self._complete()
 
     def _on_body(self, message: Message) -> None:

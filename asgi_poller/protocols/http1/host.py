@@ -33,3 +33,12 @@ def host_of_target(target: bytes) -> bytes | None:
     host = _END_OF_AUTHORITY.split(rest, maxsplit=1)[0].rpartition(b"@")[2]
     learn_host(host)
     return host
+
+
+def take_host_of_target(target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """RFC 9112, 3.2.2: the host of a target in absolute form replaces the Host header, or what is
+    allowed for one would be served as the other. Raises HttpFault.
+    """
+    host = host_of_target(target)
+    if host is not None:
+        headers[:] = [(b"host", host), *(field for field in headers if field[0] != b"host")]

@@ -231,6 +231,23 @@ def test_limits_hold_for_a_head_that_began_in_the_read_before() -> None:
         assert parsed([NEXT + late[:at], late[at:]], LIMITS)[1] == 431, at
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET / HTTP/1.0\r\nX-A: b", b"xxxxx HTTP/1.1\r\n\r\n"],  # where a version would stand
+        [NEXT + b"GE", b"T / HTTP/1.0\r\nX-A: b HTTP/1.1\r\n\r\n"],
+        [NEXT + b"GET / HTTP/1.0\r\nX-A: b HTTP/1.1\r\n\r\n"],
+        [b"\r\nGET / HTTP/1.0\r\n\r\n"],
+    ],
+)
+def test_the_version_is_that_of_the_request_line(pieces: list[bytes]) -> None:
+    found, status = parsed(pieces)
+    assert status is None
+    heads = [event for event in found if isinstance(event, RequestHead)]
+    assert heads[-1].http_version == "1.0"
+    assert all(event.http_version == "1.1" for event in heads[:-1])
+
+
 def test_limits_are_for_each_request_alone() -> None:
     request = GET + b"A: %b\r\n\r\n" % (b"x" * 70)
     found, fault = parsed([request * 50], LIMITS)
