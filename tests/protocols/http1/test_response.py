@@ -183,7 +183,7 @@ def test_answers_of_our_own() -> None:
     assert simple_response(404, "not here", head_only=True).endswith(b"content-length: 8\r\n\r\n")
 
 
-HEADS_APART = [
+HEADS_APART: list[dict[str, Any]] = [
     {},
     {"status": 404},
     {"status": 204},
