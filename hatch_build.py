@@ -16,11 +16,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _SWITCH = "ASGI_POLLER_COMPILE"
-_PACKAGE = "asgi_poller"
+PACKAGE = "asgi_poller"
 # All of these is compiled, for it runs for each connection, request or message ...
-_FOLDERS = ("asgi", "loops", "protocols")
+FOLDERS = ("asgi", "loops", "protocols")
 # ... but for what runs seldom, or stands on classes that are not compiled.
-_INTERPRETED = frozenset(
+INTERPRETED = frozenset(
     {
         "asgi/access_log.py",  # gunicorn's log inherits from it
         "asgi/disconnect.py",
@@ -62,20 +62,23 @@ class MypycHook(BuildHookInterface[Any]):
         build_data["infer_tag"] = True
 
     def _is_wanted(self) -> bool:
-        if os.environ.get(_SWITCH, "") in ("", "0"):
-            return False
-        has_gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
-        return sys.implementation.name == "cpython" and has_gil
+        return os.environ.get(_SWITCH, "") not in ("", "0") and can_be_compiled()
+
+
+def can_be_compiled() -> bool:
+    """Whether mypyc's modules are for this interpreter: CPython with the GIL."""
+    has_gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
+    return sys.implementation.name == "cpython" and has_gil
 
 
 def hot_modules(root: Path) -> list[str]:
     """The paths of what is compiled, relative to `root`."""
-    package = root / _PACKAGE
+    package = root / PACKAGE
     return [
         path.relative_to(root).as_posix()
-        for folder in _FOLDERS
+        for folder in FOLDERS
         for path in sorted((package / folder).rglob("*.py"))
-        if path.name != "__init__.py" and path.relative_to(package).as_posix() not in _INTERPRETED
+        if path.name != "__init__.py" and path.relative_to(package).as_posix() not in INTERPRETED
     ]
 
 
@@ -95,7 +98,7 @@ def _compile(root: Path, folder: Path) -> list[Path]:
             debug_level="0",
             target_dir=str(folder / "c"),
         )
-        command = build_ext(Distribution({"name": _PACKAGE, "ext_modules": extensions}))
+        command = build_ext(Distribution({"name": PACKAGE, "ext_modules": extensions}))
         command.build_lib = str(folder / "lib")
         command.build_temp = str(folder / "objects")
         command.finalize_options()
