@@ -309,8 +309,11 @@ def _access_log(config: Config) -> AccessLog | None:
 
 
 def _default_headers(config: Config) -> DefaultHeaders:
-    server = b"asgi-poller" if config.server_header else None
-    return DefaultHeaders(server=server, date=config.date_header, headers=config.headers)
+    return DefaultHeaders(
+        server=b"asgi-poller" if config.server_header else None,
+        date=config.date_header,
+        headers=config.headers,
+    )
 
 
 def _scope_maker(config: Config) -> ScopeMaker:
