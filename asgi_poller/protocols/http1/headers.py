@@ -63,7 +63,7 @@ def _encode(name: bytes, value: bytes, *, keep: bool) -> bytes:
     return line
 
 
-def _checked_name(name: bytes) -> bytes:
+def _checked_name(name: object) -> bytes:
     if not isinstance(name, bytes):
         raise ApplicationFault(f"header names are bytes, not {type(name).__name__}")
     if not _TOKEN.fullmatch(name):
