@@ -107,7 +107,6 @@ STOLEN = textwrap.dedent("""
     from asgi_poller.pollers.accept4 import accept_call
     from asgi_poller.pollers.fd_exhaustion import Refuser
     from tests.pollers.fakes import connect, make_listener
-from tests.support.command import run_python
 
     refuser = Refuser()
     listener = make_listener()
