@@ -30,10 +30,8 @@ class HttpProtocol:
     """One client. Requests are answered in order, one exchange at a time (RFC 9112, 9.3.2).
 
     An asyncio.Protocol by its methods: loops ask for no more, and a compiled class cannot inherit
-    from one that is not.
-
-    Owned by the loop's thread. What the parser makes beyond the exchange at hand waits in
-    `_backlog`, and the socket is not read meanwhile.
+    from one that is not. Owned by the loop's thread. What the parser makes beyond the exchange at
+    hand waits in `_backlog`, and the socket is not read meanwhile.
     """
 
     is_websocket = False
@@ -75,8 +73,6 @@ class HttpProtocol:
         self._is_draining = False  # the server stops: no further request
         self._phase: Phase = SILENT
         self.timer_tick = NEVER
-
-    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self._server
@@ -367,8 +363,7 @@ class HttpProtocol:
         if self._exchange is not None:
             self._exchange.end_connection()
         elif self._phase in (SILENT, HEAD):
-            limit_s = self._server.config.timeout_request_header
-            self._set_deadline(min(limit_s, _LAST_REQUEST_S))
+            self._set_deadline(min(self._server.config.timeout_request_header, _LAST_REQUEST_S))
         elif self._phase is not UPGRADING:
             self._end(linger=False)
 
