@@ -26,6 +26,7 @@ LAYERS = {
     f"{PACKAGE}.logs": 4,
     f"{PACKAGE}.privileges": 4,
     f"{PACKAGE}.tls": 4,
+    f"{PACKAGE}.metrics": 6,
     f"{PACKAGE}.protocols": 10,
     f"{PACKAGE}.asgi": 20,
     f"{PACKAGE}.loops": 30,
