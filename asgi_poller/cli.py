@@ -1,4 +1,5 @@
-"""The command line: `asgi-poller APP [OPTIONS]`, made from the table of options.
+"""The command line: `asgi-poller APP [OPTIONS]`, made from the table of options, and its
+subcommands.
 
 The only module that ends the process. Whatever the operator has to change is one line on standard
 error and an exit code: 2 for an option, 1 for an address, 3 for an application that does not start
@@ -10,6 +11,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import ExtensionFileLoader
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -17,89 +19,43 @@ from typing import Any, NoReturn
 
 import click
 
+from asgi_poller.commands import SUBCOMMANDS
+from asgi_poller.commands.table_command import (
+    CONTEXT_SETTINGS,
+    OUR_OPTIONS,
+    PROGRAM,
+    OneLineCommand,
+    TableOption,
+    serving_parameters,
+    typed_values,
+)
 from asgi_poller.config import Config
-from asgi_poller.errors import OperatorFault
-from asgi_poller.settings.option import Option
-from asgi_poller.settings.table import OPTIONS, checked, parsed
 
-PROGRAM = "asgi-poller"
-WIDEST_HELP = 100  # columns
 _HOT_MODULE = "asgi_poller.protocols.http1.parser"  # of those that a build may compile
 
-OUR_OPTIONS = "Options"
-NOTHING = (None, (), "", False)  # defaults that --help need not show
 
+class ServerCommand(OneLineCommand):
+    """The command: subcommands, and --help by groups."""
 
-def _refuse(message: str, exit_code: int) -> NoReturn:
-    """Prints on one line what the operator has to change, and ends the command."""
-    click.echo(f"{PROGRAM}: error: {' '.join(message.split())}", err=True)
-    raise click.exceptions.Exit(exit_code)
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
+        """Runs the subcommand that the first argument names, or serves."""
+        first = (sys.argv[1:] if args is None else args)[:1]
+        if first and first[0] in SUBCOMMANDS:
+            name = first[0]
+            subcommand: click.Command = import_module(SUBCOMMANDS[name].module).command
+            arguments = list(sys.argv[1:] if args is None else args)[1:]
+            return subcommand.main(arguments, *rest, **more | {"prog_name": f"{PROGRAM} {name}"})
+        return super().main(args, *rest, **more)
 
-
-class TableOption(click.Option):
-    """A click option made from an Option of the table. Its value is None unless it was typed."""
-
-    def __init__(self, about: Option) -> None:
-        self.about = about
-        others = [f"--{name.replace('_', '-')}" for name in about.spellings]
-        spellings = list(dict.fromkeys([about.switch, *others]))
-        if about.kind.flag:
-            spellings = [f"{name}/--no-{name[2:]}" for name in spellings]
-        super().__init__(
-            [*spellings, about.name],
-            default=None,
-            multiple=about.kind.repeatable,
-            metavar=None if about.kind.flag else about.kind.metavar,
-            help=about.help,
-            # Text is read by the table, so that every source of options has the same messages.
-            type=None if about.kind.flag else click.STRING,
-        )
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        """The line of --help: other spellings are left out, repetition and default added."""
-        about = self.about
-        if about.kind.flag:
-            typed = f"{about.switch} / --no-{about.flag}"
-        else:
-            typed = f"{about.switch} {about.kind.metavar}"
-        repeat = " May be repeated." if about.kind.repeatable else ""
-        default = f"  [{about.shown_default}]" if about.default not in NOTHING else ""
-        return typed, f"{about.help}{repeat}{default}"
-
-    def value_of(self, raw: Any) -> Any:
-        """The typed value. Raises ConfigError."""
-        if self.about.kind.flag:
-            return raw
-        if self.about.kind.repeatable:
-            return checked(self.about, raw)
-        return parsed(self.about, raw)
-
-
-class ServerCommand(click.Command):
-    """The command: --help by groups, faults on one line."""
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Reads the arguments; a mistake in them is one line, without click's usage lines."""
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
-            _refuse(error.format_message(), error.exit_code)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the server; a fault of the operator's is one line."""
-        try:
-            return super().invoke(ctx)
-        except OperatorFault as fault:
-            _refuse(str(fault), fault.exit_code)
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes how to serve, and how to call a subcommand."""
+        formatter.write_usage(PROGRAM, "APP [OPTIONS]")
+        formatter.write_usage(PROGRAM, f"{'|'.join(SUBCOMMANDS)} [APP] [OPTIONS]", prefix=" " * 7)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the options under the headings of the table."""
+        """Writes the subcommands, and the options under the headings of the table."""
+        with formatter.section("Subcommands"):
+            formatter.write_dl([(name, about.help) for name, about in SUBCOMMANDS.items()])
         groups: dict[str, list[tuple[str, str]]] = {OUR_OPTIONS: []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
@@ -141,13 +97,7 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
     "none" takes a limit off.
     """
     ctx = click.get_current_context()
-    values = {
-        parameter.about.name: parameter.value_of(given[parameter.about.name])
-        for parameter in ctx.command.params
-        # click gives an option that takes many and was given none as ().
-        if isinstance(parameter, TableOption) and given[parameter.about.name] not in (None, ())
-    }
-    config = Config.from_sources(app, file=config_file, **values)
+    config = Config.from_sources(app, file=config_file, **typed_values(ctx, given))
     # Imported late: --help and a mistyped option need not wait for it.
     from asgi_poller.serve_main import serve
 
@@ -155,23 +105,16 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
 
 
 def _parameters() -> list[click.Parameter]:
-    return [
-        click.Argument(["app"], required=False, metavar="APP"),
-        click.Option(
-            ["--config", "config_file"],
-            metavar="FILE",
-            help="Read options from this TOML file.",
-        ),
-        click.Option(
-            ["--version"],
-            is_flag=True,
-            expose_value=False,
-            is_eager=True,
-            callback=_print_version,
-            help="Show the version and exit.",
-        ),
-        *(TableOption(option) for option in OPTIONS.values()),
-    ]
+    app, config_file, *options = serving_parameters()
+    version_option = click.Option(
+        ["--version"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_print_version,
+        help="Show the version and exit.",
+    )
+    return [app, config_file, version_option, *options]
 
 
 command = ServerCommand(
@@ -179,10 +122,7 @@ command = ServerCommand(
     params=_parameters(),
     callback=_run,
     help=_run.__doc__,
-    context_settings={
-        "max_content_width": WIDEST_HELP,
-        "help_option_names": ["-h", "--help"],
-    },
+    context_settings=CONTEXT_SETTINGS,
 )
 
 

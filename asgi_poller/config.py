@@ -77,7 +77,10 @@ class Config(
     ) -> None:
         options |= {"host": host, "port": port, "uds": uds}
         given = by_option_name(without_objects(options))
-        given = {name: checked(OPTIONS[name], given[name]) for name in _really_given(given)}
+        given = {
+            name: checked(OPTIONS[name], value)
+            for name, value in sources.really_given(given).items()
+        }
         found = translate(given)
         values = {option.name: option.default for option in SETTINGS.values()}
         values |= _from_shared_variables(given) | given
@@ -101,31 +104,12 @@ class Config(
         `environ` is os.environ unless given; passwords are taken out of it. Raises ConfigError as
         the constructor does, also if no source says which application to serve.
         """
-        if environ is None:
-            sources.take_secrets()
-            environ = {**sources.taken_secrets, **os.environ}
-        values: dict[str, Any] = {}
-        file = file or environ.get(sources.CONFIG_VARIABLE) or None
-        file_app = None
-        if file is not None:
-            file_app, values = sources.from_toml(file)
-        from_environment, notices = sources.from_environment(environ)
-        values |= from_environment
-        given = by_option_name(without_objects(options))
-        values |= {name: given[name] for name in _really_given(given)}
-        app = app or environ.get(sources.APP_VARIABLE) or file_app
-        if app is None:
+        gathered = sources.gather(app, options, file=file, environ=environ)
+        if gathered.app is None:
             raise ConfigError(
                 "APP", "is missing: give the application as MODULE:ATTRIBUTE, such as main:app"
             )
-        return cls(app, notices=tuple(notices), **values)
-
-
-def _really_given(given: Mapping[str, Any]) -> list[str]:
-    """The names whose value is one. None is one only for options that have it as a value."""
-    return [
-        name for name, value in given.items() if value is not None or OPTIONS[name].kind.nullable
-    ]
+        return cls(gathered.app, notices=gathered.notices, **gathered.values)
 
 
 def _from_shared_variables(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,10 +35,14 @@ an error that suggests the nearest one; an unknown `ASGI_POLLER_` variable is a 
 - **Durations** are seconds, or text with a unit: `50ms`, `5s`, `2m`, `1h`, `1d`.
 - **Sizes** are bytes, or text with a unit of 1024s: `64k`, `16MiB`, `1g`.
 - **none** takes a limit off where the default is `none`, or where it is said below. In Python it is
-  `None`; for the other settings `None` means "not given".
+  `None`; for the other settings `None` means "not given". In TOML it is the text `"none"`.
 - **Settings that may be repeated** are lists in TOML and Python, and in the environment one text
   with commas (`--header`: with line ends).
 - A **TOML file** may name the application too: `app = "main:app"`.
+
+`asgi-poller config` prints what is in force, and where each value comes from; with `--all` the
+defaults too, with `--format toml` as a file for `--config`. `asgi-poller check` says whether the
+server could start. Both take every option of serving.
 
 The column *uvicorn* says whether uvicorn has the setting: **same** name and default, another
 default, or an empty cell for what only asgi-poller has.

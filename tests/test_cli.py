@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asgi_poller import cli
+from asgi_poller.commands import SUBCOMMANDS
+from asgi_poller.commands.table_command import WIDEST_HELP
 from asgi_poller.config import Config
 from asgi_poller.errors import ListenError, StartupError
 from asgi_poller.protocols.http1 import parser
@@ -215,8 +217,24 @@ def test_help_has_every_option_under_its_heading() -> None:
     assert "[none]" not in shown.output
 
 
+def test_help_names_the_subcommands() -> None:
+    shown = run("--help").output
+    assert all(f"\n  {name} " in shown for name in SUBCOMMANDS)
+    assert f"asgi-poller {'|'.join(SUBCOMMANDS)} [APP] [OPTIONS]" in shown
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_a_subcommand_is_the_first_argument_exactly(served: Served, name: str) -> None:
+    shown = run(name, "--help")
+    assert shown.exit_code == SUCCESS
+    assert shown.output.startswith(f"Usage: asgi-poller {name} ")
+    config_of(served, f"{name}:app")
+    config_of(served, "--port", "0", name)
+    assert [config.app for config in served.configs] == [f"{name}:app", name]
+
+
 def test_no_line_of_help_is_too_wide() -> None:
-    assert max(map(len, run("--help").output.splitlines())) <= cli.WIDEST_HELP
+    assert max(map(len, run("--help").output.splitlines())) <= WIDEST_HELP
 
 
 def test_help_and_version_load_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from asgi_poller.commands import SUBCOMMANDS
 from tests.support.command import Command
 from tests.support.processes import free_port
 from tests.support.waiting import DEADLINE_S
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SESSION_VARIABLE = "TUTORIAL_SESSION"
-IS_SERVER = re.compile(r"(\w+=\S+ )*asgi-poller ")
+IS_SERVER = re.compile(rf"(\w+=\S+ )*asgi-poller (?!{'|'.join(SUBCOMMANDS)})")
 #: What the server says once it has done what a command asks of it.
 EFFECTS = {
     "kill -HUP": r"Restart complete: 4 workers",
@@ -144,4 +145,6 @@ def test_the_page_s_commands_do_what_it_says(reader: Reader, tmp_path: Path) -> 
             reader.type_line(line.partition(" #")[0].rstrip())
     reader.end()
     words = " ".join(reader.done)
-    assert all(word in words for word in ("--reload", "--workers 4", "pkill", "curl", "settings"))
+    assert all(
+        word in words for word in ("--reload", "--workers 4", "pkill", "curl", "settings", "check")
+    )

@@ -10,10 +10,11 @@ import os
 import re
 import tomllib
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from asgi_poller.errors import ConfigError
-from asgi_poller.settings.option import ENVIRONMENT_PREFIX
+from asgi_poller.settings.option import ENVIRONMENT_PREFIX, Option
 from asgi_poller.settings.table import (
     BY_SPELLING,
     OPTIONS,
@@ -22,14 +23,80 @@ from asgi_poller.settings.table import (
     nearest,
     parsed,
 )
+from asgi_poller.settings.uvicorn import without_objects
 
 APP_VARIABLE = f"{ENVIRONMENT_PREFIX}APP"
 CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
 _UVICORN_PREFIX = "UVICORN_"
+_BY_VARIABLE = {
+    f"{ENVIRONMENT_PREFIX}{name.upper()}": option for name, option in BY_SPELLING.items()
+}
 
 # Kubernetes describes a service called asgi-poller to its neighbours in variables of our prefix.
 _KUBERNETES = re.compile(r"(SERVICE_.*|PORT(_\d+_(TCP|UDP).*)?)")
 _KUBERNETES_ADDRESS = re.compile(r"(tcp|udp)://.*")
+
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What all sources say together, before rules across options. `values` and `origins` are by
+    option name, one origin for each value: COMMAND_LINE, "environment variable NAME", "file FILE".
+    `origins` has the application's too, as "app". `notices` are lines for the operator.
+    """
+
+    app: Any
+    values: dict[str, Any]
+    origins: dict[str, str]
+    notices: tuple[str, ...]
+
+
+def gather(
+    app: Any, options: Mapping[str, Any], *, file: str | None, environ: Mapping[str, str] | None
+) -> Gathered:
+    """`options` before the environment before the TOML `file`; `app` is None if no source has one.
+
+    `environ` is os.environ unless given; passwords are taken out of it. Raises ConfigError.
+    """
+    if environ is None:
+        take_secrets()
+        environ = {**taken_secrets, **os.environ}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    file = file or environ.get(CONFIG_VARIABLE) or None
+    file_app = None
+    if file is not None:
+        file_app, values = from_toml(file)
+        origins = dict.fromkeys((*values, "app") if file_app else values, f"file {file}")
+    found, notices = from_environment(environ)
+    values |= found
+    for variable in environ:
+        name = _BY_VARIABLE[variable].name if variable in _BY_VARIABLE else None
+        if name in found:
+            origins[name] = _of_variable(variable)
+    typed = really_given(by_option_name(without_objects(dict(options))))
+    values |= typed
+    origins |= dict.fromkeys(typed, COMMAND_LINE)
+    if app:
+        origins["app"] = COMMAND_LINE
+    elif environ.get(APP_VARIABLE):
+        app, origins["app"] = environ[APP_VARIABLE], _of_variable(APP_VARIABLE)
+    return Gathered(app or file_app, values, origins, tuple(notices))
+
+
+def really_given(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those whose value is one. None is one only for options that have it as a value."""
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None or OPTIONS[name].kind.nullable
+    }
+
+
+def _of_variable(variable: str) -> str:
+    return f"environment variable {variable}"
 
 
 #: Secrets that were taken out of the environment: for the process that is to replace this one.
@@ -40,8 +107,7 @@ def take_secrets() -> None:
     """Take the variables with passwords out of os.environ: no process that the application starts
     inherits them, and nothing that shows an environment shows them.
     """
-    for name, option in BY_SPELLING.items():
-        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+    for variable, option in _BY_VARIABLE.items():
         if option.kind.secret and variable in os.environ:
             taken_secrets[variable] = os.environ.pop(variable)
 
@@ -50,7 +116,7 @@ def from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[s
     """Values of the ASGI_POLLER_ variables, and a line for each variable of that prefix that is no
     option's, and one for those of uvicorn's.
     """
-    known = {f"{ENVIRONMENT_PREFIX}{name.upper()}": option for name, option in BY_SPELLING.items()}
+    known = _BY_VARIABLE
     reserved = {APP_VARIABLE, CONFIG_VARIABLE}
     values: dict[str, Any] = {}
     notices = []
@@ -107,7 +173,16 @@ def from_toml(path: str) -> tuple[str | None, dict[str, Any]]:
         if values.setdefault(key.replace("-", "_"), value) is not value:
             raise ConfigError(key, f"is given twice, with - and with _{where}")
     named = by_option_name(values, where=where)
-    return app, {name: checked(OPTIONS[name], value, where=where) for name, value in named.items()}
+    return app, {
+        name: checked(OPTIONS[name], _toml_value(OPTIONS[name], value), where=where)
+        for name, value in named.items()
+    }
+
+
+def _toml_value(option: Option, value: object) -> object:
+    """TOML has no null: "none" is None where the option can be that, as on the command line."""
+    is_none = isinstance(value, str) and value.strip().lower() == "none"
+    return None if is_none and option.kind.nullable else value
 
 
 def env_file_values(path: str) -> dict[str, str]:
