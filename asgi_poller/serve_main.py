@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
-from asgi_poller.logs import configure_logging, log_notices
+from asgi_poller.logs import configure_logging, let_go_of_stalled_outputs, log_notices
 from asgi_poller.serve.runner import end_process_soon
 from asgi_poller.serve.server import Server
 from asgi_poller.supervisor.reloader import Reloader
@@ -39,6 +39,14 @@ def serve(
     if sockets and (config.reload or config.workers > 1):
         option = "--reload" if config.reload else "--workers"
         raise ConfigError(option, "cannot be used with sockets=: give the descriptor with fd=")
+    try:
+        return _serve(config, owns_process, sockets)
+    finally:
+        if owns_process:
+            let_go_of_stalled_outputs()
+
+
+def _serve(config: Config, owns_process: bool, sockets: Iterable[socket.socket] | None) -> int:
     configure_logging(config)
     log_notices(config)
     if owns_process:

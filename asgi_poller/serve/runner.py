@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from asgi_poller.config import ASGIApplication
 from asgi_poller.errors import EXIT_NOTE
+from asgi_poller.logs import let_go_of_stalled_outputs
 from asgi_poller.loops.loop_factory import LoopFactory
 from asgi_poller.system.fork_guard import end_daemons
 
@@ -142,6 +143,7 @@ def end_process_now(exit_code: int) -> NoReturn:
     """End the process without its exit functions and without waiting for threads."""
     end_daemons()
     logging.shutdown()
+    let_go_of_stalled_outputs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

@@ -25,7 +25,7 @@ from asgi_poller.listeners.listeners import (
     open_listeners,
     socket_files,
 )
-from asgi_poller.logs import log_with_pid, reopen_log_files
+from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.privileges import become, resolve
 from asgi_poller.serve.runner import run_loop, settle_garbage, with_exits_as_failures
@@ -98,7 +98,7 @@ class Server:
         """Serve on the running loop, which becomes the first one. In the main thread, signals
         end it meanwhile.
         """
-        with self._captured_signals():
+        with self._captured_signals(), background_writing():
             await self._serve(sockets)
 
     def start(self, timeout_s: float = 60.0) -> None:

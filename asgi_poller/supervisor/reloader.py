@@ -22,7 +22,7 @@ from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError, OperatorFault
 from asgi_poller.listeners.listeners import open_listeners
-from asgi_poller.logs import log_with_pid, reopen_log_files
+from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.privileges import Identity, resolve
 from asgi_poller.supervisor.poller_host import PollerHost, host_pollers
@@ -71,7 +71,8 @@ class Reloader:
         self._service_notifier = ServiceNotifier(config)
         try:
             self._service_notifier.begin()
-            return run_parent(self._serve(watcher))
+            with background_writing():
+                return run_parent(self._serve(watcher))
         finally:
             watcher.stop()
             self._service_notifier.end()

@@ -19,7 +19,7 @@ from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.listeners.listeners import open_listeners
-from asgi_poller.logs import log_with_pid, reopen_log_files
+from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.privileges import Identity, resolve
 from asgi_poller.settings.sources import taken_secrets
@@ -65,7 +65,8 @@ class Supervisor:
             if self._predecessor is None:
                 self._service_notifier.begin()
             self._launchers.prepare()
-            return run_parent(self._serve())
+            with background_writing():  # a thread: not before something may be forked
+                return run_parent(self._serve())
         finally:
             self._service_notifier.end()
 

@@ -7,7 +7,7 @@ import socket
 
 from asgi_poller.config import Config
 from asgi_poller.ipc.bootstrap import ForkServerSpec, WorkerSpec, receive_bootstrap
-from asgi_poller.logs import configure_logging
+from asgi_poller.logs import configure_logging, let_go_of_stalled_outputs
 from asgi_poller.system.signals import leave_signals
 from asgi_poller.worker.fork_server import ForkServer
 from asgi_poller.worker.parent_watchdog import EXIT_ORPHANED
@@ -16,6 +16,13 @@ from asgi_poller.worker.worker import Worker
 
 def main(fd: int) -> int:
     """Live as the process that holds the control socket `fd`; the exit code."""
+    try:
+        return _live(fd)
+    finally:
+        let_go_of_stalled_outputs()
+
+
+def _live(fd: int) -> int:
     leave_signals()
     os.set_inheritable(fd, False)
     control = socket.socket(fileno=fd)

@@ -8,6 +8,7 @@ import socket
 import threading
 
 from asgi_poller import platform
+from asgi_poller.logs import flush_log
 
 EXIT_ORPHANED = 1
 
@@ -38,4 +39,5 @@ class ParentWatchdog:
         poller.register(self._fd, 0)  # POLLHUP alone, which is reported unasked
         poller.poll()
         threading.Event().wait(self._limit_s)
+        flush_log()
         os._exit(EXIT_ORPHANED)

@@ -32,7 +32,7 @@ from asgi_poller.ipc.bootstrap import WorkerSpec
 from asgi_poller.ipc.control import Control, Message
 from asgi_poller.ipc.heartbeat import Heartbeat, beat_interval_s
 from asgi_poller.ipc.stack_dump import write_stacks_to
-from asgi_poller.logs import log_with_pid, reopen_log_files
+from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.serve.limits_wiring import SharedCounter
@@ -119,7 +119,8 @@ class Worker:
             [info.address for info in self._spec.infos],
             [self._socket.fileno, watch.fileno, *(each.fileno for each in self._receivers)],
         ).begin()
-        return run_loop(self._main(), loop_factory(config.loop))
+        with background_writing():
+            return run_loop(self._main(), loop_factory(config.loop))
 
     # Start and end
 

@@ -76,7 +76,7 @@ def test_no_exception_of_a_handler_ends_somebody_else_s_loop(loop: str) -> None:
     with contextlib.closing(run):
         run.wait_ready()
         attack(run.address, RAISING)
-        assert run.text.count("SystemExit: ") == 8
+        run.wait_for("SystemExit: ", count=8)
         os.kill(run.pid, signal.SIGTERM)
         run.wait()
         assert "Finished server process" in run.text
