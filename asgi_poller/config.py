@@ -18,6 +18,7 @@ from asgi_poller.settings import sources
 from asgi_poller.settings.application import Application, Logging
 from asgi_poller.settings.edge import Proxies, Tls
 from asgi_poller.settings.listening import Admission, Listening, Pollers
+from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
 from asgi_poller.settings.rules import apply_rules
@@ -48,6 +49,7 @@ class Config(
     Tls,
     Application,
     Logging,
+    Monitoring,
 ):
     """All settings. Immutable, any thread; can be pickled if `app` is a string, so that workers can
     be given it.

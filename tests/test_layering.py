@@ -36,6 +36,7 @@ LAYERS = {
     f"{PACKAGE}.handoff": 36,
     f"{PACKAGE}.ipc": 38,
     f"{PACKAGE}.pollers": 40,
+    f"{PACKAGE}.monitor": 42,
     f"{PACKAGE}.serve": 44,
     f"{PACKAGE}.worker": 47,
     f"{PACKAGE}.supervisor": 50,

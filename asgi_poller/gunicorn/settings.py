@@ -15,6 +15,7 @@ from asgi_poller.asgi.proxy_headers import TRUST_UNIX
 from asgi_poller.config import Config
 from asgi_poller.settings.application import Application, Logging
 from asgi_poller.settings.listening import Listening
+from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.option import options_of
 from asgi_poller.settings.process import Processes, Reload
 from asgi_poller.settings.sources import CONFIG_VARIABLE, from_environment, from_toml
@@ -87,7 +88,7 @@ _WITHOUT_EFFECT = {
 
 _OF_GUNICORN = {
     option.name: option
-    for owner in (Listening, Processes, Reload, Application, Logging)
+    for owner in (Listening, Processes, Reload, Application, Logging, Monitoring)
     for option in options_of(owner, "")
     # loops are ours alone; these of the application's are gunicorn's too, in SHARED
     if option.name not in ("loops", "loop", "lifespan", "reset_contextvars")

@@ -93,6 +93,11 @@ def open_listeners(
     return opened
 
 
+def open_address(text: str, option: str, backlog: int) -> list[Listener]:
+    """Listen without TLS at HOST:PORT, which `option` gave. Raises ListenError."""
+    return list(_open_address(_Wish(option, text, False, backlog, Access(0, None))))
+
+
 def listeners_on(config: Config, sockets: Iterable[socket.socket]) -> list[Listener]:
     """Listen on sockets that the caller has bound, and on nothing else: they are the server's from
     here on. Raises ListenError; then all are closed.

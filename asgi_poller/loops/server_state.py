@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, MutableSequence
+from collections.abc import Awaitable, Callable, Iterator, MutableSequence
 from types import CoroutineType
 from typing import Any, Protocol
 
@@ -180,6 +180,10 @@ class ServerState:
     def hold_ticket(self, connection: Connection, ticket: int) -> None:
         """`ticket` is ended with the connection."""
         self._tickets[connection] = ticket
+
+    def ticket_holders(self) -> Iterator[Connection]:
+        """Those that hold one, the oldest first (a WebSocket's age counts from its upgrade)."""
+        return iter(self._tickets)
 
     def release_ticket(self, connection: Connection) -> int:
         """The connection does not come to be: its ticket, or -1."""

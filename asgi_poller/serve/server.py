@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from types import FrameType
@@ -27,7 +28,9 @@ from asgi_poller.listeners.listeners import (
 )
 from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.privileges import become, resolve
+from asgi_poller.metrics.snapshot import Snapshot, WorkerSnapshot
+from asgi_poller.monitor.monitor import monitored
+from asgi_poller.privileges import Identity, become, resolve
 from asgi_poller.serve.runner import run_loop, settle_garbage, with_exits_as_failures
 from asgi_poller.serve.serving import Serving
 from asgi_poller.system.fork_guard import ForkGuard, end_daemons
@@ -66,6 +69,9 @@ class Server:
         self._force = asyncio.Event()
         self._is_exit_asked = False
         self._is_force_asked = False
+        self._delay_over = asyncio.Event()  # --drain-delay: a second signal has come
+        self._may_delay = False  # a second signal is for the delay
+        self._started_at = time.time()
         self._signals: list[int] = []
         self._last_resort: threading.Thread | None = None
         self._handled: tuple[int, ...] = ()  # signals, while it serves
@@ -157,6 +163,7 @@ class Server:
         if value:
             self._is_force_asked = True
             self.should_exit = True
+            self._set(self._delay_over)
             self._set(self._force)
 
     def _set(self, event: asyncio.Event) -> None:
@@ -168,8 +175,17 @@ class Server:
 
     async def _serve(self, sockets: Iterable[socket.socket] | None) -> None:
         self._loop = asyncio.get_running_loop()
+        identity = resolve(self.config.user, self.config.group)
+        async with monitored(self.config, self._snapshot):
+            await self._serve_as(identity, sockets)
+        if self._service_notifier is not None:
+            self._service_notifier.end()  # now: the signal, raised again, may end the process
+        log_with_pid("Finished server process [%d]", os.getpid())
+
+    async def _serve_as(
+        self, identity: Identity | None, sockets: Iterable[socket.socket] | None
+    ) -> None:
         config = self.config
-        identity = resolve(config.user, config.group)
         self.listeners = listeners_on(config, sockets) if sockets else open_listeners(config)
         guard = ForkGuard(self._handled, [listener.info.address for listener in self.listeners])
         guard.begin()
@@ -193,10 +209,12 @@ class Server:
                 self._service_notifier.feed_watchdog()
                 self._service_notifier.ready()
             self.started = True
+            self._may_delay = config.drain_delay > 0
             if not self._thread_started.done():
                 self._thread_started.set_result(None)
             if not self._is_exit_asked:
                 await self._exit.wait()
+            await self._delay_drain()
             _log.info("Shutting down")
         finally:
             self._serving = None
@@ -208,9 +226,6 @@ class Server:
             if serving is not None:
                 await serving.end(config.timeout_graceful_shutdown, self._force)
             guard.end()
-        if self._service_notifier is not None:
-            self._service_notifier.end()  # now: the signal, raised again, may end the process
-        log_with_pid("Finished server process [%d]", os.getpid())
 
     async def _come_up(self, serving: Serving, application: Any) -> bool:
         """Start; False if the server is to end before it has. Raises OperatorFault."""
@@ -228,6 +243,41 @@ class Server:
         except asyncio.CancelledError:
             return False
         return True
+
+    async def _delay_drain(self) -> None:
+        """--drain-delay: serve on, until those who send clients here have seen /readyz."""
+        config = self.config
+        if self._may_delay:
+            if self._service_notifier is not None:
+                limit_s = config.drain_delay + config.timeout_graceful_shutdown
+                self._service_notifier.stopping(limit_s)
+            _log.info("Serving on for %g s (--drain-delay)", config.drain_delay)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._delay_over.wait(), config.drain_delay)
+            self._may_delay = False
+
+    def _snapshot(self) -> Snapshot:
+        state = "draining" if self._is_exit_asked else "serving" if self.started else "starting"
+        now = time.time()
+        return Snapshot(
+            time=now,
+            started_at=self._started_at,
+            pid=os.getpid(),
+            role="server",
+            version="",
+            build="",
+            state=state,
+            workers=(
+                WorkerSnapshot(
+                    number=0,
+                    pid=os.getpid(),
+                    state=state,
+                    age_s=now - self._started_at,
+                    memory_bytes=None,
+                    loops=(),
+                ),
+            ),
+        )
 
     def _limit_reached(self) -> None:
         if not self._is_exit_asked:
@@ -277,6 +327,10 @@ class Server:
         self._signals.append(number)
         if not self._is_exit_asked:
             self.should_exit = True
+            return
+        if self._may_delay:
+            self._may_delay = False
+            self._set(self._delay_over)
             return
         self.force_exit = True
         if self._owns_process and self._last_resort is None:

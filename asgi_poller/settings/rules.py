@@ -36,6 +36,7 @@ def apply_rules(app: object, values: Values) -> list[str]:
         *_reload_notices(values),
         *_worker_notices(values),
         *_listening_notices(values),
+        *_monitoring_notices(values),
         *_tls_notices(values),
         *_proxy_notices(values),
     ]
@@ -111,6 +112,15 @@ def _listening_notices(values: Values) -> list[str]:
         for name in ("host", "port")
         if values[name] != SETTINGS[name].default
     ]
+
+
+def _monitoring_notices(values: Values) -> list[str]:
+    notices = []
+    if values["metrics_token"] is not None and values["metrics"] is None:
+        notices.append("--metrics-token does nothing without --metrics")
+    if values["drain_delay"] and values["reload"]:
+        notices.append("--drain-delay does nothing with --reload")
+    return notices
 
 
 def _tls_notices(values: Values) -> list[str]:

@@ -10,6 +10,7 @@ from asgi_poller.errors import ConfigError
 from asgi_poller.settings.application import Application, Logging
 from asgi_poller.settings.edge import Proxies, Tls
 from asgi_poller.settings.listening import Admission, Listening, Pollers
+from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.option import Option, options_of
 from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
@@ -28,6 +29,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("Proxies", Proxies),
     ("TLS", Tls),
     ("Logging", Logging),
+    ("Monitoring", Monitoring),
     ("Reloading", Reload),
 )
 UVICORN_GROUP = "Accepted for uvicorn's sake"

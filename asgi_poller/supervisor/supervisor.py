@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from asgi_poller.errors import ConfigError
 from asgi_poller.listeners.listeners import open_listeners
 from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.metrics.snapshot import Snapshot, WorkerSnapshot
+from asgi_poller.monitor.monitor import Monitor, monitored
 from asgi_poller.privileges import Identity, resolve
 from asgi_poller.settings.sources import taken_secrets
 from asgi_poller.supervisor.health_monitor import HealthMonitor
@@ -48,6 +51,12 @@ class Supervisor:
         self._stop_by: asyncio.Future[int]  # the signal; made with the loop
         self._restart_task: asyncio.Task[None] | None = None
         self._is_restart_wanted = False
+        self._monitor: Monitor | None = None
+        self._started_at = time.time()
+        self._pool: WorkerPool | None = None
+        self._is_serving = False
+        self._delay_over = asyncio.Event()  # --drain-delay: a second signal has come
+        self._may_delay = False  # a second signal is for the delay
 
     def run(self) -> int:
         """Serve until a signal; the exit code. Raises OperatorFault if it cannot start."""
@@ -73,15 +82,23 @@ class Supervisor:
     # A life
 
     async def _serve(self) -> int:
+        self._stop_by = asyncio.get_running_loop().create_future()
+        theirs = [] if self._predecessor is None else self._predecessor.monitor
+        async with monitored(self._config, self._snapshot, taken_over=theirs) as monitor:
+            await self._serve_beside(monitor)
+        log_with_pid("Finished supervisor [%d]", os.getpid())
+        return 0
+
+    async def _serve_beside(self, monitor: Monitor | None) -> None:
         loop = asyncio.get_running_loop()
+        self._monitor = monitor
         if self._predecessor is None:
             listeners = open_listeners(self._config)
         else:
             listeners = self._predecessor.listeners
         poller_host = host_pollers(self._config, self._identity, listeners)
         log_with_pid("Started supervisor [%d]", os.getpid())
-        pool = WorkerPool(self._config, poller_host, self._launchers.make)
-        self._stop_by = loop.create_future()
+        pool = self._pool = WorkerPool(self._config, poller_host, self._launchers.make)
         handlers = self._handlers(poller_host, pool)
         for number in handlers:
             loop.add_signal_handler(number, self._signals.put_nowait, number)
@@ -91,12 +108,11 @@ class Supervisor:
         try:
             if await self._start(poller_host, pool):
                 await self._stop_by
+                await self._delay_drain()
         finally:
             monitoring.cancel()
             await self._end(poller_host, pool)
             handling.cancel()
-        log_with_pid("Finished supervisor [%d]", os.getpid())
-        return 0
 
     async def _start(self, poller_host: PollerHost, pool: WorkerPool) -> bool:
         """Start; False if a signal to stop came before all workers served. Raises OperatorFault."""
@@ -116,8 +132,22 @@ class Supervisor:
             except ConfigError as problem:  # --user: it may not be ours to change any more
                 _log.warning("The pid file still names the old process: %s", problem)
             self._predecessor.ready()
+            if self._monitor is not None and self._predecessor.monitor:
+                self._monitor.accept()
+        self._is_serving = True
         self._service_notifier.ready(f"{len(pool.members)} workers")
         return True
+
+    async def _delay_drain(self) -> None:
+        """--drain-delay: serve on, until those who send clients here have seen /readyz."""
+        config = self._config
+        if self._may_delay:
+            limit_s = config.drain_delay + config.timeout_graceful_shutdown
+            self._service_notifier.stopping(limit_s)
+            _log.info("Serving on for %g s (--drain-delay)", config.drain_delay)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._delay_over.wait(), config.drain_delay)
+            self._may_delay = False
 
     async def _end(self, poller_host: PollerHost, pool: WorkerPool) -> None:
         _log.info("Shutting down")
@@ -162,11 +192,18 @@ class Supervisor:
                 _log.exception("%s could not be handled", signal.Signals(number).name)
 
     def _stop(self, number: int, pool: WorkerPool) -> None:
-        if self._stop_by.done():
+        if self._may_delay:
+            self._delay_over.set()
+            self._may_delay = False
+        elif self._stop_by.done():
             _log.warning("Second signal to stop: killing the workers")
             pool.kill()
         else:
             self._stop_by.set_result(number)
+            # a new supervisor serves already, or SIGQUIT wants an end
+            is_upgraded = self._upgrade is not None and self._upgrade.is_done
+            is_delay_wanted = number != signal.SIGQUIT and not is_upgraded and self._is_serving
+            self._may_delay = is_delay_wanted and self._config.drain_delay > 0
 
     def _restart(self, pool: WorkerPool) -> None:
         if self._is_stopping:
@@ -193,12 +230,39 @@ class Supervisor:
     def _start_upgrade(self, poller_host: PollerHost) -> None:
         if self._is_stopping or self._upgrade is None:
             return
-        self._upgrade.start(poller_host.listeners, self._on_upgraded)
+        theirs = [] if self._monitor is None else self._monitor.listeners
+        self._upgrade.start(poller_host.listeners, theirs, self._on_upgraded)
 
     def _on_upgraded(self, pid: int) -> None:
         """The new supervisor serves: this one ends."""
+        if self._monitor is not None:
+            self._monitor.release()
         self._service_notifier.hand_over(pid)
         self._signals.put_nowait(signal.SIGTERM)
+
+    def _snapshot(self) -> Snapshot:
+        state = "draining" if self._is_stopping else "serving" if self._is_serving else "starting"
+        now = time.time()
+        return Snapshot(
+            time=now,
+            started_at=self._started_at,
+            pid=os.getpid(),
+            role="supervisor",
+            version="",
+            build="",
+            state=state,
+            workers=tuple(
+                WorkerSnapshot(
+                    number=worker.number,
+                    pid=0,
+                    state=worker.state.name.lower(),
+                    age_s=worker.age_s,
+                    memory_bytes=None,
+                    loops=(),
+                )
+                for worker in (self._pool.members if self._pool is not None else [])
+            ),
+        )
 
     @property
     def _is_stopping(self) -> bool:

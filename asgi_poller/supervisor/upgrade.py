@@ -36,10 +36,13 @@ _READY = b"r"
 
 @dataclass(slots=True)
 class Predecessor:
-    """The supervisor whose listeners this one has taken over. Owned by the main thread."""
+    """The supervisor whose listeners this one has taken over, and those of its `monitor`. Owned by
+    the main thread.
+    """
 
     pid: int
     listeners: list[Listener]
+    monitor: list[Listener]
     _pipe: int
 
     @classmethod
@@ -56,8 +59,9 @@ class Predecessor:
             if state["pid"] != os.getppid():
                 return None  # for a process before us: it leaked through a shell perhaps
             listeners = [_taken_over(**entry) for entry in state["listeners"]]
+            monitor = [_taken_over(**entry) for entry in state.get("monitor", ())]
             os.set_inheritable(state["pipe"], False)
-            return cls(state["pid"], listeners, state["pipe"])
+            return cls(state["pid"], listeners, monitor, state["pipe"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise ListenError(f"{_VARIABLE}: cannot take the listeners over: {error}") from error
 
@@ -109,8 +113,15 @@ class Upgrade:
         self._pipe = -1
         self.is_done = False
 
-    def start(self, listeners: list[Listener], upgraded: Callable[[int], object]) -> None:
-        """Start a new supervisor; `upgraded` is called with its process id once it serves."""
+    def start(
+        self,
+        listeners: list[Listener],
+        monitor: list[Listener],
+        upgraded: Callable[[int], object],
+    ) -> None:
+        """Start a new supervisor, which takes over `listeners` and those of the `monitor`;
+        `upgraded` is called with its process id once it serves.
+        """
         if self._popen is not None:
             _log.warning("An upgrade is under way already: process %d", self._popen.pid)
             return
@@ -119,8 +130,9 @@ class Upgrade:
             "pid": os.getpid(),
             "pipe": theirs,
             "listeners": [_described(listener) for listener in listeners],
+            "monitor": [_described(listener) for listener in monitor],
         }
-        fds = [theirs, *(listener.socket.fileno() for listener in listeners)]
+        fds = [theirs, *(listener.socket.fileno() for listener in (*listeners, *monitor))]
         try:
             self._popen = subprocess.Popen(
                 [sys.executable, *sys.orig_argv[1:]],

@@ -9,6 +9,9 @@ from asgi_poller.config import Config
 from asgi_poller.system.pid_file import PidFile
 from asgi_poller.system.sd_notify import ServiceManager
 
+# Unit: seconds beyond what a stop may take by the settings, for processes to end.
+_END_MARGIN_S = 10.0
+
 
 class ServiceNotifier:
     """Owned by the main thread. The order of a life: `begin` before anything is bound or dropped,
@@ -51,9 +54,13 @@ class ServiceNotifier:
         self._manager.hand_over(pid)
         self._manager = ServiceManager()
 
-    def stopping(self) -> None:
-        """The server has begun to stop."""
+    def stopping(self, limit_s: float | None = None) -> None:
+        """The server has begun to stop, which may take so many seconds (None: what the manager
+        allows).
+        """
         self._manager.stopping()
+        if limit_s is not None:
+            self._manager.extend_timeout(limit_s + _END_MARGIN_S)
 
     def end(self) -> None:
         """Remove the pid file, if it is still ours. Idempotent."""
