@@ -12,9 +12,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.machinery import ExtensionFileLoader
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import click
@@ -30,8 +27,7 @@ from asgi_poller.commands.table_command import (
     typed_values,
 )
 from asgi_poller.config import Config
-
-_HOT_MODULE = "asgi_poller.protocols.http1.parser"  # of those that a build may compile
+from asgi_poller.system.build import build_kind, our_version
 
 
 class ServerCommand(OneLineCommand):
@@ -69,20 +65,10 @@ class ServerCommand(OneLineCommand):
                 formatter.write_dl(records)
 
 
-def build_kind() -> str:
-    """Whether the hot modules are compiled (hatch_build.py): "compiled" or "pure"."""
-    spec = find_spec(_HOT_MODULE)
-    is_compiled = spec is not None and isinstance(spec.loader, ExtensionFileLoader)
-    return "compiled" if is_compiled else "pure"
-
-
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    try:
-        ours = version(PROGRAM)
-    except PackageNotFoundError:
-        ours = "(not installed)"  # run from a source tree
+    ours = our_version() or "(not installed)"  # run from a source tree
     python = f"{platform.python_implementation()} {platform.python_version()}"
     click.echo(f"{PROGRAM} {ours} ({build_kind()}) with {python} on {platform.system()}")
     ctx.exit()

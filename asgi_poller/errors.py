@@ -33,16 +33,23 @@ class PeerFault(AsgiPollerError):
 
 class HttpFault(PeerFault):
     """A request that is refused with `status` (an HTTP status code); `detail` is safe to show the
-    peer. `headers` are what such an answer has besides.
+    peer. `headers` are what such an answer has besides, `name` what it is counted under (one of
+    metrics.refusals.REFUSALS; None: the status).
     """
 
     def __init__(
-        self, status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        status: int,
+        detail: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        *,
+        name: str | None = None,
     ) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
         self.headers = headers
+        self.name = name
 
 
 class WebSocketFault(PeerFault):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 
 import asgi_poller
-from asgi_poller.cli import build_kind
 from asgi_poller.settings.option import ENVIRONMENT_PREFIX
+from asgi_poller.system.build import build_kind
 from tests.support.processes import ROOT
 from tests.support.waiting import run
 

@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from asgi_poller.cli import build_kind
+from asgi_poller.system.build import build_kind
 from tests.support.calls import APPLICATION, FILE_VARIABLE, Call, Calls, read
 from tests.support.command import get, started
 from tests.support.frames import text

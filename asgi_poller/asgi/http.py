@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -24,6 +25,7 @@ from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl, wait_in
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
+from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.http1.parser import RequestHead
 
 _log = logging.getLogger("asgi_poller.error")
@@ -94,6 +96,7 @@ class HttpContext:
     loop: Loop
     access_log: AccessLog | None = None
     max_body_bytes: int | None = None
+    counts: LoopCounts = field(default_factory=LoopCounts)
 
 
 class HttpExchange:
@@ -115,6 +118,7 @@ class HttpExchange:
         "_read_bytes",
         "_sent_count",
         "_start",
+        "_started_at",
         "_waiters",
         "head",
         "scope",
@@ -139,6 +143,7 @@ class HttpExchange:
         self._waiters: list[asyncio.Future[None]] = []
         self._flow: FlowControl | None = None
         self._start: Message | None = None
+        self._started_at = time.monotonic() if context.counts.is_timed else 0.0
         self.state = _WAITING
         self._handlers = _WAITING.handlers
 
@@ -182,7 +187,7 @@ class HttpExchange:
     def refuse(self, status: int, detail: str) -> None:
         """Answer for the application, if it has not begun to, and break the connection."""
         if self.state in (_WAITING, _STARTED):
-            self._log_access(status)
+            self._answered(status)
             self._enter(_GONE)
             self._port.refuse(self.head, status, detail)
         elif self.state is _STREAMING:
@@ -276,8 +281,7 @@ class HttpExchange:
         status = start["status"]
         # if it raises, nothing is written: a clean 500
         self._port.send_head(self.head, status, start.get("headers", ()), body=body, more_body=more)
-        if self._entry is not None:
-            self._log_access(status)
+        self._answered(status)
         if more:
             self._enter(_STREAMING)
         else:
@@ -299,6 +303,8 @@ class HttpExchange:
         self._enter(_COMPLETE)
         if self._waiters:
             self._wake()
+        if self._started_at:
+            self._context.counts.request.observe(time.monotonic() - self._started_at)
         self._port.end()
 
     def _enter(self, state: State) -> None:
@@ -312,10 +318,12 @@ class HttpExchange:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _log_access(self, status: int) -> None:
-        access_log, entry = self._context.access_log, self._entry
-        if access_log is not None and entry is not None:
-            access_log.response(entry, status)
+    def _answered(self, status: int) -> None:
+        """A response has begun."""
+        context, entry = self._context, self._entry
+        context.counts.responses[status // 100 - 2] += 1
+        if entry is not None and context.access_log is not None:
+            context.access_log.response(entry, status)
 
 
 def _as_bytes(body: object) -> bytes:

@@ -35,9 +35,11 @@ class Forwarding(Protocol):
 
 
 class Peer:
-    """The two ends of one connection as scopes name them. `scheme` is http or https."""
+    """The two ends of one connection as scopes name them. `scheme` is http or https.
+    `accepted_at` is when it was accepted, in monotonic seconds; 0.0: nobody asks.
+    """
 
-    __slots__ = ("client", "scheme", "server", "tls")
+    __slots__ = ("accepted_at", "client", "scheme", "server", "tls")
 
     def __init__(
         self,
@@ -45,7 +47,10 @@ class Peer:
         server: Address | None,
         scheme: str = "http",
         tls: dict[str, Any] | None = None,
+        *,
+        accepted_at: float = 0.0,
     ) -> None:
+        self.accepted_at = accepted_at
         self.client = client
         self.server = server
         self.scheme = scheme

@@ -40,6 +40,7 @@ from asgi_poller.errors import (
     ClientDisconnected,
     WebSocketFault,
 )
+from asgi_poller.metrics.loop_counts import LoopCounts, close_index
 from asgi_poller.protocols.websocket.frames import (
     CLOSE_ABNORMAL,
     CLOSE_INTERNAL_ERROR,
@@ -76,8 +77,6 @@ class WebSocketSession:
         "_late_pong",
         "_opened_at",
         "_port",
-        "_sent_bytes",
-        "_sent_count",
         "_turn",
         "_wire",
         "_write",
@@ -85,6 +84,8 @@ class WebSocketSession:
         "closed_by",
         "received",
         "scope",
+        "sent_bytes",
+        "sent_count",
         "state",
     )
 
@@ -110,8 +111,8 @@ class WebSocketSession:
         self._late_pong: bytes | None = None  # of the last Ping that came while the peer was slow
         self._denial: Denial | None = None
         self._opened_at = 0.0
-        self._sent_count = 0
-        self._sent_bytes = 0
+        self.sent_count = 0
+        self.sent_bytes = 0
         # any of 256, so that not a whole audience gives way in the same round of messages
         self._turn = id(self) >> 4 & YIELD_MASK
 
@@ -127,8 +128,17 @@ class WebSocketSession:
         elif self.state is CLOSING:
             self._enter(CLOSED)
         self.received.connection_lost()
+        self._hand_in(self._context.counts)
         if self._flow is not None:
             self._flow.resume()
+
+    def _hand_in(self, counts: LoopCounts) -> None:
+        """Nothing more will pass: what has passed is the loop's to remember."""
+        received = self.received
+        counts.ended_messages_received += received.received_count
+        counts.ended_bytes_received += received.received_bytes
+        counts.ended_messages_sent += self.sent_count
+        counts.ended_bytes_sent += self.sent_bytes
 
     def close(self, code: int, reason: str = "") -> None:
         """Begin the closing handshake of an open WebSocket for the server's own reasons (RFC 6455,
@@ -145,7 +155,7 @@ class WebSocketSession:
     @property
     def message_count(self) -> int:
         """Messages that have passed, both ways."""
-        return self.received.received_count + self._sent_count
+        return self.received.received_count + self.sent_count
 
     def give_up(self) -> None:
         """The peer did not answer our Close in time: the WebSocket is closed without it."""
@@ -154,6 +164,7 @@ class WebSocketSession:
     def ping(self) -> None:
         """Send a Ping (RFC 6455, 5.5.2)."""
         if self.state is OPEN and self._wire is not None:
+            self._context.counts.pings_sent += 1
             self._write_now(self._wire.ping())
 
     def flush(self) -> None:
@@ -213,8 +224,8 @@ class WebSocketSession:
             if type(data) is not bytes:
                 data = _as_bytes(data)
             frame = self._wire.binary(data)  # type: ignore[union-attr]  # OPEN has a wire
-        self._sent_count += 1
-        self._sent_bytes += len(frame)
+        self.sent_count += 1
+        self.sent_bytes += len(frame)
         output = self._context.output
         cork = self._cork
         if cork is not None:
@@ -234,7 +245,7 @@ class WebSocketSession:
             output.write(self._port, frame)
         if self._flow is not None and not self._flow.is_writable:
             await self._flow.drain()
-        elif self._sent_count & YIELD_MASK == self._turn:
+        elif self.sent_count & YIELD_MASK == self._turn:
             await asyncio.sleep(0)
 
     async def _send_other(self, message: Message) -> None:
@@ -259,6 +270,7 @@ class WebSocketSession:
         deflate = self._port.accept(message.get("subprotocol"), message.get("headers") or ())
         wire = context.wire(context.max_bytes, deflate, context.deflate_threshold, context.cache)
         self._wire = wire
+        context.counts.websockets_opened += 1
         self._enter(OPEN)
         if context.access_log is not None and self._entry is not None:
             self._opened_at = context.clock()
@@ -283,7 +295,9 @@ class WebSocketSession:
         if log is not None and entry is not None:
             log = log.for_denials(entry)
         port = self._port.denial_port(self._denied)
-        self._denial = Denial(self.scope, port, HttpContext(context.loop, log))
+        self._denial = Denial(
+            self.scope, port, HttpContext(context.loop, log, counts=context.counts)
+        )
         self._enter(DENYING)
 
     # What both sides come to
@@ -292,6 +306,7 @@ class WebSocketSession:
         """Answer the handshake with an HTTP status and no body of the application's."""
         if self._context.access_log is not None and self._entry is not None:
             self._context.access_log.websocket_denied(self._entry, status)
+        self._context.counts.count_response(status)
         self._port.deny(status)
         self._denied()
 
@@ -300,6 +315,7 @@ class WebSocketSession:
         1006.
         """
         self.closed_by = "server"
+        self._context.counts.websockets_denied += 1
         self.received.put({"type": "websocket.disconnect", "code": CLOSE_ABNORMAL, "reason": ""})
         self._enter(CLOSED)
 
@@ -350,14 +366,17 @@ class WebSocketSession:
         self.closed_by = by
         self.received.put({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._enter(state)
-        if was_open and self._context.access_log is not None and self._entry is not None:
-            self._context.access_log.websocket_closed(
+        context = self._context
+        if was_open:
+            context.counts.closes[close_index(code, by)] += 1
+        if was_open and context.access_log is not None and self._entry is not None:
+            context.access_log.websocket_closed(
                 self._entry,
                 code=code,
                 by=by,
-                seconds=self._context.clock() - self._opened_at,
+                seconds=context.clock() - self._opened_at,
                 received=(self.received.received_count, self.received.received_bytes),
-                sent=(self._sent_count, self._sent_bytes),
+                sent=(self.sent_count, self.sent_bytes),
             )
 
     def _enter(self, state: State) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -11,6 +11,7 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.http import ResponsePort
 from asgi_poller.asgi.turn_output import TurnOutput
 from asgi_poller.asgi.types import Loop, Message
+from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 
@@ -82,3 +83,4 @@ class WebSocketContext:
     cache: FrameCache
     output: TurnOutput
     access_log: AccessLog | None = None
+    counts: LoopCounts = field(default_factory=LoopCounts)

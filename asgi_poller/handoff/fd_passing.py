@@ -6,9 +6,9 @@ out of the queue is one atomic step of the kernel: of all the processes that hol
 exactly one gets it. `process_lane` builds on that.
 
 Supervisor to worker: a message number, the sequence number of the first connection, and for each
-connection its listener, peer address, octets already read and ticket; the descriptors go beside it
-(SCM_RIGHTS, unix(7)). A message without connections is a probe. Worker to supervisor: RING, or the
-numbers of connections whose descriptors did not fit into the worker.
+connection its listener, peer address, octets already read, ticket and time of accept(); the
+descriptors go beside it (SCM_RIGHTS, unix(7)). A message without connections is a probe. Worker to
+supervisor: RING, or the numbers of connections whose descriptors did not fit into the worker.
 
 `marshal` does the encoding: fast, compact, and both ends are the same interpreter.
 """
@@ -60,13 +60,13 @@ _SCM_RIGHTS: int = getattr(socket, "SCM_RIGHTS", 1)
 class Delivery(NamedTuple):
     """One message as the worker gets it. `fds` are fewer than `entries` if the worker is full.
 
-    `entries` are (listener, peer, data, ticket) of each connection; `first` is the first one's
-    sequence.
+    `entries` are (listener, peer, data, ticket, accepted_at) of each connection; `first` is the
+    first one's sequence.
     """
 
     number: int
     first: int
-    entries: list[tuple[int, Any, bytes, int]]
+    entries: list[tuple[int, Any, bytes, int, float]]
     fds: list[int]
 
 
@@ -74,7 +74,7 @@ def send_connections(
     channel: socket.socket, number: int, first: int, batch: list[Accepted]
 ) -> None:
     """Send `batch` as one message, or raise the OSError that sendmsg(2) gave."""
-    entries = [accepted[1:5] for accepted in batch]  # neither the descriptor nor the parser
+    entries = [accepted[1:6] for accepted in batch]  # neither the descriptor nor the parser
     octets = marshal.dumps((number, first, entries))
     if not batch:
         channel.send(octets)
@@ -160,7 +160,7 @@ class SocketQueue:
         delivery = self._reader.receive()
         assert delivery is not None  # both ends are ours
         fds, entries = delivery.fds, delivery.entries
-        lost = [ticket for *_, ticket in entries[len(fds) :]]
+        lost = [ticket for _, _, _, ticket, _ in entries[len(fds) :]]
         if lost:
             logger.error(
                 "%d connections that waited were lost: no descriptors left (raise `ulimit -n`)",

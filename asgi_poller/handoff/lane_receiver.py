@@ -117,9 +117,10 @@ class LaneReceiver:
         sequence = delivery.first
         entries = delivery.entries
         table = self._table
-        for fd, (listener, peer, data, ticket) in zip(delivery.fds, entries, strict=False):
+        for fd, entry in zip(delivery.fds, entries, strict=False):
             sequence += 1
-            accepted = Accepted(fd, listener, peer, data, ticket)
+            accepted = Accepted(fd, *entry)
+            ticket = accepted.ticket
             try:
                 if ticket >= 0 and table is not None:
                     # before the claim: who finds this worker dead must find what it had

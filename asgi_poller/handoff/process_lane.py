@@ -129,6 +129,7 @@ class ProcessLane:
     ) -> None:
         platform.require_fd_passing("--workers")
         self.assigned = 0
+        self.taken_back = 0
         self.name = name
         self.mark = mark
         self._capacity = capacity
@@ -251,6 +252,7 @@ class ProcessLane:
             if self._state is State.CLOSED:
                 return []
             taken = self._take_back()
+            self.taken_back += len(taken)
             if self._state is State.OPEN:
                 self._send([])
             return taken

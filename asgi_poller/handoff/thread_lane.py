@@ -161,6 +161,7 @@ class ThreadLane:
         "_server",
         "_waiting",
         "assigned",
+        "taken_back",
     )
 
     def __init__(
@@ -172,6 +173,7 @@ class ThreadLane:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.assigned = 0
+        self.taken_back = 0
         self._server = server
         self._capacity = capacity
         self._end_ticket = end_ticket
@@ -184,7 +186,7 @@ class ThreadLane:
         self._exception_log = ExceptionLog()
         self._failed = 0  # adopt() raised; written by the loop's thread
         self._ended = False
-        self._lock = threading.Lock()  # taken only when the loop has ended
+        self._lock = threading.Lock()  # taken only when the loop has ended, or is late
 
     def load(self) -> int:
         return self.assigned - self._server.closed - self._failed
@@ -209,7 +211,10 @@ class ThreadLane:
         return len(self._waiting)
 
     def take_back(self) -> list[Accepted]:
-        return self._drain()
+        taken = self._drain()
+        with self._lock:
+            self.taken_back += len(taken)
+        return taken
 
     def probe(self) -> None:
         self._ring()

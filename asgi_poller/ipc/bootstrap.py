@@ -44,9 +44,10 @@ class WorkerSpec:
     """A worker: `number` is its name, unique among those that live; `rows` are its lanes' rows of
     the counters, one for each loop, and `marks` what each marks its tickets with.
 
-    The descriptors beside it: the counters, where stacks are written to, each lane's end, and the
-    table of connections if `has_table`. `config` is None for a forked worker, which has it, and the
-    application, already. `nice` is added to its nice value. `websocket_share` is as for LoopGroup.
+    The descriptors beside it: the counters, where stacks are written to, each lane's end, the table
+    of connections if `has_table`, and the rows of metrics if `has_metrics`. `config` is None for a
+    forked worker, which has it, and the application, already. `nice` is added to its nice value.
+    `websocket_share` is as for LoopGroup.
     """
 
     number: int
@@ -54,6 +55,7 @@ class WorkerSpec:
     rows: tuple[int, ...]
     marks: tuple[int, ...]
     has_table: bool
+    has_metrics: bool = False
     websocket_share: int | None
     nice: int
     config: Config | None

@@ -33,8 +33,10 @@ class Accepted(NamedTuple):
     `listener` is an index into the ListenerInfo tuple that every loop was started with. `peer` is
     the address that accept() returned, None where it is not known. `data` are bytes that a poller
     has already read. `ticket` is what limits know the connection by, -1 where none counts it; who
-    closes the descriptor, or has served it, ends the ticket. `parser` has read `data` and holds the
-    request's head, where a poller of the same process did so: it does not cross to another one.
+    closes the descriptor, or has served it, ends the ticket. `accepted_at` is when accept()
+    returned it, in seconds of the machine's monotonic clock; 0.0: nobody asks. `parser` has read
+    `data` and holds the request's head, where a poller of the same process did so: it does not
+    cross to another one.
     """
 
     fd: int
@@ -42,6 +44,7 @@ class Accepted(NamedTuple):
     peer: Any = None
     data: bytes = b""
     ticket: int = -1
+    accepted_at: float = 0.0
     parser: RequestParser | None = None
 
 

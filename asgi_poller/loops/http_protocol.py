@@ -208,6 +208,7 @@ class HttpProtocol:
 
     def _start(self, head: RequestHead) -> None:
         server = self._server
+        self._peer.accepted_at = 0.0  # a WebSocket that comes after this did not wait since then
         self._deadline = NEVER
         self._phase = BUSY
         self._is_body_open = True

@@ -39,6 +39,7 @@ class HttpResponses:
     """A ResponsePort. Owned by the loop's thread."""
 
     __slots__ = (
+        "_counts",
         "_encoder",
         "_is_growing",
         "_loop",
@@ -63,6 +64,7 @@ class HttpResponses:
         self._transport = transport
         self._loop = server.loop
         self._output = server.output
+        self._counts = server.counts
         self._encoder = ResponseEncoder(server.default_headers)
         self._pieces: list[bytes] = []  # joined, and not written yet
         self._pieces_bytes = 0
@@ -103,14 +105,20 @@ class HttpResponses:
 
     def refuse(self, request: RequestHead, status: int, detail: str) -> None:
         if status != _APPLICATION_FAILED:
-            note_refusal(f"{status} {detail}", self._peer.client)
+            self._note_refusal(status, detail, None)
         self.write(error_response(status, detail, head_only=request.method == "HEAD"))
         self._owner.response_ended(False)
 
     def refuse_broken(self, fault: HttpFault) -> None:
         """Answer what is no request."""
-        note_refusal(f"{fault.status} {fault.detail}", self._peer.client)
+        self._note_refusal(fault.status, fault.detail, fault.name)
+        self._counts.count_response(fault.status)
         self.write(error_response(fault.status, fault.detail, fault.headers))
+
+    def _note_refusal(self, status: int, detail: str, name: str | None) -> None:
+        words = f"{status} {detail}"
+        note_refusal(words, self._peer.client)
+        self._counts.count_refusal(name or words)
 
     def send_continue(self) -> None:
         self.write(CONTINUE)

@@ -30,6 +30,7 @@ from asgi_poller.loops.accepted_socket import (
 from asgi_poller.loops.after_tls import AfterTls
 from asgi_poller.loops.drain import drain
 from asgi_poller.loops.http_protocol import HttpProtocol
+from asgi_poller.loops.loop_meter import LoopMeter
 from asgi_poller.loops.preread import Refused, peek, read_proxy_header
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.protocols.proxy_protocol import Parsed
@@ -70,6 +71,7 @@ class LoopServer:
         self._tls = tls
         self._tls_timeout_s = config.ssl_handshake_timeout
         self._proxies = TrustedHosts(config.forwarded_allow_ips) if config.proxy_protocol else None
+        self._meter: LoopMeter | None = None
         self._connecting: list[_Connecting] = []
         self._arriving: set[asyncio.Task[None]] = set()  # PROXY headers and TLS handshakes
 
@@ -89,6 +91,13 @@ class LoopServer:
         """
         self.state.count_closed_in(cells, index)
 
+    def publish_counts_in(self, row: memoryview[int], *, is_first: bool) -> None:
+        """Publish in `row` what this loop counts, from now on to its end; `is_first`: of its
+        process. Before the first connection, on the loop's thread.
+        """
+        self._meter = LoopMeter(self.state, row, is_first=is_first)
+        self._meter.start()
+
     async def startup(self) -> None:
         """Run the lifespan's start-up. Raises StartupError."""
         await self._lifespan.startup()
@@ -99,6 +108,7 @@ class LoopServer:
     def adopt(self, accepted: Accepted) -> None:
         """Take a connected socket over. The descriptor is this server's from now on."""
         info = self._listeners[accepted.listener]
+        self.state.counts.adopted += 1
         sock = adopted_socket(info.family, accepted.fd)
         try:
             if self._proxies is not None:
@@ -187,7 +197,7 @@ class LoopServer:
             async with asyncio.timeout(self.state.config.timeout_first_octet):
                 first = await peek(self.loop, sock, 1)
             if is_plaintext(first):
-                note_refusal("400 plain HTTP on a TLS port", peer.client)
+                self._note_refusal("400 plain HTTP on a TLS port", peer.client)
                 await self._refuse(sock, PLAINTEXT_REFUSAL, ticket)
                 return
             await self.loop.connect_accepted_socket(
@@ -197,7 +207,7 @@ class LoopServer:
                 ssl_handshake_timeout=self._tls_timeout_s,
             )
         except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
-            _note_tls(error, peer.client, has_begun=bool(first))
+            self._note_tls(error, peer.client, has_begun=bool(first))
             self._not_connected_tls(sock, chosen, ticket)
         except asyncio.CancelledError:
             self._not_connected_tls(sock, chosen, ticket)
@@ -229,7 +239,7 @@ class LoopServer:
                 )
         except (OSError, ProxyProtocolFault) as error:
             if isinstance(error, ProxyProtocolFault):
-                note_refusal(NO_PROXY_HEADER, accepted.peer)
+                self._note_refusal(NO_PROXY_HEADER, accepted.peer, "proxy_protocol")
             _log.debug("a connection is closed before its request: %r", error)
             self._not_adopted(sock, ticket)
             return
@@ -248,7 +258,7 @@ class LoopServer:
             _log.exception("a connection could not be adopted and was closed")
             self._not_adopted(sock, ticket)
             return
-        note_refusal(f"429 {_TOO_MANY}", peer.client)
+        self._note_refusal(f"429 {_TOO_MANY}", peer.client, "connections_per_ip")
         answer = error_response(429, _TOO_MANY)  # RFC 6585, 4
         await self._refuse(sock, b"" if info.tls else answer, ticket)
 
@@ -279,6 +289,22 @@ class LoopServer:
             _log.exception("A connection failed before its request, and is closed.")
             lost()
 
+    def _note_tls(self, error: OSError, client: Any, *, has_begun: bool) -> None:
+        """Who breaks off is not refused: health checks do nothing else, and scanners."""
+        is_end = isinstance(error, ssl.SSLEOFError)
+        if isinstance(error, ssl.SSLError) and error.reason and not is_end:
+            words = error.reason.replace("_", " ").lower()
+            self._note_refusal(f"TLS handshake failed: {words}", client, "tls")
+        elif has_begun and isinstance(error, TimeoutError):
+            self._note_refusal("TLS handshake not done in time", client, "tls")
+        else:
+            _log.debug("a TLS handshake failed: %r", error)
+
+    def _note_refusal(self, words: str, client: Any, name: str | None = None) -> None:
+        """`name` is what it is counted under, None: the status that `words` begin with."""
+        note_refusal(words, client)
+        self.state.counts.count_refusal(name or words)
+
     def _not_connected(self, sock: socket.socket, connection: HttpProtocol) -> None:
         self._not_adopted(sock, self.state.release_ticket(connection))
 
@@ -297,6 +323,8 @@ class LoopServer:
     async def shutdown(self) -> bool:
         """Run the lifespan's shutdown; whether it went well."""
         self.state.wheel.stop()
+        if self._meter is not None:
+            self._meter.finish()
         return await self._lifespan.shutdown()
 
 
@@ -306,14 +334,5 @@ def _peer(sock: socket.socket, accepted: Accepted, info: ListenerInfo) -> Peer:
         client_address(sock, info, accepted.peer),
         info.server or server_address(sock),
         "https" if info.tls else "http",
+        accepted_at=accepted.accepted_at,
     )
-
-
-def _note_tls(error: OSError, client: Any, *, has_begun: bool) -> None:
-    """Who breaks off is not refused: health checks do nothing else, and scanners."""
-    if isinstance(error, ssl.SSLError) and error.reason and not isinstance(error, ssl.SSLEOFError):
-        note_refusal(f"TLS handshake failed: {error.reason.replace('_', ' ').lower()}", client)
-    elif has_begun and isinstance(error, TimeoutError):
-        note_refusal("TLS handshake not done in time", client)
-    else:
-        _log.debug("a TLS handshake failed: %r", error)

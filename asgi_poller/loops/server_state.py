@@ -26,6 +26,7 @@ from asgi_poller.loops.default_headers import DefaultHeaders
 from asgi_poller.loops.request_filter import head_limits, request_filter
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.loops.websocket_timeouts import WebSocketTicks
+from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
@@ -81,6 +82,7 @@ class ServerState:
         self, config: Config, application: Application, access_log: AccessLog | None = None
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self.counts = counts = LoopCounts()
         self._closed_in: MutableSequence[int] | memoryview[int] = [0]
         self._closed_at = 0
         self.requests = 0  # requests and WebSockets begun
@@ -94,8 +96,9 @@ class ServerState:
         self.websocket_ticks = WebSocketTicks(config)
         self.scopes = _scope_maker(config)
         self.default_headers = _default_headers(config)
-        access_log = _access_log(config) if access_log is None else access_log
-        self.http_context = HttpContext(self.loop, access_log, config.limit_request_body)
+        access_log = access_log or _access_log(config)
+        limit = config.limit_request_body
+        self.http_context = HttpContext(self.loop, access_log, limit, counts)
         self.deflate = config.ws_per_message_deflate
         self.websocket_context = WebSocketContext(
             loop=self.loop,
@@ -104,9 +107,10 @@ class ServerState:
             max_bytes=config.ws_max_size,
             max_queue=config.ws_max_queue,
             deflate_threshold=config.ws_deflate_threshold,
-            cache=FrameCache(),
+            cache=FrameCache(counts),
             output=self.output,
             access_log=access_log,
+            counts=counts,
         )
         self.rules = request_filter(config)
         # one look for each request, where most servers have nothing to look for
@@ -114,8 +118,7 @@ class ServerState:
         self._guards_websockets = self.is_guarded or self.rules.origins is not None
         self.websocket_share: int | None = None  # of --limit-channels, where nobody counts them all
         self._application = application
-        # Each request and WebSocket runs in a copy of this one, and so sees what was set around the
-        # server and in the lifespan, and nothing that another request has set.
+        # each request and WebSocket runs in a copy of it, and sees nothing that another one has set
         self.context = contextvars.copy_context()
         self._base_context = contextvars.Context() if config.reset_contextvars else self.context
         self._counter: ConnectionCounter | None = None
@@ -236,7 +239,7 @@ class ServerState:
         if not is_full and self._counter is not None:
             is_full = not self._counter.open_websocket(self._tickets.get(connection, -1))
         if is_full:
-            raise HttpFault(503, "Too many WebSockets")
+            raise HttpFault(503, "Too many WebSockets", name="websockets")
 
     def is_overloaded(self) -> bool:
         """Whether --limit-concurrency is reached: requests are then answered 503, as in uvicorn."""

@@ -30,6 +30,7 @@ def upgrade(
     handshake = check_handshake(head)
     server.admit_websocket(old, head)
     scope = server.scopes.websocket(head, peer, handshake.subprotocols)
+    handshake.accepted_at = peer.accepted_at
     connection = WebSocketProtocol(transport, server, handshake)
     session = WebSocketSession(scope, connection, server.websocket_context)
     server.connection_changed(old, connection)

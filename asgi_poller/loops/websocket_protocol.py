@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from asgi_poller.asgi.error_response import error_response
@@ -107,8 +108,11 @@ class WebSocketProtocol:
         if self._timeouts is not None:
             self._timeouts.fall_behind()
             self._schedule_timeouts(self._timeouts)
-        if self.session is not None:
-            self.session.block_writing()
+        session = self.session
+        if session is not None:
+            if session.state is OPEN:
+                self._server.counts.slow_consumers += 1
+            session.block_writing()
 
     def resume_writing(self) -> None:
         if self._timeouts is not None:
@@ -142,6 +146,8 @@ class WebSocketProtocol:
         )
         self._handshake = None
         server.output.write(self, head)
+        if handshake.accepted_at:
+            server.counts.handshake.observe(time.monotonic() - handshake.accepted_at)
         return deflate
 
     def deny(self, status: int) -> None:
@@ -255,6 +261,7 @@ class WebSocketProtocol:
             session.received.received_bytes == self._bytes_at_ping
             and not session.received.is_paused
         ):
+            self._server.counts.pings_unanswered += 1
             session.close(CLOSE_INTERNAL_ERROR, "keepalive ping timeout")
             session.give_up()  # who answers no Ping will answer no Close either
         else:

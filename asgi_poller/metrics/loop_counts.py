@@ -15,6 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from asgi_poller.metrics.histogram import BUCKETS, NO_DURATIONS, Histogram, HistogramValue, value_in
+from asgi_poller.metrics.refusals import REFUSALS, refusal_index
+
+#: Seconds between two times that a loop publishes.
+PUBLISH_S = 0.25
 
 #: Close codes that are counted one by one; the last three gather RFC 6455's reserved ones, 3000 to
 #: 3999 and 4000 to 4999.
@@ -42,8 +46,12 @@ def close_index(code: int, by: str) -> int:
 class LoopCounts:
     """Owned by the loop's thread. Counts since the loop's start, unless a name says "open".
 
-    Bytes are those on the connection, frame headers included and TLS not. `closes` is indexed by
-    `close_index`, `responses` by the status' first digit less 2.
+    Messages and bytes are those of WebSockets, bytes as on the connection: frame headers included
+    and TLS not. Each WebSocket counts its own; `ended_*` are those of WebSockets that have ended,
+    and who publishes adds those that are open. `closes` is indexed by `close_index`, `responses` by
+    the status' first digit less 2, `refusals` by their place in REFUSALS.
+
+    `is_timed`: somebody wants `request` and `handshake`, which take a look at the clock each.
     """
 
     __slots__ = (
@@ -53,8 +61,13 @@ class LoopCounts:
         "closes",
         "connections_open",
         "deflated_bytes",
+        "ended_bytes_received",
+        "ended_bytes_sent",
+        "ended_messages_received",
+        "ended_messages_sent",
         "handshake",
         "inflated_bytes",
+        "is_timed",
         "lag",
         "log_lines_dropped",
         "messages_received",
@@ -63,6 +76,7 @@ class LoopCounts:
         "pings_unanswered",
         "raw_bytes_deflated",
         "raw_bytes_inflated",
+        "refusals",
         "request",
         "requests_running",
         "responses",
@@ -73,8 +87,13 @@ class LoopCounts:
     )
 
     def __init__(self) -> None:
+        self.is_timed = False
+        self.ended_messages_received = 0
+        self.ended_messages_sent = 0
+        self.ended_bytes_received = 0
+        self.ended_bytes_sent = 0
         self.connections_open = 0
-        self.websockets_open = 0
+        self.websockets_open = 0  # accepted, and no Close has been sent or received
         self.requests_running = 0  # applications that are called, for requests and WebSockets
         self.adopted = 0
         self.websockets_opened = 0
@@ -83,7 +102,8 @@ class LoopCounts:
         self.messages_sent = 0
         self.bytes_received = 0
         self.bytes_sent = 0
-        self.raw_bytes_deflated = 0  # of messages that were compressed, before
+        # of messages that were compressed, before; one that many WebSockets get is compressed once
+        self.raw_bytes_deflated = 0
         self.deflated_bytes = 0  # and after
         self.inflated_bytes = 0  # of compressed messages that came, as they came
         self.raw_bytes_inflated = 0  # and inflated
@@ -93,9 +113,18 @@ class LoopCounts:
         self.log_lines_dropped = 0  # of the process; counted in its first loop's row
         self.responses = [0] * len(STATUS_CLASSES)
         self.closes = [0] * (len(CLOSE_CODE_NAMES) * len(CLOSED_BY))
+        self.refusals = [0] * len(REFUSALS)
         self.lag = Histogram()  # how late a timer of the loop comes
         self.request = Histogram()  # from a request's head to its response's end
         self.handshake = Histogram()  # from accept() to 101
+
+    def count_refusal(self, reason: str) -> None:
+        """Somebody was turned away for `reason`, as `refusal_index` takes it."""
+        self.refusals[refusal_index(reason)] += 1
+
+    def count_response(self, status: int) -> None:
+        """A response has begun that is the server's own."""
+        self.responses[status // 100 - 2] += 1
 
     def publish(self, row: memoryview[int]) -> None:
         """Copy all of it to `row`, of CELLS cells of 8 bytes."""
@@ -103,6 +132,7 @@ class LoopCounts:
             *(getattr(self, name) for name in PLAIN),
             *self.responses,
             *self.closes,
+            *self.refusals,
             *(each for name in HISTOGRAMS for each in _cells(getattr(self, name))),
         ]
         row[: len(values)] = memoryview(array.array("q", values))
@@ -136,6 +166,7 @@ class LoopValues:
     log_lines_dropped: int = 0
     responses: tuple[int, ...] = (0,) * len(STATUS_CLASSES)
     closes: tuple[int, ...] = (0,) * (len(CLOSE_CODE_NAMES) * len(CLOSED_BY))
+    refusals: tuple[int, ...] = (0,) * len(REFUSALS)
     lag: HistogramValue = NO_DURATIONS
     request: HistogramValue = NO_DURATIONS
     handshake: HistogramValue = NO_DURATIONS
@@ -177,10 +208,18 @@ NO_COUNTS = LoopValues()
 
 #: What is true now, and not a count since the start.
 OPEN = ("connections_open", "websockets_open", "requests_running")
-LISTS = {"responses": len(STATUS_CLASSES), "closes": len(CLOSE_CODE_NAMES) * len(CLOSED_BY)}
+LISTS = {
+    "responses": len(STATUS_CLASSES),
+    "closes": len(CLOSE_CODE_NAMES) * len(CLOSED_BY),
+    "refusals": len(REFUSALS),
+}
 HISTOGRAMS = ("lag", "request", "handshake")
 PLAIN = tuple(
     each.name for each in fields(LoopValues) if each.name not in LISTS | dict.fromkeys(HISTOGRAMS)
 )
+_PUBLISHED = len(PLAIN) + sum(LISTS.values()) + len(HISTOGRAMS) * (BUCKETS + 1)
 #: Cells of a row, rounded up to whole cache lines.
-CELLS = -(-(len(PLAIN) + sum(LISTS.values()) + len(HISTOGRAMS) * (BUCKETS + 1)) // 8) * 8
+CELLS = -(-(_PUBLISHED + 1) // 8) * 8
+#: The last one: when the loop ran, in microseconds of the machine's monotonic clock; 0: it does
+#: not run.
+RAN_AT = CELLS - 1

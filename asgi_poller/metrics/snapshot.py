@@ -97,8 +97,10 @@ class Snapshot:
     "serving" or "draining". `refused` counts connections and requests that were turned away, by
     reason, in all processes. `listen_overflows` and `listen_drops` are the kernel's, of all
     listeners in this network namespace (proc_net_netstat: TcpExt); None where it does not say.
-    `retired` is what loops of workers that have ended had counted, `restarts` how many workers were
-    started to replace one, by why: "crashed", "lost", "recycled", "reload". `events` are the latest
+    `retired` is what loops of workers that have ended had counted, and log lines that the
+    supervisor itself has dropped; `restarts` how many workers were
+    started to replace one, by why: "crashed", "lost", "recycled", "reload", "asked" (SIGTERM to one
+    worker). `events` are the latest
     ones, oldest first.
     """
 

@@ -14,6 +14,7 @@ from asgi_poller.metrics.loop_counts import (
     STATUS_CLASSES,
     LoopValues,
 )
+from asgi_poller.metrics.refusals import by_reason
 from asgi_poller.metrics.snapshot import Snapshot
 
 _QUANTILES = {"p50": 0.5, "p99": 0.99}
@@ -24,8 +25,8 @@ def as_json(snapshot: Snapshot) -> dict[str, Any]:
 
     A histogram is {"counts": [...], "sum_us": n}, with the upper bounds of all in "bounds_us" at
     the top; closes are a list of {"code", "by", "count"} without those that are 0, responses an
-    object by status class. "quantiles" has p50 and p99 of lag, request and handshake of all loops,
-    in seconds; null where there was none.
+    object by status class, refusals one by reason. "quantiles" has p50 and p99 of lag, request and
+    handshake of all loops, in seconds; null where there was none.
     """
     shown: dict[str, Any] = _plain(snapshot)
     total = snapshot.total
@@ -56,6 +57,7 @@ def _plain(value: Any) -> Any:
                 for code, by, count in closes_of(value)
                 if count
             ]
+            shown["refusals"] = dict(by_reason(value.refusals))
         return shown
     if isinstance(value, Mapping):
         return dict(value)

@@ -44,11 +44,11 @@ class Hosts(Protocol):
 
 
 class Refusal(Enum):
-    """Why a connection is turned away; the value is the reason that it is counted under."""
+    """Why a connection is turned away; the value is the name that it is counted under."""
 
     CONNECTIONS = "connections"
     CONNECTIONS_PER_IP = "connections_per_ip"
-    CHANNELS = "channels"
+    CHANNELS = "websockets"
     ACCEPT_RATE = "accept_rate"
 
 
@@ -111,7 +111,7 @@ class ConnectionLimits:
     made here unless workers need a shared one.
     """
 
-    __slots__ = ("_config", "_exempt", "_lock", "_refused", "_tickets", "_workers", "end", "table")
+    __slots__ = ("_config", "_exempt", "_lock", "_tickets", "_workers", "end", "table")
 
     def __init__(
         self,
@@ -125,7 +125,6 @@ class ConnectionLimits:
         self._lock = threading.Lock()
         self.table = table or ConnectionTable(config.limit_connections or CAPACITY_COUNT)
         self._tickets = Tickets(self.table)
-        self._refused = dict.fromkeys(Refusal, 0)
         self._workers: set[int] = set()
         #: `end(ticket)`: the connection has ended. Exactly once, from any thread, without a lock.
         self.end: Callable[[int], None] = self.table.end
@@ -144,12 +143,6 @@ class ConnectionLimits:
             self._tickets.collect()
             return self._tickets.websocket_count
 
-    @property
-    def refused_by_reason(self) -> dict[str, int]:
-        """Connections turned away so far."""
-        with self._lock:
-            return {refusal.value: count for refusal, count in self._refused.items()}
-
     def enter(self, peer: Any) -> int | Refusal:
         """A ticket for a connection from `peer` (as accept() gives it), or why there is none.
 
@@ -161,14 +154,14 @@ class ConnectionLimits:
             if limit is not None and tickets.open_count >= limit:
                 tickets.collect()
                 if tickets.open_count >= limit:
-                    return self._refuse(Refusal.CONNECTIONS)
+                    return Refusal.CONNECTIONS
             key = None
             if config.limit_connections_per_ip is not None:
                 key = self._key(peer)
                 if self._is_full(key):
-                    return self._refuse(Refusal.CONNECTIONS_PER_IP)
+                    return Refusal.CONNECTIONS_PER_IP
             ticket = tickets.take(key)
-            return self._refuse(Refusal.CONNECTIONS) if ticket == TICKET_NONE else ticket
+            return Refusal.CONNECTIONS if ticket == TICKET_NONE else ticket
 
     def identify(self, ticket: int, peer: Any) -> Refusal | None:
         """The connection is really `peer`'s: a PROXY header said so. The ticket stays valid.
@@ -182,7 +175,7 @@ class ConnectionLimits:
             if key == self._tickets.key(ticket):
                 return None
             if self._is_full(key):
-                return self._refuse(Refusal.CONNECTIONS_PER_IP)
+                return Refusal.CONNECTIONS_PER_IP
             self._tickets.set_key(ticket, key)
             return None
 
@@ -201,14 +194,9 @@ class ConnectionLimits:
             if tickets.websocket_count >= limit:
                 tickets.collect()
                 if tickets.websocket_count >= limit:
-                    return self._refuse(Refusal.CHANNELS)
+                    return Refusal.CHANNELS
             tickets.set_websocket(ticket)
             return None
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Count a connection that was turned away elsewhere."""
-        with self._lock:
-            self._refuse(refusal)
 
     def new_worker(self) -> int:
         """The number under which a worker process marks its tickets. OperatorFault if all are
@@ -242,10 +230,6 @@ class ConnectionLimits:
             return False
         self._tickets.collect()
         return self._tickets.count(key) >= limit
-
-    def _refuse(self, refusal: Refusal) -> Refusal:
-        self._refused[refusal] += 1
-        return refusal
 
 
 def make_connection_limits(

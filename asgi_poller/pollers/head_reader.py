@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.proxy_headers import TrustedHosts
-from asgi_poller.asgi.refusal_log import NO_PROXY_HEADER, note_refusal
+from asgi_poller.asgi.refusal_log import NO_PROXY_HEADER
 from asgi_poller.config import Config
 from asgi_poller.errors import HttpFault, ProxyProtocolFault
 from asgi_poller.handoff.connection_table import TICKET_NONE
@@ -78,7 +78,7 @@ class _Client:
 
 
 class HeadReader:
-    """Owned by one poller's thread. `turned_away` counts by reason; any thread may read it."""
+    """Owned by one poller's thread."""
 
     def __init__(
         self,
@@ -90,7 +90,6 @@ class HeadReader:
         end_ticket: EndTicket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.turned_away: dict[str, int] = {}
         self._rules = rules
         self._limits = head_limits(rules.config)
         self._has_websockets = rules.config.ws != "none"
@@ -148,7 +147,8 @@ class HeadReader:
             client = next(iter(self._silent.values()))
             if client.deadline > now:
                 break
-            self._close(client, "silent")
+            self._rejector.refusals.count("silent")
+            self._close(client)
         while self._reading:
             client = next(iter(self._reading.values()))
             if client.deadline > now:
@@ -192,7 +192,7 @@ class HeadReader:
         except OSError:
             piece = b""  # reset
         if not piece:
-            self._close(client, "gone")
+            self._close(client)
             return None
         try:
             is_ready = self._take_in(client, piece)
@@ -200,8 +200,8 @@ class HeadReader:
             self._reject(client, rejected)
             return None
         except ProxyProtocolFault:
-            note_refusal(NO_PROXY_HEADER, client.accepted.peer)
-            self._close(client, "proxy_protocol")
+            self._rejector.note(client.accepted, NO_PROXY_HEADER, "proxy_protocol")
+            self._close(client)
             return None
         if not is_ready:
             self._wait_for(client)
@@ -293,13 +293,14 @@ class HeadReader:
             fault = HttpFault(408, "the request head did not come in time")
             self._reject(client, _refusal(fault))
         else:
-            self._close(client, "silent")
+            self._rejector.refusals.count("silent")
+            self._close(client)
 
     def _fail(self, accepted: Accepted) -> None:
         """Whatever went wrong with one client, and wherever: it alone ends, and is counted as
         `error`. The others of its batch have done nothing.
         """
-        self._count("error")
+        self._rejector.refusals.count("error")
         self._exception_log.exception("A connection failed before its hand-over and is closed.")
         fd = accepted.fd
         client = self._silent.pop(fd, None) or self._reading.pop(fd, None)
@@ -309,12 +310,8 @@ class HeadReader:
         say_last(fd, error_response(400, "the request could not be read"))
         drop(accepted, self._end_ticket)
 
-    def _count(self, reason: str) -> None:
-        self.turned_away[reason] = self.turned_away.get(reason, 0) + 1
-
-    def _close(self, client: _Client, reason: str) -> None:
+    def _close(self, client: _Client) -> None:
         """Close without a word."""
-        self._count(reason)
         client.parser.close()
         if self._remove(client.accepted.fd):
             self._waiter.forget(client.accepted.fd)
@@ -322,7 +319,6 @@ class HeadReader:
 
     def _reject(self, client: _Client, rejected: Rejected) -> None:
         """Answer, and close once the peer has had the time to read that."""
-        self._count(rejected.reason)
         client.parser.close()
         accepted = client.accepted
         if self._remove(accepted.fd):
@@ -338,9 +334,8 @@ class HeadReader:
 def _with_head(client: _Client, parser: RequestParser | None) -> Accepted:
     """Not by _replace(), which costs four times as much."""
     accepted = client.accepted
-    return Accepted(
-        accepted.fd, accepted.listener, accepted.peer, client.data, accepted.ticket, parser
-    )
+    fd, listener, peer, _, ticket, accepted_at, _ = accepted
+    return Accepted(fd, listener, peer, client.data, ticket, accepted_at, parser)
 
 
 def _host(accepted: Accepted) -> str | None:
@@ -355,4 +350,4 @@ def _is_header(data: bytes) -> bool:
 
 def _refusal(fault: HttpFault) -> Rejected:
     told = f"{fault.status} {fault.detail}"
-    return Rejected(str(fault.status), error_response(fault.status, fault.detail), told)
+    return Rejected(fault.name, error_response(fault.status, fault.detail), told)

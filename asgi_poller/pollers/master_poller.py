@@ -14,13 +14,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asgi_poller import platform
 from asgi_poller.handoff.exception_log import ExceptionLog
 from asgi_poller.handoff.relay import Relay
 from asgi_poller.handoff.thread_lane import EndTicket, drop
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
+from asgi_poller.metrics.histogram import Histogram
+from asgi_poller.metrics.refusals import Refusals
 from asgi_poller.pollers.accept4 import (
     ACCEPT_ABORTED,
     ACCEPT_NO_DESCRIPTOR,
@@ -69,6 +71,7 @@ class PollerSettings:
     that; not for pollers that take turns with those of other processes. `make_accept` gives the
     call that takes connections from a listener: a seam for such turns and for injected faults.
     `relay` leads to other processes with the same listeners, for what no loop of this one takes.
+    `is_timed`: somebody wants to know how long hand-over takes, and the loops when they accepted.
     """
 
     nice: int | None = None
@@ -79,6 +82,7 @@ class PollerSettings:
     wakes_one: bool = True
     make_accept: Callable[[socket.socket], AcceptCall] = accept_call
     relay: Relay | None = None
+    is_timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,9 @@ class PollerCounts:
     shortages: int = 0  # accept() calls that failed because there was no descriptor or memory
     failed: int = 0  # accept() calls that failed for another reason
     dropped: int = 0  # closed because the poller pool stopped before a lane took them
+    #: Rounds that accepted something, by size: up to 1, 2, 4, ... BATCH_COUNT, or more.
+    batches: list[int] = field(default_factory=lambda: [0] * BATCH_COUNT.bit_length())
+    hand_over: Histogram = field(default_factory=Histogram)  # from accept(); if that is timed
 
 
 class MasterPoller:
@@ -120,6 +127,7 @@ class MasterPoller:
         stop: platform.Wakeup,
         episodes: Episodes,
         refuser: Refuser,
+        refusals: Refusals,
         admit: Admit | None = None,
         held_back: HeldBack | None = None,
         end_ticket: EndTicket | None = None,
@@ -140,7 +148,8 @@ class MasterPoller:
         self._refuser = refuser
         self._waiter = make_waiter()
         self._waiter.watch(stop.fd, shared=False)
-        self._rejector = rejector = Rejector(infos, self._waiter)
+        self._refusals = refusals
+        self._rejector = rejector = Rejector(infos, self._waiter, refusals=refusals)
         self.head_reader = None
         if make_head_reader is not None:
             self.head_reader = make_head_reader(self._waiter, rejector)
@@ -153,9 +162,10 @@ class MasterPoller:
             fd = listening.socket.fileno()
             self._sockets[fd] = (listening, self._settings.make_accept(listening.socket))
             self._waiter.watch(fd, shared=self._settings.wakes_one)
-        self._hand_over = hand_over
+        self._give = hand_over
+        self._hand_over = self._timed_hand_over if self._settings.is_timed else hand_over
         self._overflow = OverflowQueue(
-            hand_over,
+            self._hand_over,
             room=self._settings.queue_count,
             spill=SocketSpill(end_ticket) if self._settings.spills else None,
         )
@@ -166,6 +176,11 @@ class MasterPoller:
         self._thread = threading.Thread(
             target=self._run, name=f"MasterPoller-{number}", daemon=True
         )
+
+    @property
+    def name(self) -> str:
+        """Its thread's."""
+        return self._thread.name
 
     @property
     def waiting(self) -> int:
@@ -272,6 +287,20 @@ class MasterPoller:
         if batch:
             self._overflow.deliver(batch)
 
+    def _timed_hand_over(self, batch: list[Accepted]) -> list[Accepted]:
+        """As `hand_over`, and note how long those have waited that a lane took."""
+        left = self._give(batch)
+        now, histogram = time.monotonic(), self.counts.hand_over
+        first_at = batch[0].accepted_at if batch else 0.0
+        if not left and first_at and first_at == batch[-1].accepted_at:
+            histogram.observe(now - first_at, len(batch))
+            return left
+        kept = {accepted.fd for accepted in left}
+        for accepted in batch:
+            if accepted.accepted_at and accepted.fd not in kept:
+                histogram.observe(now - accepted.accepted_at)
+        return left
+
     def _gather(self) -> None:
         """Let connections gather, if the last time was only just now."""
         now = time.monotonic()
@@ -296,6 +325,11 @@ class MasterPoller:
         except Exception:  # those before it are here, and theirs alone is its trouble
             self._exception_log.exception("A connection could not be accepted and is closed.")
         accepted = len(batch)
+        if batch:
+            self.counts.batches[min((accepted - 1).bit_length(), len(self.counts.batches) - 1)] += 1
+            if self._settings.is_timed:
+                now = time.monotonic()
+                batch = [each._replace(accepted_at=now) for each in batch]
         if batch and not self._refuser.is_whole:
             self._mend(batch, tls=listening.tls)
         if batch:
@@ -311,8 +345,7 @@ class MasterPoller:
         """The last of these may have been accepted with the reserve: then it is refused."""
         if self._refuser.mend(batch[-1].fd, tls=tls):
             batch.pop()
-            self.counts.refused += 1
-            self._episodes.note(errno.EMFILE, refused=True)
+            self._note_refused(errno.EMFILE)
 
     def _admit_each(self, batch: list[Accepted], admit: Admit) -> list[Accepted]:
         admitted = []
@@ -377,11 +410,16 @@ class MasterPoller:
             refused = self._refuser.refuse_one(accept, tls=listening.tls)
         except BlockingIOError:
             return  # the connection went to another poller, or went away
-        self._episodes.note(number, refused=refused)
         if refused:
-            self.counts.refused += 1
+            self._note_refused(number)
         else:
+            self._episodes.note(number, refused=False)
             self._stop.wait(_REST_S)
+
+    def _note_refused(self, number: int) -> None:
+        self.counts.refused += 1
+        self._refusals.count("no_descriptor")
+        self._episodes.note(number, refused=True)
 
     def _finish(self) -> None:
         """The poller pool stops: one last attempt, then what waits is closed."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
@@ -15,6 +14,9 @@ from asgi_poller.handoff.relay import Relay
 from asgi_poller.handoff.thread_lane import LATE_S, PROMPT_S, EndTicket, Lane, drop, late_after_s
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.accepted_socket import Accepted
+from asgi_poller.metrics.histogram import value_of
+from asgi_poller.metrics.refusals import Refusals
+from asgi_poller.metrics.snapshot import PollerSnapshot
 from asgi_poller.pollers.balance import Balance, Balancer
 from asgi_poller.pollers.epoll_waiter import Waiter
 from asgi_poller.pollers.fd_exhaustion import Episodes, Refuser, answer_and_close
@@ -35,8 +37,8 @@ class PollerPoolStats:
     `aborted` ended before they were accepted, `refused` got 503 because there was no descriptor,
     `shortages` and `failed` are accept() calls that failed, `dropped` were closed at the stop
     because no lane took them. `waiting` is now in the pollers' queues. `loads` has each lane's
-    load, `turned_away` what head readers refused, by reason, and `pending_heads` how many are in
-    them now; `nice` has each poller thread's real nice value (None: left alone, or unknown).
+    load, `pending_heads` is how many head readers wait for; `nice` has each poller thread's real
+    nice value (None: left alone, or unknown).
     """
 
     accepted: int
@@ -48,12 +50,12 @@ class PollerPoolStats:
     waiting: int
     loads: tuple[int, ...]
     nice: tuple[int | None, ...]
-    turned_away: dict[str, int] = field(default_factory=dict)
     pending_heads: int = 0
 
 
 class PollerPool:
     """Accepts from `listeners` with `pollers` threads and hands each connection to a lane.
+    `refusals` counts those that it turns away.
 
     It owns its threads and the descriptors they need, nothing else: listeners and lanes are closed
     by their makers. `admit` decides on each connection, and `end_ticket` is called when one that
@@ -90,6 +92,7 @@ class PollerPool:
         self._exception_log = ExceptionLog()  # two threads at once: a line too many does no harm
         self._episodes = Episodes()
         self._refuser: Refuser | None = None
+        self.refusals = Refusals()
         self._wakeup: platform.Wakeup | None = None
         self._pollers: list[MasterPoller] = []
         self._asked_at = 0.0  # when all loops were last asked for a sign of life
@@ -113,6 +116,7 @@ class PollerPool:
                         stop=self._wakeup,
                         episodes=self._episodes,
                         refuser=self._refuser,
+                        refusals=self.refusals,
                         admit=self._admit,
                         held_back=self._held_back,
                         end_ticket=self.end_ticket,
@@ -275,6 +279,7 @@ class PollerPool:
         """Answer 503 (a TLS peer: nothing) and close: no lane took it for too long."""
         if accepted.ticket >= 0 and self.end_ticket is not None:
             self.end_ticket(accepted.ticket)
+        self.refusals.count("no_lane")
         answer_and_close(accepted.fd, tls=self._sockets[accepted.listener].tls)
 
     def stats(self) -> PollerPoolStats:
@@ -290,13 +295,22 @@ class PollerPool:
             waiting=sum(poller.waiting for poller in self._pollers),
             loads=tuple(lane.load() for lane in self._balancer.lanes),
             nice=tuple(poller.nice for poller in self._pollers),
-            turned_away=self._turned_away(),
             pending_heads=sum(len(poller.head_reader or ()) for poller in self._pollers),
         )
 
-    def _turned_away(self) -> dict[str, int]:
-        total: Counter[str] = Counter()
-        for poller in self._pollers:
-            if poller.head_reader is not None:
-                total.update(dict(poller.head_reader.turned_away))
-        return dict(total)
+    def snapshots(self) -> tuple[PollerSnapshot, ...]:
+        """What each poller has counted. Not atomic."""
+        return tuple(
+            PollerSnapshot(
+                name=poller.name,
+                accepted=poller.counts.accepted,
+                aborted=poller.counts.aborted,
+                failed=poller.counts.failed,
+                shortages=poller.counts.shortages,
+                dropped=poller.counts.dropped,
+                waiting=poller.waiting,
+                batches=tuple(poller.counts.batches),
+                hand_over=value_of(poller.counts.hand_over),
+            )
+            for poller in self._pollers
+        )

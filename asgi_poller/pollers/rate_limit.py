@@ -87,7 +87,6 @@ class RateLimiter:
                 self._pending.append(accepted)
                 return None
         self.connection_limits.end(ticket)
-        self.connection_limits.refuse(Refusal.ACCEPT_RATE)
         raise over_limit(Refusal.ACCEPT_RATE, self._retry_after_s)
 
     def due(self) -> list[Accepted]:

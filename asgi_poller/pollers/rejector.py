@@ -18,6 +18,7 @@ from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.handoff.thread_lane import close_connection
 from asgi_poller.loops.accepted_socket import Accepted, ListenerInfo
+from asgi_poller.metrics.refusals import Refusals
 from asgi_poller.pollers.connection_limits import Refusal
 from asgi_poller.pollers.epoll_waiter import Waiter
 
@@ -38,11 +39,13 @@ _STATUS = {
 
 
 class Rejected(Exception):
-    """The connection gets `answer` and is closed: counted under `reason`, logged as `words`."""
+    """The connection gets `answer` and is closed: logged as `words`, and counted under `name` (one
+    of REFUSALS; None: the status that `words` begin with).
+    """
 
-    def __init__(self, reason: str, answer: bytes, words: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, name: str | None, answer: bytes, words: str) -> None:
+        super().__init__(words)
+        self.name = name
         self.answer = answer
         self.words = words
 
@@ -63,17 +66,21 @@ class _Lingering:
 
 class Rejector:
     """Owned by one poller's thread, whose waiter reports what rejected clients send. `listeners`
-    are those that `Accepted.listener` refers to, `clock` gives monotonic seconds.
+    are those that `Accepted.listener` refers to, `clock` gives monotonic seconds. `refusals` are
+    counted for all pollers together.
     """
 
-    __slots__ = ("_clock", "_lingering", "_listeners", "_waiter")
+    __slots__ = ("_clock", "_lingering", "_listeners", "_waiter", "refusals")
 
     def __init__(
         self,
         listeners: Sequence[ListenerInfo],
         waiter: Waiter,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        refusals: Refusals | None = None,
     ) -> None:
+        self.refusals = refusals or Refusals()
         self._listeners = listeners
         self._waiter = waiter
         self._clock = clock
@@ -83,7 +90,7 @@ class Rejector:
         """Answer `accepted`, and close it after a moment. Its ticket is the caller's. If it raises,
         the descriptor is, too.
         """
-        note_refusal(rejected.words, accepted.peer)
+        self.note(accepted, rejected.words, rejected.name)
         info, fd = self._listeners[accepted.listener], accepted.fd
         if info.tls:
             close_connection(fd)
@@ -100,6 +107,13 @@ class Rejector:
             return
         if len(self._lingering) > LINGER_LIMIT_COUNT:
             self._close(next(iter(self._lingering)))
+
+    def note(self, accepted: Accepted, words: str, name: str | None = None) -> None:
+        """A connection is turned away, with whatever answer: log it, and count it under `name`, or
+        else the status that `words` begin with.
+        """
+        note_refusal(words, accepted.peer)
+        self.refusals.count(name or words)
 
     def on_readable(self, fd: int) -> bool:
         """Read from a rejected client; False if `fd` is none."""

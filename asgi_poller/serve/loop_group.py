@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -44,6 +45,7 @@ class LoopGroup:
     `limit_reached` is called, on any loop's thread, when `--limit-max-requests` is met; more than
     once perhaps. `access_log`, if given, is shared by all loops. `counter` counts connections,
     `websocket_share` is each loop's part of --limit-channels where `counter` does not count those.
+    `rows`, if any, is where each loop publishes what it counts.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class LoopGroup:
         access_log: AccessLog | None = None,
         counter: ConnectionCounter | None = None,
         websocket_share: int | None = None,
+        rows: Sequence[memoryview[int]] = (),
         limit_reached: Callable[[], None],
     ) -> None:
         self._config = config
@@ -65,6 +68,7 @@ class LoopGroup:
         self._access_log = access_log
         self._counter = counter
         self._websocket_share = websocket_share
+        self._rows = rows
         self._limit_reached = limit_reached
         self._threads: list[LoopThread] = []
         self._tls_reload: asyncio.Task[None] | None = None
@@ -76,10 +80,11 @@ class LoopGroup:
         """
         _log.info("Waiting for application startup.")
         try:
-            self.servers.append(await self._start_server(application))
+            self.servers.append(await self._start_server(application, 0))
             make_loop = loop_factory(self._config.loop)
             for number in range(1, self._count):
-                thread = LoopThread(number, make_loop, lambda: self._start_another(application))
+                start = functools.partial(self._start_another, application, number)
+                thread = LoopThread(number, make_loop, start)
                 thread.start()
                 self.servers.append(await thread.started())
                 self._threads.append(thread)
@@ -131,7 +136,7 @@ class LoopGroup:
         ]
         return all(await asyncio.gather(*calls))
 
-    async def _start_server(self, application: Any) -> LoopServer:
+    async def _start_server(self, application: Any, number: int) -> LoopServer:
         server = LoopServer(
             self._config,
             application,
@@ -148,13 +153,15 @@ class LoopGroup:
                 limit + random.randint(0, self._config.limit_max_requests_jitter),
                 self._limit_reached,
             )
+        if self._rows:
+            server.publish_counts_in(self._rows[number], is_first=not number)
         await server.startup()
         return server
 
-    async def _start_another(self, application: Any) -> LoopServer:
+    async def _start_another(self, application: Any, number: int) -> LoopServer:
         if self._config.factory:  # an application for each loop: threads share nothing
             application = load_application(self._config)
-        return await self._start_server(application)
+        return await self._start_server(application, number)
 
 
 class LoopThread:

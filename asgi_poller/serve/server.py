@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from types import FrameType
@@ -28,9 +27,10 @@ from asgi_poller.listeners.listeners import (
 )
 from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.metrics.snapshot import Snapshot, WorkerSnapshot
+from asgi_poller.metrics.event_log import DRAINING, EventLog
 from asgi_poller.monitor.monitor import monitored
 from asgi_poller.privileges import Identity, become, resolve
+from asgi_poller.serve.local_source import LocalSource
 from asgi_poller.serve.runner import run_loop, settle_garbage, with_exits_as_failures
 from asgi_poller.serve.serving import Serving
 from asgi_poller.system.fork_guard import ForkGuard, end_daemons
@@ -71,7 +71,8 @@ class Server:
         self._is_force_asked = False
         self._delay_over = asyncio.Event()  # --drain-delay: a second signal has come
         self._may_delay = False  # a second signal is for the delay
-        self._started_at = time.time()
+        self._events = EventLog()
+        self._source = LocalSource(self._events)
         self._signals: list[int] = []
         self._last_resort: threading.Thread | None = None
         self._handled: tuple[int, ...] = ()  # signals, while it serves
@@ -141,6 +142,7 @@ class Server:
     def should_exit(self, value: bool) -> None:
         if value:
             self._is_exit_asked = True
+            self._events.state = DRAINING
             self._set(self._exit)
 
     @property
@@ -176,7 +178,7 @@ class Server:
     async def _serve(self, sockets: Iterable[socket.socket] | None) -> None:
         self._loop = asyncio.get_running_loop()
         identity = resolve(self.config.user, self.config.group)
-        async with monitored(self.config, self._snapshot):
+        async with monitored(self.config, self._source):
             await self._serve_as(identity, sockets)
         if self._service_notifier is not None:
             self._service_notifier.end()  # now: the signal, raised again, may end the process
@@ -200,6 +202,7 @@ class Server:
             serving = self._serving = Serving(
                 config, self.listeners, limit_reached=self._limit_reached, tls=tls
             )
+            self._source.look_at(serving, self.listeners)
             if not await self._come_up(serving, application):
                 return
             announce([] if sockets else self.listeners, config.backlog)
@@ -209,11 +212,13 @@ class Server:
                 self._service_notifier.feed_watchdog()
                 self._service_notifier.ready()
             self.started = True
+            self._events.started()
             self._may_delay = config.drain_delay > 0
             if not self._thread_started.done():
                 self._thread_started.set_result(None)
             if not self._is_exit_asked:
                 await self._exit.wait()
+            self._events.note("draining")
             await self._delay_drain()
             _log.info("Shutting down")
         finally:
@@ -255,29 +260,6 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._delay_over.wait(), config.drain_delay)
             self._may_delay = False
-
-    def _snapshot(self) -> Snapshot:
-        state = "draining" if self._is_exit_asked else "serving" if self.started else "starting"
-        now = time.time()
-        return Snapshot(
-            time=now,
-            started_at=self._started_at,
-            pid=os.getpid(),
-            role="server",
-            version="",
-            build="",
-            state=state,
-            workers=(
-                WorkerSnapshot(
-                    number=0,
-                    pid=os.getpid(),
-                    state=state,
-                    age_s=now - self._started_at,
-                    memory_bytes=None,
-                    loops=(),
-                ),
-            ),
-        )
 
     def _limit_reached(self) -> None:
         if not self._is_exit_asked:

@@ -10,14 +10,17 @@ from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.config import Config
+from asgi_poller.handoff.metric_rows import local_row
 from asgi_poller.handoff.thread_lane import ThreadLane, close_connection
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.loop_server import LoopServer
+from asgi_poller.metrics.snapshot import LoopSnapshot
 from asgi_poller.pollers.master_poller import PollerSettings
 from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.serve import tls_reload
 from asgi_poller.serve.limits_wiring import LimitsWiring, LocalCounter
 from asgi_poller.serve.loop_group import LoopGroup, loop_count, unless_forced
+from asgi_poller.serve.overview import is_metered, loop_snapshot
 from asgi_poller.tls import TlsContext
 
 
@@ -45,11 +48,14 @@ class Serving:
         self._limit_reached = limit_reached
         self._tls = tls
         self._access_log = access_log
-        self._poller_settings = pollers or PollerSettings(nice=config.poller_nice)
+        self._poller_settings = pollers or PollerSettings(
+            nice=config.poller_nice, is_timed=is_metered(config)
+        )
         self._loops: LoopGroup | None = None
         self._lanes: list[ThreadLane] = []
         self._poller_pool: PollerPool | None = None
         self._limits: LimitsWiring | None = None
+        self._rows = [local_row() for _ in range(loop_count(config))] if is_metered(config) else []
 
     @property
     def lanes(self) -> list[ThreadLane]:
@@ -60,6 +66,18 @@ class Serving:
     def loop_servers(self) -> list[LoopServer]:
         """Those that have started."""
         return [] if self._loops is None else self._loops.servers
+
+    @property
+    def poller_pool(self) -> PollerPool | None:
+        """None before it has started."""
+        return self._poller_pool
+
+    def loop_snapshots(self) -> tuple[LoopSnapshot, ...]:
+        """What the loops have counted; none before they have started. Any thread."""
+        return tuple(
+            loop_snapshot(index, lane, row)
+            for index, (lane, row) in enumerate(zip(self._lanes, self._rows, strict=False))
+        )
 
     async def start(self, application: Any) -> None:
         """Start the loops, lifespans included, then accept. Raises OperatorFault."""
@@ -75,6 +93,7 @@ class Serving:
             counter=None
             if limits.connection_limits is None
             else LocalCounter(limits.connection_limits),
+            rows=self._rows,
             limit_reached=self._limit_reached,
         )
         await self._loops.start(application)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
 
-from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.ipc.heartbeat import Health, Pulse, beat_interval_s
 from asgi_poller.supervisor.worker_handle import WorkerHandle
 from asgi_poller.supervisor.worker_pool import WorkerPool
+from asgi_poller.system.memory import resident_bytes
 
 _log = logging.getLogger("asgi_poller.error")
 
 _NO_STACK = "  no stack came: the worker is stopped, or the application handles SIGUSR2 itself"
 
 _MIB = 1024 * 1024
-_KIB = 1024
-_PS_TIMEOUT_S = 2.0
 
 
 class HealthMonitor:
@@ -52,6 +48,7 @@ class HealthMonitor:
                 self._ask(worker, worker.pulse, is_lost=True)
             case Health.RECOVERED:
                 _log.warning("%s: its event loop runs again", worker.name)
+                self._pool.note("recovered", worker)
             case Health.OK:
                 why = reason_to_recycle(self._config, pid=worker.pid, age_s=worker.age_s)
                 if why is not None:
@@ -59,6 +56,8 @@ class HealthMonitor:
 
     def _ask(self, worker: WorkerHandle, pulse: Pulse, *, is_lost: bool) -> None:
         """Log where it is blocked, in a task: the other workers are checked meanwhile."""
+        silent = f"its event loop has been silent for {pulse.silent_s:.1f} s"
+        self._pool.note("lost" if is_lost else "blocked", worker, silent)
         if is_lost:
             self._pool.give_up(worker)
         task = asyncio.ensure_future(self._report(worker, pulse.silent_s, is_lost=is_lost))
@@ -88,23 +87,3 @@ def reason_to_recycle(config: Config, *, pid: int, age_s: float) -> str | None:
         if memory is not None and memory > config.worker_max_memory:
             return f"it uses {memory / _MIB:.0f} MiB (--worker-max-memory)"
     return None
-
-
-def resident_bytes(pid: int) -> int | None:
-    """The resident memory of a process, what it shares included; None if it is not known."""
-    if platform.LINUX:
-        try:
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # proc_pid_statm(5)
-        except (OSError, ValueError, IndexError):
-            return None  # it has ended, or a sandbox without /proc
-    try:
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(pid)],
-            capture_output=True,
-            check=True,
-            timeout=_PS_TIMEOUT_S,
-        )
-        return int(shown.stdout) * _KIB
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None  # it has ended, or there is no ps

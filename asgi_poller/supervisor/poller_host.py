@@ -7,6 +7,7 @@ import threading
 from asgi_poller import platform
 from asgi_poller.config import Config
 from asgi_poller.errors import StartupError
+from asgi_poller.handoff.metric_rows import MetricRows
 from asgi_poller.handoff.process_lane import Budget, ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.ipc.bootstrap import Origin, WorkerSpec
@@ -18,6 +19,8 @@ from asgi_poller.pollers.pool import PollerPool
 from asgi_poller.privileges import Identity, become
 from asgi_poller.serve.limits_wiring import LimitsWiring
 from asgi_poller.serve.loop_group import loop_count
+from asgi_poller.serve.overview import is_metered
+from asgi_poller.supervisor.worker_book import WorkerBook
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
 
 # Added to the workers' nice value where pollers may not be raised: a little, so that on a busy
@@ -41,12 +44,18 @@ class PollerHost:
         self.listeners = listeners
         self._infos: tuple[ListenerInfo, ...] = tuple(listener.info for listener in listeners)
         self._counters = Counters.create()
+        self._metric_rows = MetricRows.create() if is_metered(config) else None
+        self.worker_book = WorkerBook(self._metric_rows)
         self._limits = limits = LimitsWiring(config, self._infos, workers=True)
         self._poller_pool = PollerPool(
             listeners,
             pollers=config.pollers,
             balance=config.balance,
-            settings=PollerSettings(nice=config.poller_nice, spills=platform.HAS_FD_PASSING),
+            settings=PollerSettings(
+                nice=config.poller_nice,
+                spills=platform.HAS_FD_PASSING,
+                is_timed=is_metered(config),
+            ),
             admit=limits.admit,
             held_back=limits.held_back,
             end_ticket=limits.end_ticket,
@@ -66,6 +75,11 @@ class PollerHost:
         )
         self._is_open = False
 
+    @property
+    def poller_pool(self) -> PollerPool:
+        """Who accepts."""
+        return self._poller_pool
+
     def open(self) -> None:
         """Accept from now on, and log where."""
         self._poller_pool.start()
@@ -84,9 +98,13 @@ class PollerHost:
         try:
             for _ in range(loop_count(self._config)):
                 lanes.append(ProcessLane(self._counters, budget=self._budget))
+                if self._metric_rows is not None:
+                    self._metric_rows.clear(lanes[-1].row)
                 if self._limits.connection_limits is not None:
                     lanes[-1].mark = self._limits.connection_limits.new_worker()
-            return self._handle(number, lanes, callbacks, with_config=with_config)
+            worker = self._handle(number, lanes, callbacks, with_config=with_config)
+            self.worker_book.add(worker)
+            return worker
         except BaseException as error:  # rows and sockets are given back, whatever the error
             for lane in lanes:
                 self._lane_monitor.worker_died(lane)
@@ -106,6 +124,7 @@ class PollerHost:
             rows=tuple(lane.row for lane in lanes),
             marks=tuple(lane.mark for lane in lanes),
             has_table=connection_limits is not None,
+            has_metrics=self._metric_rows is not None,
             websocket_share=self._websocket_share(),
             nice=self._nice,
             config=config if with_config else None,
@@ -116,6 +135,7 @@ class PollerHost:
             lanes,
             self._counters,
             table=None if connection_limits is None else connection_limits.table,
+            metric_rows=self._metric_rows,
             heartbeat_limit_s=config.timeout_worker_heartbeat,
             callbacks=callbacks,
         )
@@ -132,6 +152,7 @@ class PollerHost:
 
     def worker_died(self, worker: WorkerHandle) -> None:
         """The worker has ended: what it has not claimed goes to others."""
+        self.worker_book.remove(worker)  # before its rows are another worker's
         for lane in worker.lanes:
             self._lane_monitor.worker_died(lane)
 
@@ -152,6 +173,8 @@ class PollerHost:
         """Give back what is left, after `worker_died` for each worker."""
         self._lane_monitor.stop()
         self._counters.close()
+        if self._metric_rows is not None:
+            self._metric_rows.close()
         if self._limits.connection_limits is not None:
             self._limits.connection_limits.table.close()
 

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,13 +21,14 @@ from asgi_poller.errors import ConfigError
 from asgi_poller.listeners.listeners import open_listeners
 from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.metrics.snapshot import Snapshot, WorkerSnapshot
+from asgi_poller.metrics.event_log import DRAINING, EventLog
 from asgi_poller.monitor.monitor import Monitor, monitored
 from asgi_poller.privileges import Identity, resolve
 from asgi_poller.settings.sources import taken_secrets
 from asgi_poller.supervisor.health_monitor import HealthMonitor
 from asgi_poller.supervisor.launchers import Launchers
 from asgi_poller.supervisor.poller_host import PollerHost, host_pollers
+from asgi_poller.supervisor.supervisor_source import SupervisorSource
 from asgi_poller.supervisor.upgrade import Predecessor, Upgrade
 from asgi_poller.supervisor.worker_pool import WorkerPool
 from asgi_poller.system.service_notifier import ServiceNotifier
@@ -52,8 +52,8 @@ class Supervisor:
         self._restart_task: asyncio.Task[None] | None = None
         self._is_restart_wanted = False
         self._monitor: Monitor | None = None
-        self._started_at = time.time()
-        self._pool: WorkerPool | None = None
+        self._events = EventLog()
+        self._source = SupervisorSource(self._events)
         self._is_serving = False
         self._delay_over = asyncio.Event()  # --drain-delay: a second signal has come
         self._may_delay = False  # a second signal is for the delay
@@ -84,7 +84,7 @@ class Supervisor:
     async def _serve(self) -> int:
         self._stop_by = asyncio.get_running_loop().create_future()
         theirs = [] if self._predecessor is None else self._predecessor.monitor
-        async with monitored(self._config, self._snapshot, taken_over=theirs) as monitor:
+        async with monitored(self._config, self._source, taken_over=theirs) as monitor:
             await self._serve_beside(monitor)
         log_with_pid("Finished supervisor [%d]", os.getpid())
         return 0
@@ -98,7 +98,8 @@ class Supervisor:
             listeners = self._predecessor.listeners
         poller_host = host_pollers(self._config, self._identity, listeners)
         log_with_pid("Started supervisor [%d]", os.getpid())
-        pool = self._pool = WorkerPool(self._config, poller_host, self._launchers.make)
+        self._source.look_at(poller_host)
+        pool = WorkerPool(self._config, poller_host, self._launchers.make, self._events)
         handlers = self._handlers(poller_host, pool)
         for number in handlers:
             loop.add_signal_handler(number, self._signals.put_nowait, number)
@@ -135,6 +136,7 @@ class Supervisor:
             if self._monitor is not None and self._predecessor.monitor:
                 self._monitor.accept()
         self._is_serving = True
+        self._events.started()
         self._service_notifier.ready(f"{len(pool.members)} workers")
         return True
 
@@ -200,6 +202,8 @@ class Supervisor:
             pool.kill()
         else:
             self._stop_by.set_result(number)
+            self._events.state = DRAINING
+            self._events.note("draining", detail=f"{signal.Signals(number).name} has come")
             # a new supervisor serves already, or SIGQUIT wants an end
             is_upgraded = self._upgrade is not None and self._upgrade.is_done
             is_delay_wanted = number != signal.SIGQUIT and not is_upgraded and self._is_serving
@@ -239,30 +243,6 @@ class Supervisor:
             self._monitor.release()
         self._service_notifier.hand_over(pid)
         self._signals.put_nowait(signal.SIGTERM)
-
-    def _snapshot(self) -> Snapshot:
-        state = "draining" if self._is_stopping else "serving" if self._is_serving else "starting"
-        now = time.time()
-        return Snapshot(
-            time=now,
-            started_at=self._started_at,
-            pid=os.getpid(),
-            role="supervisor",
-            version="",
-            build="",
-            state=state,
-            workers=tuple(
-                WorkerSnapshot(
-                    number=worker.number,
-                    pid=0,
-                    state=worker.state.name.lower(),
-                    age_s=worker.age_s,
-                    memory_bytes=None,
-                    loops=(),
-                )
-                for worker in (self._pool.members if self._pool is not None else [])
-            ),
-        )
 
     @property
     def _is_stopping(self) -> bool:

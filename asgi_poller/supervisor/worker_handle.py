@@ -20,6 +20,7 @@ from enum import Enum, auto
 
 from asgi_poller.errors import StartupError
 from asgi_poller.handoff.connection_table import ConnectionTable
+from asgi_poller.handoff.metric_rows import MetricRows
 from asgi_poller.handoff.process_lane import ProcessLane
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.ipc.bootstrap import WorkerSpec, packed, send_bootstrap
@@ -87,6 +88,7 @@ class WorkerHandle:
         counters: Counters,
         *,
         table: ConnectionTable | None = None,
+        metric_rows: MetricRows | None = None,
         heartbeat_limit_s: float,
         callbacks: Callbacks,
     ) -> None:
@@ -98,7 +100,8 @@ class WorkerHandle:
         self.ready_at: float | None = None
         self._spec = spec
         self._counters = counters
-        self._table = table
+        # what it is given besides, by descriptor, in this order
+        self._shared = [each for each in (table, metric_rows) if each is not None]
         self._heartbeat_limit_s = heartbeat_limit_s
         self._callbacks = callbacks
         self._stacks = StackPipe()
@@ -109,6 +112,11 @@ class WorkerHandle:
         self._control: Control | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self.pulse: Pulse | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Its loops' rows, of counters and metrics."""
+        return self._spec.rows
 
     @property
     def pid(self) -> int:
@@ -137,8 +145,8 @@ class WorkerHandle:
                 self._process = await launcher.launch(theirs)
             self._process.exit_code.add_done_callback(self._on_process_ended)
             ends = [lane.worker_end.fileno() for lane in self.lanes]
-            tables = [] if self._table is None else [self._table.fd]
-            fds = [self._counters.fd, self._stacks.worker_end, *ends, *tables]
+            shared = [each.fd for each in self._shared]
+            fds = [self._counters.fd, self._stacks.worker_end, *ends, *shared]
             await send_bootstrap(ours, packed_spec, fds)
             self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
         except BaseException as error:  # raised again, as a fault if it is one; nothing is left

@@ -14,6 +14,7 @@ from typing import Any
 
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
+from asgi_poller.metrics.event_log import EventLog
 from asgi_poller.supervisor.poller_host import PollerHost
 from asgi_poller.supervisor.spawn import Launcher, described_exit
 from asgi_poller.supervisor.worker_handle import Callbacks, State, WorkerHandle
@@ -68,8 +69,13 @@ class WorkerPool:
     """Owned by the supervisor's main thread."""
 
     def __init__(
-        self, config: Config, poller_host: PollerHost, make_launcher: LauncherMaker
+        self,
+        config: Config,
+        poller_host: PollerHost,
+        make_launcher: LauncherMaker,
+        events: EventLog | None = None,
     ) -> None:
+        self.events = events or EventLog()
         self._config = config
         self._poller_host = poller_host
         self._make_launcher = make_launcher
@@ -149,6 +155,7 @@ class WorkerPool:
         """Replace every worker, one after the other; whether all were. What fails is reported, and
         those that are not replaced yet go on.
         """
+        self.events.note("reload")
         olds = self.members
         launcher = self._launcher
         try:
@@ -159,16 +166,19 @@ class WorkerPool:
         if launcher is not None and launcher is not self._launcher:
             launcher.close()
         for done, old in enumerate(olds):
-            if not await self.replace(old, "restarting all", self._config.drain_spread):
+            if not await self.replace(old, "restarting all", self._config.drain_spread, "reload"):
                 _log.error("Restart given up: %d of %d workers are replaced", done, len(olds))
                 return False
         _log.info("Restart complete: %d workers are replaced", len(olds))
         return True
 
-    async def replace(self, old: WorkerHandle, why: str, spread_s: float = 0.0) -> bool:
+    async def replace(
+        self, old: WorkerHandle, why: str, spread_s: float = 0.0, counted: str = "recycled"
+    ) -> bool:
         """Start another worker; when it serves, drain `old`. Whether that went well.
 
-        `why` is for the log. True also if `old` has ended by itself.
+        `why` is for the log, `counted` for Snapshot.restarts. True also if `old` has ended by
+        itself.
         """
         async with self._one_at_a_time:
             if old not in self._members:
@@ -178,8 +188,10 @@ class WorkerPool:
                 await self._bring_up()
             except OperatorFault as fault:
                 _log.error("%s goes on, its replacement failed: %s", old.name, fault)
+                self.events.note("failed", detail=f"the replacement of {old.name}: {fault}")
                 return False
-            self._drain(old, spread_s)
+            self.events.count_restart(counted)
+            self._drain(old, spread_s, why)
             self._level()
             return True
 
@@ -194,6 +206,7 @@ class WorkerPool:
         if worker in self._members:
             self._members.remove(worker)
             self._poller_host.retire(worker)
+            self.events.count_restart("lost")
             self._level()
 
     # Inside
@@ -234,6 +247,7 @@ class WorkerPool:
             raise StartupError(f"{worker.name} was asked to end before it served")
         self._members.append(worker)
         self._poller_host.admit(worker)
+        self.note("started", worker)
         _log.info("%s is ready", worker.name)
 
     async def _usable_launcher(self) -> Launcher:
@@ -246,9 +260,10 @@ class WorkerPool:
         taken = {worker.number for worker in self._living}
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
-    def _drain(self, worker: WorkerHandle, spread_s: float) -> None:
+    def _drain(self, worker: WorkerHandle, spread_s: float, why: str) -> None:
         """Take it out of the poller pool first, so that it gets no more connections."""
         if worker in self._members:
+            self.note("draining", worker, why)
             self._members.remove(worker)
             self._poller_host.retire(worker)
             worker.drain(self._config.timeout_graceful_shutdown, spread_s)
@@ -256,6 +271,8 @@ class WorkerPool:
     def _on_ended(self, worker: WorkerHandle, code: int) -> None:
         self._living.discard(worker)
         self._poller_host.worker_died(worker)
+        is_unexpected = code != 0 or (worker in self._members and not self._is_stopping)
+        self.note("crashed" if is_unexpected else "ended", worker, f"it {described_exit(code)}")
         if worker not in self._members:
             return
         self._members.remove(worker)
@@ -263,6 +280,7 @@ class WorkerPool:
         if not self._is_stopping:
             end = f"{worker.name} {described_exit(code)} after {worker.age_s:.0f} s"
             _log.error("%s; starting another%s", end, self._shown_delay())
+            self.events.count_restart("crashed")
             self._level()
 
     def _on_leaving(self, worker: WorkerHandle) -> None:
@@ -271,7 +289,8 @@ class WorkerPool:
             worker.drain(self._config.timeout_graceful_shutdown, adopt=self._is_stopping)
             return
         _log.info("%s was asked to end; starting another", worker.name)
-        self._drain(worker, 0.0)
+        self.events.count_restart("asked")
+        self._drain(worker, 0.0, "it was asked to end")
         self._level()
 
     def _on_limit_reached(self, worker: WorkerHandle) -> None:
@@ -284,7 +303,7 @@ class WorkerPool:
         while self._filling and len(self._members) + len(self._filling) > self._target:
             self._filling.pop().cancel()
         while len(self._members) > self._target:
-            self._drain(self._members[-1], 0.0)
+            self._drain(self._members[-1], 0.0, "one worker fewer is wanted")
         while len(self._members) + len(self._filling) < self._target:
             task = asyncio.ensure_future(self._fill())
             self._filling.add(task)
@@ -307,6 +326,11 @@ class WorkerPool:
             except OperatorFault as fault:
                 self._backoff.failed(self._now())
                 _log.error("A worker cannot start: %s; trying again%s", fault, self._shown_delay())
+                self.events.note("failed", detail=str(fault))
+
+    def note(self, kind: str, worker: WorkerHandle, detail: str = "") -> None:
+        """Something has happened to a worker; `kind` as in Event."""
+        self.events.note(kind, worker=worker.number, pid=worker.pid, detail=detail)
 
     def _shown_delay(self) -> str:
         delay_s = self._backoff.delay_s

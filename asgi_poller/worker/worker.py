@@ -26,6 +26,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
 from asgi_poller.handoff.connection_table import ConnectionTable
 from asgi_poller.handoff.lane_receiver import LaneReceiver
+from asgi_poller.handoff.metric_rows import MetricRows
 from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.importer import load_application
 from asgi_poller.ipc.bootstrap import WorkerSpec
@@ -86,6 +87,7 @@ class Worker:
         self._socket = control
         counters, stacks, *lanes = fds
         write_stacks_to(stacks)
+        self._metric_rows = MetricRows.attach(lanes.pop()) if spec.has_metrics else None
         self._table = ConnectionTable.attach(lanes.pop()) if spec.has_table else None
         self._counters = Counters.attach(counters)
         self._receivers = [
@@ -156,6 +158,7 @@ class Worker:
             self._tls = context_of(config)
         if self._application is None:
             self._application = load_application(config)
+        rows = self._metric_rows
         loops = LoopGroup(
             config,
             self._spec.infos,
@@ -163,6 +166,7 @@ class Worker:
             tls=self._tls,
             counter=None if self._table is None else SharedCounter(self._table),
             websocket_share=self._spec.websocket_share,
+            rows=[] if rows is None else [rows.row(index) for index in self._spec.rows],
             limit_reached=self._on_limit_reached,
         )
         await loops.start(self._application)

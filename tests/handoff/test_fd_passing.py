@@ -84,14 +84,14 @@ class TestChannel:
         reads, writes = pipes(3)
         peers = [("127.0.0.1", 80), ("::1", 80, 0, 2), "", b"\0abstract", None]
         batch = [
-            Accepted(reads[index % 3], index, peer, b"\x00data" * index)
+            Accepted(reads[index % 3], index, peer, b"\x00data" * index, accepted_at=index / 7)
             for index, peer in enumerate(peers)
         ]
         send_connections(ends[0], 7, 100, batch)
         delivery = DescriptorReader(ends[1]).receive()
         assert delivery is not None
         assert (delivery.number, delivery.first) == (7, 100)
-        assert delivery.entries == [tuple(accepted[1:5]) for accepted in batch], (
+        assert delivery.entries == [tuple(accepted[1:6]) for accepted in batch], (
             "all but the parser"
         )
         for fd, accepted in zip(delivery.fds, batch, strict=True):

@@ -19,6 +19,8 @@ from asgi_poller.metrics.loop_counts import (
     close_index,
 )
 
+NAMES = [field.name for field in fields(LoopValues)]
+
 
 def row() -> memoryview[int]:
     return memoryview(bytearray(8 * CELLS)).cast("q")
@@ -27,7 +29,7 @@ def row() -> memoryview[int]:
 def filled() -> LoopCounts:
     """Each count with a value of its own."""
     counts = LoopCounts()
-    for number, name in enumerate(LoopCounts.__slots__, 1):
+    for number, name in enumerate(NAMES, 1):
         value = getattr(counts, name)
         if isinstance(value, int):
             setattr(counts, name, number)
@@ -42,8 +44,7 @@ def test_every_count_arrives_by_its_name() -> None:
     cells, counts = row(), filled()
     counts.publish(cells)
     values = LoopValues.read(cells)
-    assert {field.name for field in fields(values)} == set(LoopCounts.__slots__)
-    for name in LoopCounts.__slots__:
+    for name in NAMES:
         had = getattr(counts, name)
         want = value_of(had) if isinstance(had, Histogram) else had
         assert getattr(values, name) == (tuple(want) if isinstance(want, list) else want), name

@@ -20,6 +20,7 @@ from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops import http_protocol
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.loops.request_filter import RequestFilter
+from asgi_poller.metrics.refusals import by_reason
 from asgi_poller.pollers.connection_limits import ConnectionLimits
 from asgi_poller.pollers.head_reader import HeadReaderSettings
 from asgi_poller.pollers.pool import PollerPool
@@ -119,7 +120,7 @@ def test_what_is_broken_or_not_for_us_is_answered_and_closed(
             client.sendall(data)
             answer = read_rest(client)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
-        assert at.poller_pool.stats().turned_away == {reason: 1}
+        assert by_reason(at.poller_pool.refusals.counts) == {reason: 1}
         assert at.ended == [7]
         assert at.shelf.taken == []
 
@@ -132,7 +133,7 @@ def test_who_is_late_gets_408_and_who_is_silent_nothing() -> None:
             late.sendall(GET[:10])
             assert read_rest(late).startswith(b"HTTP/1.1 408 ")
             assert read_rest(silent) == b""
-        assert at.poller_pool.stats().turned_away == {"408": 1, "silent": 1}
+        assert by_reason(at.poller_pool.refusals.counts) == {"408": 1, "silent": 1}
 
 
 def test_who_goes_is_forgotten() -> None:
@@ -167,7 +168,8 @@ def test_a_proxy_header_belongs_to_the_head() -> None:
         with connect(at.listener) as liar:
             liar.sendall(b"PROXY nonsense\r\n" + GET)
             assert read_rest(liar) == b""
-        assert at.poller_pool.stats().turned_away == {"connections_per_ip": 1, "proxy_protocol": 1}
+        counted = by_reason(at.poller_pool.refusals.counts)
+        assert counted == {"connections_per_ip": 1, "proxy_protocol": 1}
 
 
 def test_guests_are_handed_over_as_they_are_when_the_front_end_stops() -> None:
@@ -297,6 +299,6 @@ def test_an_exception_costs_the_connection_it_belongs_to_and_no_other(
             assert read_rest(client).startswith(b"HTTP/1.1 400 ")
         assert len(at.shelf.wait_for(16)) == 16
         assert sorted(at.ended) == sorted(client.getsockname()[1] for client in evil)
-        assert at.poller_pool.stats().turned_away["error"] == 4
+        assert by_reason(at.poller_pool.refusals.counts)["error"] == 4
         assert at.poller_pool.stats().pending_heads == 0
     assert caplog.text.count("Traceback") <= 2, "once for each of the two pollers, not four times"

@@ -24,6 +24,7 @@ from asgi_poller.handoff.thread_lane import ThreadLane
 from asgi_poller.listeners.listeners import Listener
 from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.loops.request_filter import RequestFilter
+from asgi_poller.metrics.refusals import by_reason
 from asgi_poller.pollers.accept4 import AcceptCall, accept_call
 from asgi_poller.pollers.head_reader import HeadReader, HeadReaderSettings
 from asgi_poller.pollers.master_poller import PollerSettings
@@ -224,7 +225,7 @@ def test_an_error_in_the_reception_itself(method: str, monkeypatch: pytest.Monke
             wait_until(lambda: len(core.adopted) == 1, "the other one is adopted")
             assert read_to_end(bad)[:12] in (b"HTTP/1.1 400", b"")
             assert stage.tickets == [bad.getsockname()[1]]
-            assert poller_pool.stats().turned_away["error"] == 1
+            assert by_reason(poller_pool.refusals.counts) == {"error": 1}
             assert poller_pool.stats().pending_heads == 0
 
 

@@ -56,6 +56,16 @@ class FragmentedMessage:
             raise WebSocketFault(CLOSE_MESSAGE_TOO_BIG, "message too big")
 
     @property
+    def compressed_bytes(self) -> int:
+        """What has come of it, compressed; 0 if it is not."""
+        return 0 if self._inflation is None else self._inflation.fed_bytes
+
+    @property
+    def inflated_bytes(self) -> int:
+        """What that has been inflated to; 0 if it is not compressed."""
+        return 0 if self._inflation is None else self._inflation.made_bytes
+
+    @property
     def is_unread(self) -> bool:
         """Whether a part of the fragment at hand is still to be read."""
         return bool(self._unread)

@@ -119,12 +119,12 @@ class Inflation:
 
     __slots__ = (
         "_deflate",
-        "_fed_bytes",
         "_final_blocks",
         "_inflater",
-        "_made_bytes",
         "_max_bytes",
         "_waiting",
+        "fed_bytes",
+        "made_bytes",
     )
 
     def __init__(
@@ -134,20 +134,20 @@ class Inflation:
         # None: made when there is something for it
         self._inflater = None if final_blocks else deflate._decompressor
         self._max_bytes = max_bytes
-        self._fed_bytes = fed_bytes  # so far, as on the wire
-        self._made_bytes = 0
+        self.fed_bytes = fed_bytes  # so far, as on the wire
+        self.made_bytes = 0  # so far, inflated
         self._final_blocks = final_blocks  # so far
         self._waiting = bytearray()
 
     def feed(self, payload: bytes) -> bytes:
         """The next octets of the message; raises WebSocketFault 1007 or 1009."""
-        self._fed_bytes += len(payload)
+        self.fed_bytes += len(payload)
         return self._inflate(payload, is_whole=False)
 
     def _inflate(self, payload: bytes, *, is_whole: bool) -> bytes:
-        limit = min(self._max_bytes, inflated_limit(self._fed_bytes))
+        limit = min(self._max_bytes, inflated_limit(self.fed_bytes))
         is_final = is_whole or limit == self._max_bytes  # nothing that comes will raise the limit
-        if not is_final and limit - self._made_bytes < _STEP_BYTES:
+        if not is_final and limit - self.made_bytes < _STEP_BYTES:
             self._waiting += payload
             return b""
         if self._waiting:
@@ -155,7 +155,7 @@ class Inflation:
             self._waiting.clear()
         pieces: list[bytes] = []
         while payload:
-            room = limit - self._made_bytes
+            room = limit - self.made_bytes
             if not is_final and room <= 0:
                 self._waiting += payload
                 break
@@ -166,9 +166,9 @@ class Inflation:
                 piece = inflater.decompress(payload, room + is_final)
             except zlib.error as error:
                 raise _invalid() from error
-            self._made_bytes += len(piece)
+            self.made_bytes += len(piece)
             payload = inflater.unconsumed_tail
-            if is_final and (self._made_bytes > limit or payload):
+            if is_final and (self.made_bytes > limit or payload):
                 raise _too_big()
             pieces.append(piece)
             if inflater.eof:

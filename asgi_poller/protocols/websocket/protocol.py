@@ -14,6 +14,7 @@ except ImportError:  # PyPy, or a wheel without the C extension: the same functi
     from websockets.utils import apply_mask
 
 from asgi_poller.errors import WebSocketFault
+from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.websocket.fragments import PIECE_BYTES, FragmentedMessage
 from asgi_poller.protocols.websocket.frames import (
     CLOSE_INVALID_DATA,
@@ -65,12 +66,13 @@ _OUT_OF_ORDER = {
 
 class FrameCache:
     """The last compressed message of a loop: one message sent to a thousand WebSockets is
-    compressed once.
+    compressed once. `counts` are the loop's, of what compression saves.
     """
 
-    __slots__ = ("frame", "message")
+    __slots__ = ("counts", "frame", "message")
 
-    def __init__(self) -> None:
+    def __init__(self, counts: LoopCounts | None = None) -> None:
+        self.counts = LoopCounts() if counts is None else counts
         self.message: str | bytes | None = None
         self.frame = b""
 
@@ -111,12 +113,7 @@ class WebSocketWire:
         self._lone_bytes = 125 if max_bytes > 125 else max_bytes  # min() costs a whole call
         self._deflate = deflate
         self._deflate_threshold = deflate_threshold
-        # a compressed frame may be shared only where it depends neither on what its WebSocket was
-        # sent before nor on a window that its peer asked for
-        is_shared = deflate is not None and (
-            not deflate.server_takeover and deflate.server_bits == SERVER_WINDOW_BITS
-        )
-        self._cache = cache if is_shared else None
+        self._cache = FrameCache() if cache is None else cache
         self._fast_between_messages = _FAST_PLAIN if deflate is None else _FAST_DEFLATED
         self._fast = self._fast_between_messages
         self._fragments: FragmentedMessage | None = None  # the message at hand, if it has begun
@@ -251,6 +248,9 @@ class WebSocketWire:
             self._take_fragment(fragments, payload, events, is_last=True)
             return _READ_BUDGET_BYTES
         message = self._deflate.decompress(payload, self._max_bytes)
+        counts = self._cache.counts
+        counts.inflated_bytes += len(payload)
+        counts.raw_bytes_inflated += len(message)
         events.append(message if first == FIN_BINARY_DEFLATED else message.decode())
         return len(message)
 
@@ -312,6 +312,9 @@ class WebSocketWire:
         """Read the fragment at hand, or a piece of it."""
         if fragments.read() and fragments.is_last:
             events.append(fragments.finish())
+            counts = self._cache.counts
+            counts.inflated_bytes += fragments.compressed_bytes
+            counts.raw_bytes_inflated += fragments.inflated_bytes
             self._fragments = None
             self._fast = self._fast_between_messages
 
@@ -350,9 +353,11 @@ class WebSocketWire:
         return encode_frame(FIN_BINARY, message)
 
     def _deflated(self, first: int, message: str | bytes, payload: bytes) -> bytes:
-        assert self._deflate is not None
-        cache = self._cache
-        if cache is None:
+        deflate, cache = self._deflate, self._cache
+        assert deflate is not None
+        # a compressed frame may be shared only where it depends neither on what its WebSocket was
+        # sent before nor on a window that its peer asked for
+        if deflate.server_takeover or deflate.server_bits != SERVER_WINDOW_BITS:
             return self._compressed(first, payload)
         if cache.message is message:
             return cache.frame
@@ -370,6 +375,9 @@ class WebSocketWire:
         deflate = self._deflate
         assert deflate is not None
         packed = deflate.compress(payload)
+        counts = self._cache.counts
+        counts.raw_bytes_deflated += len(payload)
+        counts.deflated_bytes += len(packed)
         is_free = self._deflate_threshold > 0 and not deflate.server_takeover
         if is_free and len(packed) >= len(payload):
             return encode_frame(first & ~RSV1, payload)

@@ -22,7 +22,7 @@ class WsprotoWebSocketWire(WebSocketWire):
     ) -> None:
         super().__init__(max_bytes, deflate, deflate_threshold, cache)
         self._fast_between_messages = self._fast = FAST_NONE
-        self._wsproto = WsprotoImpl(max_bytes, deflate)
+        self._wsproto = WsprotoImpl(max_bytes, deflate, self._cache.counts)
         self._careful_bytes = 0  # of the frame at hand, still to come
 
     def _read_frames(

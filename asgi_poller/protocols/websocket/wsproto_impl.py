@@ -25,6 +25,7 @@ from wsproto.frame_protocol import (
 )
 
 from asgi_poller.errors import WebSocketFault
+from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.websocket.frames import (
     CLOSE_BAD_GATEWAY,
     CLOSE_INVALID_DATA,
@@ -54,7 +55,8 @@ class MessageGuard(Extension):
 
     name = "asgi-poller-guard"
 
-    def __init__(self, max_bytes: int, deflate: Deflate | None) -> None:
+    def __init__(self, max_bytes: int, deflate: Deflate | None, counts: LoopCounts) -> None:
+        self.counts = counts
         self.max_bytes = max_bytes
         self.deflate = deflate
         self._octets = 0  # of the message so far, as declared by its frame headers
@@ -111,9 +113,12 @@ class MessageGuard(Extension):
         if inflation is None:
             return None
         try:
-            return inflation.finish()
+            last = inflation.finish()
         except WebSocketFault as fault:
             return CloseReason(fault.code)
+        self.counts.inflated_bytes += inflation.fed_bytes
+        self.counts.raw_bytes_inflated += inflation.made_bytes
+        return last
 
 
 class _Frames(FrameProtocol):
@@ -141,8 +146,11 @@ class WsprotoImpl:
 
     __slots__ = ("_binary", "_connection", "_text")
 
-    def __init__(self, max_bytes: int, deflate: Deflate | None) -> None:
-        extensions: list[Extension] = [MessageGuard(max_bytes, deflate)]
+    def __init__(
+        self, max_bytes: int, deflate: Deflate | None, counts: LoopCounts | None = None
+    ) -> None:
+        counts = LoopCounts() if counts is None else counts
+        extensions: list[Extension] = [MessageGuard(max_bytes, deflate, counts)]
         self._connection = Connection(ConnectionType.SERVER, extensions=extensions)
         self._connection._proto = _Frames(False, extensions)
         # What has come of the message at hand. Not lists of pieces: a peer may send it in
