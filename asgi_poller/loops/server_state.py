@@ -276,7 +276,9 @@ class ServerState:
         task = self.loop.create_task(coroutine, context=context)
         # the loop itself holds tasks weakly: one that waits for something of its own could vanish
         self.conversations[task] = conversation
-        task.add_done_callback(self._release)
+        # in its own context: no copy of another one is kept for it, and what is logged about its
+        # end sees the context variables that the application has set
+        task.add_done_callback(self._release, context=context)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         conversation = self.conversations.pop(task)

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from typing import Any
+
+import pytest
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.serve.server import Server
-from tests.support.client import read_exactly, read_to_end
+from tests.support.client import get, read_exactly, read_to_end
 from tests.support.frames import text
-from tests.support.server import Site
+from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until
 
 AROUND = contextvars.ContextVar("around", default="unset")
@@ -53,11 +56,11 @@ class Sees:
 
 def ask(site: Site) -> None:
     wanted = b"around lifespan nobody"
-    get = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    one = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
     post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
-    last = get[:-2] + b"connection: close\r\n\r\n"
+    last = one[:-2] + b"connection: close\r\n\r\n"
     with site.connect() as client:
-        client.sendall(get * 3 + post + get + post + last)
+        client.sendall(one * 3 + post + one + post + last)
         assert read_to_end(client).count(wanted) == 7
     for _ in range(2):
         with site.websocket() as channel:
@@ -78,3 +81,31 @@ def test_one_connection_many_users(loop: str) -> None:
             await asyncio.wait_for(serving, DEADLINE_S)
 
     asyncio.run(main())
+
+
+def test_what_is_logged_about_a_request_sees_its_variables(
+    loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in uvicorn, where the request's own task logs it: a filter can add the request's id."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        USER.set(scope["path"])
+        raise ZeroDivisionError
+
+    users: list[str] = []
+
+    def note_user(record: logging.LogRecord) -> bool:
+        users.append(USER.get())
+        return True
+
+    logger = logging.getLogger("asgi_poller.error")
+    with serving(application, loop=loop, lifespan="off") as site:
+        logger.addFilter(note_user)
+        try:
+            for path in ("/anna", "/bert"):
+                with site.connect() as client:
+                    client.sendall(get(path))
+                    assert client.response().status == 500
+        finally:
+            logger.removeFilter(note_user)
+    assert users == ["/anna", "/bert"]
