@@ -23,6 +23,7 @@ FOLDERS = ("asgi", "loops", "protocols")
 INTERPRETED = frozenset(
     {
         "asgi/access_log.py",  # gunicorn's log inherits from it
+        "asgi/detailed_log.py",  # inherits from that one
         "asgi/disconnect.py",
         "asgi/error_response.py",
         "asgi/lifespan.py",

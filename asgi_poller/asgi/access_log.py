@@ -5,8 +5,11 @@ its end).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import TypeAlias
 from urllib.parse import quote
 
+from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Scope
 from asgi_poller.logs import ACCESS_HTTP, ACCESS_WEBSOCKET, Outcome
 
@@ -30,6 +33,10 @@ class Entry:
         self.http_version: str = scope["http_version"]
 
 
+Measure: TypeAlias = "Callable[[Entry, ResponsePort], ResponsePort]"
+"""Puts something that measures before the port of the request that an entry is of."""
+
+
 class AccessLog:
     """Writes to the logger `asgi_poller.access`. Made only where that logger is on, so that silence
     costs nothing. Raises nothing: what a handler or filter raises is logged.
@@ -40,6 +47,11 @@ class AccessLog:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
+    @property
+    def measure(self) -> Measure | None:
+        """For a log that is written when the response is complete."""
+        return None
+
     def entry(self, scope: Scope) -> Entry:
         """A request has come, or an opening handshake: what its lines will say of it."""
         return Entry(scope)
@@ -48,12 +60,18 @@ class AccessLog:
         """An HTTP response has begun."""
         self._info(
             ACCESS_HTTP,
-            _client(entry),
+            client_of(entry),
             entry.method,
             _path(entry),
             entry.http_version,
             status,
         )
+
+    def has_read(self, entry: Entry, read_bytes: int) -> None:
+        """So much of the request's body has come; said only where there is a `measure`."""
+
+    def broke_off(self, entry: Entry) -> None:
+        """The response was broken off, or the client left before it began."""
 
     def websocket_opened(self, entry: Entry) -> None:
         """A WebSocket was accepted."""
@@ -77,18 +95,23 @@ class AccessLog:
         received: tuple[int, int],
         sent: tuple[int, int],
     ) -> None:
-        """A WebSocket has ended: `by` is who closed it, `received` and `sent` are (messages, octets
+        """A WebSocket has ended: `by` is who closed it, `received` and `sent` are (messages, bytes
         on the wire).
         """
+        outcome = self._outcome_of_close(code, by, seconds, received=received, sent=sent)
+        self._log_websocket(entry, outcome)
+
+    @staticmethod
+    def _outcome_of_close(
+        code: int, by: str, seconds: float, *, received: tuple[int, int], sent: tuple[int, int]
+    ) -> Outcome:
         traffic = f"in={received[0]}/{received[1]}B out={sent[0]}/{sent[1]}B"
-        self._log_websocket(
-            entry, Outcome(code, f"[closed {code} by {by}] {seconds:.3f}s {traffic}")
-        )
+        return Outcome(code, f"[closed {code} by {by}] {seconds:.3f}s {traffic}")
 
     def _log_websocket(self, entry: Entry, outcome: int) -> None:
         self._info(
             ACCESS_WEBSOCKET,
-            _client(entry),
+            client_of(entry),
             "WebSocket",
             _path(entry),
             entry.http_version,
@@ -117,12 +140,21 @@ class _DenialLog(AccessLog):
         self._log.websocket_denied(entry, status)
 
 
-def _client(entry: Entry) -> str:
+def client_of(entry: Entry) -> str:
+    """Address and port, empty where a client has none."""
     return f"{entry.client[0]}:{entry.client[1]}" if entry.client else ""
 
 
 def _path(entry: Entry) -> str:
-    # quoted again: a decoded path may hold line ends, which must not forge a log line
-    path = quote(entry.path)
-    query = entry.query
-    return f"{path}?{query.decode('ascii', 'backslashreplace')}" if query else path
+    path = path_of(entry)
+    return f"{path}?{query_of(entry)}" if entry.query else path
+
+
+def path_of(entry: Entry) -> str:
+    """The path, quoted again: decoded it may hold line ends, which must not forge a log line."""
+    return quote(entry.path)
+
+
+def query_of(entry: Entry) -> str:
+    """The query string as text."""
+    return entry.query.decode("ascii", "backslashreplace")

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from asgi_poller.asgi.http import HttpContext, HttpExchange, ResponsePort
+from asgi_poller.asgi.http import HttpContext, HttpExchange
+from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Message
 from asgi_poller.errors import ApplicationFault
 from asgi_poller.protocols.http1.parser import RequestHead

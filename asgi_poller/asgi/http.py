@@ -15,14 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.access_log import AccessLog, Measure
 from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl, wait_in
+from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
 from asgi_poller.metrics.loop_counts import LoopCounts
@@ -53,42 +54,6 @@ _COMPLETE: Final = State.COMPLETE
 _GONE: Final = State.GONE
 
 
-class ResponsePort(Protocol):
-    """The connection as its exchange sees it: whatever version of HTTP it speaks encodes there.
-
-    A response is `send_head`, any number of `send_body`, `end`; or `refuse` alone; or it breaks off
-    with `abort`. `send_head` and `send_body` raise ApplicationFault, and write nothing, for what
-    cannot be encoded.
-    """
-
-    def send_head(
-        self,
-        request: RequestHead,
-        status: int,
-        headers: Iterable[tuple[bytes, bytes]],
-        *,
-        body: bytes,
-        more_body: bool,
-    ) -> None:
-        """The head and the first piece of the body, which is all of it unless `more_body`."""
-
-    def send_body(self, body: bytes, more_body: bool) -> None: ...
-
-    def end(self) -> None:
-        """The response is complete."""
-
-    def abort(self) -> None:
-        """The response cannot be completed: the peer must see that it breaks off."""
-
-    def refuse(self, request: RequestHead, status: int, detail: str) -> None:
-        """A whole response that is ours and not the application's; nothing follows it."""
-
-    def send_continue(self) -> None:
-        """100 Continue (RFC 9110, 15.2.1)."""
-
-    def set_reading(self, on: bool) -> None: ...
-
-
 @dataclass(slots=True)
 class HttpContext:
     """What all exchanges of one loop share."""
@@ -97,6 +62,7 @@ class HttpContext:
     access_log: AccessLog | None = None
     max_body_bytes: int | None = None
     counts: LoopCounts = field(default_factory=LoopCounts)
+    measure: Measure | None = None  # of an access log that wants durations and sizes
 
 
 class HttpExchange:
@@ -133,6 +99,8 @@ class HttpExchange:
         self._port = port
         self._context = context
         self._entry = None if context.access_log is None else context.access_log.entry(scope)
+        if context.measure is not None and self._entry is not None:
+            self._port = context.measure(self._entry, port)
         self._body: list[bytes] = []
         self._body_bytes = 0  # waiting for the application
         self._sent_count = 0  # messages of the response's body
@@ -160,6 +128,8 @@ class HttpExchange:
         limit_bytes = self._context.max_body_bytes
         if limit_bytes is not None:
             self._read_bytes += len(piece)
+            if self._context.measure is not None:
+                self._note_read(self._read_bytes)
             if self._read_bytes > limit_bytes:
                 self.refuse(413, "the request body is too large")
                 return
@@ -179,6 +149,7 @@ class HttpExchange:
     def disconnect(self) -> None:
         """The peer has left, or the request turned out to be broken."""
         if self.state is not _COMPLETE:
+            self._note_break()
             self._enter(_GONE)
         self._wake()
         if self._flow is not None:
@@ -324,6 +295,16 @@ class HttpExchange:
         context.counts.responses[status // 100 - 2] += 1
         if entry is not None and context.access_log is not None:
             context.access_log.response(entry, status)
+
+    def _note_read(self, read_bytes: int) -> None:
+        access_log, entry = self._context.access_log, self._entry
+        if access_log is not None and entry is not None:
+            access_log.has_read(entry, read_bytes)
+
+    def _note_break(self) -> None:
+        access_log, entry = self._context.access_log, self._entry
+        if access_log is not None and entry is not None:
+            access_log.broke_off(entry)
 
 
 def _as_bytes(body: object) -> bytes:

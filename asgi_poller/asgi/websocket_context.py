@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.http import ResponsePort
+from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.turn_output import TurnOutput
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.metrics.loop_counts import LoopCounts

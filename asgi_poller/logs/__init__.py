@@ -5,9 +5,12 @@ Names that configurations and other packages use; each is documented where it is
 
 from __future__ import annotations
 
+from asgi_poller.logs.access_fields import Access
+from asgi_poller.logs.access_format import AccessTemplateFormatter
 from asgi_poller.logs.configuration import LOGGING_CONFIG, configure_logging
 from asgi_poller.logs.files import reopen_log_files
 from asgi_poller.logs.handler import QueuedStreamHandler
+from asgi_poller.logs.json_lines import JsonFormatter
 from asgi_poller.logs.lines import log_notices, log_with_pid
 from asgi_poller.logs.records import (
     ACCESS_HTTP,
@@ -39,8 +42,11 @@ __all__ = [
     "ERROR_LOGGER",
     "LOGGING_CONFIG",
     "TRACE",
+    "Access",
     "AccessFormatter",
+    "AccessTemplateFormatter",
     "DefaultFormatter",
+    "JsonFormatter",
     "Outcome",
     "QueuedStreamHandler",
     "background_writing",

@@ -11,6 +11,7 @@ from typing import Any
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from asgi_poller.logs.access_format import parsed_format
 from asgi_poller.logs.records import ACCESS_LOGGER, ASGI_LOGGER, ERROR_LOGGER
 from asgi_poller.logs.text import ACCESS_FORMAT, DEFAULT_FORMAT
 from asgi_poller.logs.uvicorn import adapted, adapted_ini
@@ -83,9 +84,29 @@ def _apply(config: Config) -> None:
     if isinstance(given, Mapping):
         _configure(given, config.use_colors)
     elif given == DEFAULT_LOG_CONFIG:
-        _configure(LOGGING_CONFIG, config.use_colors)
+        _configure(_default(config), config.use_colors)
     elif given is not None:
         _apply_file(given, config.use_colors)
+
+
+def _default(config: Config) -> dict[str, Any]:
+    """The default configuration with the formats that the options ask for."""
+    formatters: dict[str, Any] = {}
+    if config.log_format == "json":
+        as_json = {"()": "asgi_poller.logs.JsonFormatter"}
+        formatters = {"default": as_json, "access": as_json}
+    elif config.access_log_format is not None:
+        _check_format(config.access_log_format)
+        form = {"()": "asgi_poller.logs.AccessTemplateFormatter", "fmt": config.access_log_format}
+        formatters = {"access": form}
+    return {**LOGGING_CONFIG, "formatters": {**LOGGING_CONFIG["formatters"], **formatters}}
+
+
+def _check_format(template: str) -> None:
+    try:
+        parsed_format(template)
+    except ValueError as error:
+        raise ConfigError("--access-log-format", str(error)) from error
 
 
 def _configure(given: Any, use_colors: bool | None) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableSequence
 from types import CoroutineType
 from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
+from asgi_poller.asgi.detailed_log import access_log_for
 from asgi_poller.asgi.http import HttpContext
 from asgi_poller.asgi.proxy_headers import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.scope import Peer, ScopeMaker
@@ -97,8 +99,7 @@ class ServerState:
         self.scopes = _scope_maker(config)
         self.default_headers = _default_headers(config)
         access_log = access_log or _access_log(config)
-        limit = config.limit_request_body
-        self.http_context = HttpContext(self.loop, access_log, limit, counts)
+        self.http_context = _http_context(self.loop, access_log, config, counts)
         self.deflate = config.ws_per_message_deflate
         self.websocket_context = WebSocketContext(
             loop=self.loop,
@@ -314,7 +315,22 @@ async def _awaited(call: Awaitable[None]) -> None:
 
 def _access_log(config: Config) -> AccessLog | None:
     logger = logging.getLogger("asgi_poller.access")
-    return AccessLog(logger) if config.access_log and logger.isEnabledFor(logging.INFO) else None
+    if not (config.access_log and logger.isEnabledFor(logging.INFO)):
+        return None
+    return access_log_for(logger)
+
+
+def _http_context(
+    loop: asyncio.AbstractEventLoop,
+    access_log: AccessLog | None,
+    config: Config,
+    counts: LoopCounts,
+) -> HttpContext:
+    body_limit = config.limit_request_body
+    measure = None if access_log is None else access_log.measure
+    if measure is not None and body_limit is None:
+        body_limit = sys.maxsize  # so that what is read is counted
+    return HttpContext(loop, access_log, body_limit, counts, measure=measure)
 
 
 def _default_headers(config: Config) -> DefaultHeaders:

@@ -110,6 +110,17 @@ class Logging:
         note="None leaves logging as it is. In Python and TOML a dictionary too.",
         uvicorn="built-in",
     )
+    log_format: Literal["text", "json"] = option(
+        "text",
+        choice("text", "json"),
+        "How lines are written: as text, or one JSON object a line.",
+    )
+    access_log_format: str | None = option(
+        None,
+        optional(text("TEMPLATE")),
+        "Lines of the access log, with named fields: '%(client)s %(status)s %(duration_ms).1f'.",
+        note="The fields are in docs/logging.md.",
+    )
     access_log: bool = option(
         True,
         flag(),

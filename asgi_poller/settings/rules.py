@@ -39,6 +39,7 @@ def apply_rules(app: object, values: Values) -> list[str]:
         *_monitoring_notices(values),
         *_tls_notices(values),
         *_proxy_notices(values),
+        *_log_notices(values),
     ]
 
 
@@ -144,6 +145,35 @@ def _proxy_notices(values: Values) -> list[str]:
         f"--forwarded-allow-ips: {', '.join(map(repr, nobody))} matches no proxy:"
         " give addresses, networks, unix or *; host names are not looked up"
     ]
+
+
+def _log_notices(values: Values) -> list[str]:
+    """Formats are of the built-in configuration; another one says its own."""
+    given = [
+        name
+        for name in ("log_format", "access_log_format")
+        if values[name] != SETTINGS[name].default
+    ]
+    if not given:
+        return []
+    switches = [SETTINGS[name].switch for name in given]
+    if values["log_config"] is None:
+        return [f"{switch} does nothing where logging is left alone" for switch in switches]
+    if values["log_config"] != SETTINGS["log_config"].default:
+        raise ConfigError(
+            switches[0],
+            "cannot be combined with --log-config: name the formatter in that configuration",
+        )
+    if len(given) > 1:
+        raise ConfigError(
+            switches[1], "cannot be combined with --log-format json, which has all fields"
+        )
+    unused = []
+    if values["access_log_format"] is not None and not values["access_log"]:
+        unused.append("--access-log-format does nothing with --no-access-log")
+    if values["log_format"] == "json" and values["use_colors"]:
+        unused.append("--use-colors does nothing with --log-format json")
+    return unused
 
 
 def _is_network(word: str) -> bool:

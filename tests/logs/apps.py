@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from asgi_poller.asgi.types import Receive, Scope, Send
@@ -10,11 +11,29 @@ from tests.support.apps import answer, converse, live
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/lost`: how many lines of the log this process has lost; `/fail` raises; WebSockets echo."""
+    """`/lost`: how many lines of the log this process has lost; `/fail` raises; `/half` breaks off;
+    `/slow` is 404 after 50 ms; `/wait` is never answered; WebSockets echo, but are denied at `/no`.
+    """
     if scope["type"] == "lifespan":
         await live(receive, send)
     elif scope["type"] == "websocket":
-        await converse(receive, send)
+        if scope["path"] == "/no":
+            await receive()
+            await send({"type": "websocket.close"})
+        else:
+            await converse(receive, send)
+    elif scope["path"] == "/half":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await receive()
+        raise RuntimeError("told to break off")
+    elif scope["path"] == "/slow":
+        await receive()
+        await asyncio.sleep(0.05)
+        await answer(send, b"0123456789", 404)
+    elif scope["path"] == "/wait":
+        while (await receive())["type"] != "http.disconnect":
+            pass
     elif scope["path"] == "/fail":
         raise RuntimeError("told to fail")
     else:

@@ -12,68 +12,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.logs.served import piped
 from tests.support.client import get, read_to_end
 from tests.support.command import Command, run_python
 from tests.support.processes import ROOT
 from tests.support.waiting import DEADLINE_S, wait_until
 
-APP = "tests.logs.apps:app"
 PIPE_BYTES = 4096
 QUEUE_COUNT = 10_000  # lines that wait for an output that takes nothing, in each process
 NUMBER = re.compile(r"/n(\d+)\b")
 LOSS = re.compile(r"WARNING: +(\d+) log lines were lost")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes and /dev/full as in Linux")
-
-
-class Piped:
-    """A server whose standard output is `stdout`; its standard error goes to a file."""
-
-    def __init__(self, stdout: int, errors: Path, *options: str, app: str = APP) -> None:
-        self._errors = errors
-        with errors.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "asgi_poller", app, "--port", "0", *options],
-                stdout=stdout,
-                stderr=file,
-                cwd=ROOT,
-                start_new_session=True,
-            )
-
-    @property
-    def errors(self) -> str:
-        return self._errors.read_text()
-
-    def address(self) -> tuple[str, int]:
-        """Where it serves, once it does."""
-        wait_until(lambda: "running on" in self.errors, "it serves")
-        found = re.search(r"running on http://([^:]+):(\d+)", self.errors)
-        assert found is not None, self.errors
-        return found[1], int(found[2])
-
-    def end(self) -> float:
-        """Ask it to end; the seconds that it takes."""
-        began = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(DEADLINE_S)
-        return time.monotonic() - began
-
-
-@contextlib.contextmanager
-def piped(stdout: int, errors: Path, *options: str, app: str = APP) -> Iterator[Piped]:
-    server = Piped(stdout, errors, *options, app=app)
-    try:
-        yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.process.pid, signal.SIGKILL)
-        server.process.wait(DEADLINE_S)
 
 
 @pytest.fixture
@@ -302,7 +257,7 @@ def test_what_the_application_prints_is_in_order_with_its_lines() -> None:
 
 def test_a_line_is_there_when_its_response_is(tmp_path: Path) -> None:
     """Nobody waits for a line: it comes by itself, within moments."""
-    command = Command("--port", "0", app=APP)
+    command = Command("--port", "0", app="tests.logs.apps:app")
     try:
         with socket.create_connection(command.address, DEADLINE_S) as client:
             client.sendall(get("/fail", "Connection: close"))

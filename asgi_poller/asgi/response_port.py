@@ -1,0 +1,44 @@
+"""What an exchange writes its response to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from asgi_poller.protocols.http1.parser import RequestHead
+
+
+class ResponsePort(Protocol):
+    """The connection as its exchange sees it: whatever version of HTTP it speaks encodes there.
+
+    A response is `send_head`, any number of `send_body`, `end`; or `refuse` alone; or it breaks off
+    with `abort`. `send_head` and `send_body` raise ApplicationFault, and write nothing, for what
+    cannot be encoded.
+    """
+
+    def send_head(
+        self,
+        request: RequestHead,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        body: bytes,
+        more_body: bool,
+    ) -> None:
+        """The head and the first piece of the body, which is all of it unless `more_body`."""
+
+    def send_body(self, body: bytes, more_body: bool) -> None: ...
+
+    def end(self) -> None:
+        """The response is complete."""
+
+    def abort(self) -> None:
+        """The response cannot be completed: the peer must see that it breaks off."""
+
+    def refuse(self, request: RequestHead, status: int, detail: str) -> None:
+        """A whole response that is ours and not the application's; nothing follows it."""
+
+    def send_continue(self) -> None:
+        """100 Continue (RFC 9110, 15.2.1)."""
+
+    def set_reading(self, on: bool) -> None: ...
