@@ -19,6 +19,7 @@ from asgi_poller.asgi.access_log import (
     path_of,
     query_of,
 )
+from asgi_poller.asgi.request_id import parsed_traceparent, request_id_of
 from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Scope
 from asgi_poller.logs import ACCESS_HTTP, ACCESS_WEBSOCKET, Access, Outcome
@@ -36,8 +37,11 @@ class DetailedEntry(Entry):
         "began_s",
         "is_written",
         "request_bytes",
+        "request_id",
         "response_bytes",
+        "span_id",
         "status",
+        "trace_id",
         "user_agent",
     )
 
@@ -49,8 +53,13 @@ class DetailedEntry(Entry):
         self.response_bytes = 0
         self.status: int | None = None
         self.user_agent: str | None = None
+        self.request_id = request_id_of(scope)
+        self.trace_id: str | None = None
+        self.span_id: str | None = None
         for name, value in scope["headers"]:
-            if name == b"user-agent":
+            if name == b"traceparent":
+                self.trace_id, self.span_id = parsed_traceparent(value) or (None, None)
+            elif name == b"user-agent":
                 self.user_agent = value.decode("utf-8", "backslashreplace").translate(_CONTROL)
 
 
@@ -139,13 +148,17 @@ class DetailedAccessLog(AccessLog):
 
     def _log(self, template: str, entry: Entry, status: int, known: dict[str, Any]) -> None:
         method = entry.method if template is ACCESS_HTTP else "WebSocket"
+        detailed = _detailed(entry)
         access = Access(
             client=client_of(entry),
             method=method,
             path=path_of(entry),
             query=query_of(entry),
             http_version=entry.http_version,
-            user_agent=_detailed(entry).user_agent,
+            request_id=detailed.request_id,
+            user_agent=detailed.user_agent,
+            trace_id=detailed.trace_id,
+            span_id=detailed.span_id,
             **known,
         )
         target = f"{access.path}?{access.query}" if access.query else access.path

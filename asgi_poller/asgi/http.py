@@ -23,6 +23,7 @@ from typing import Any, Final
 from asgi_poller.asgi.access_log import AccessLog, Measure
 from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl, wait_in
+from asgi_poller.asgi.request_id import log_extra
 from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
@@ -182,7 +183,8 @@ class HttpExchange:
         if error is not None:
             if self.state is _GONE and stems_from_disconnect(error):
                 return  # it saw that nobody listens, and has stopped
-            _log.error("Exception in ASGI application", exc_info=error)
+            note = log_extra(self.scope)
+            _log.error("Exception in ASGI application", exc_info=error, extra=note)
         elif self.state is _COMPLETE:
             return
         elif self.state is _WAITING:

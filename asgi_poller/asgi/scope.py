@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from asgi_poller.asgi.request_id import identify, note_in
 from asgi_poller.asgi.types import ASGI_VERSION, HTTP_SPEC_VERSION, WEBSOCKET_SPEC_VERSION
 from asgi_poller.protocols.http1.parser import Headers, RequestHead
 
@@ -67,6 +68,7 @@ class ScopeMaker:
     root_path: str = ""
     trusted: Hosts | None = None  # who may send names with _; None: everybody
     forwarding: Forwarding | None = None
+    id_proxies: Hosts | None = None  # whose request ids are taken; None: there are no ids
     state: dict[str, Any] = field(default_factory=dict)
     _targets: dict[bytes, tuple[str, bytes, bytes]] = field(default_factory=dict)
 
@@ -101,7 +103,13 @@ class ScopeMaker:
         }
         if peer.tls is not None:
             scope["extensions"] = {"tls": peer.tls}
+        if self.id_proxies is not None:
+            note_in(scope, self._identify(head, peer, self.id_proxies))
         return scope
+
+    def _identify(self, head: RequestHead, peer: Peer, proxies: Hosts) -> bytes:
+        host = None if peer.client is None else peer.client[0]
+        return identify(head, is_trusted=host in proxies)
 
     def websocket(self, head: RequestHead, peer: Peer, subprotocols: list[str]) -> dict[str, Any]:
         """The scope of one WebSocket handshake."""
@@ -114,7 +122,7 @@ class ScopeMaker:
         extensions: dict[str, Any] = {"websocket.http.response": {}}
         if peer.tls is not None:
             extensions["tls"] = peer.tls
-        return {
+        scope = {
             "type": "websocket",
             "asgi": _WEBSOCKET,
             "http_version": head.http_version,
@@ -130,6 +138,9 @@ class ScopeMaker:
             "state": self.state.copy(),
             "extensions": extensions,
         }
+        if self.id_proxies is not None:
+            note_in(scope, self._identify(head, peer, self.id_proxies))
+        return scope
 
     def _target(self, target: bytes) -> tuple[str, bytes, bytes]:
         """Path, raw path and query of a request target (RFC 9112, 3.2)."""

@@ -24,6 +24,7 @@ from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl
 from asgi_poller.asgi.http import HttpContext
 from asgi_poller.asgi.receive_queue import ReceiveQueue
+from asgi_poller.asgi.request_id import log_extra
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket_context import (
     CLOSED,
@@ -193,7 +194,8 @@ class WebSocketSession:
         has_ended = state is CLOSING or state is CLOSED
         # an application may stop by letting ClientDisconnected out
         if error is not None and not (has_ended and stems_from_disconnect(error)):
-            _log.error("Exception in ASGI application", exc_info=error)
+            note = log_extra(self.scope)
+            _log.error("Exception in ASGI application", exc_info=error, extra=note)
         if state is OPEN:
             code = CLOSE_NORMAL if error is None else CLOSE_INTERNAL_ERROR
             self._start_closing(code, "", by="application")

@@ -33,7 +33,10 @@ class Access(NamedTuple):
     sent_bytes: int | None = None
     close_code: int | None = None
     closed_by: str | None = None
+    request_id: str | None = None
     user_agent: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 #: The fields of Access in their order, as JSON has them and users read of them.
@@ -55,7 +58,10 @@ FIELDS = {
     "sent_bytes": "bytes of frames that it sent",
     "close_code": "close code of a WebSocket that has ended (RFC 6455, 7.4.1)",
     "closed_by": "who ended it: `peer`, `application` or `server`",
+    "request_id": "id of the request, with `--request-id`",
     "user_agent": "User-Agent of the request",
+    "trace_id": "of the request's `traceparent` (W3C Trace Context), if that is valid",
+    "span_id": "of the request's `traceparent`: the span of the caller",
 }
 
 #: What every line in JSON has.
@@ -66,6 +72,7 @@ RECORD_FIELDS = {
     "message": "the line as text",
     "pid": "id of the process",
     "exception": "the traceback, if there is one",
+    "request_id": "id of the request that the line is about, with `--request-id`",
 }
 
 #: What a format may name besides the fields of Access.

@@ -37,6 +37,9 @@ class JsonFormatter(logging.Formatter):
         exception = record.exc_text
         if record.exc_info and not exception:
             exception = self.formatException(record.exc_info)
+        request_id = getattr(record, "request_id", None)
+        if isinstance(request_id, str):
+            line["request_id"] = request_id
         if exception:
             line["exception"] = exception
         return json.dumps(line)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from asgi_poller.asgi.error_response import error_response
+from asgi_poller.asgi.request_id import HEADER
+from asgi_poller.loops.identified_responses import IdentifiedHeaders
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http1.response import DefaultHeaders, ResponseEncoder
 
@@ -14,16 +16,19 @@ class DenialPort:
     is complete or cannot be. Owned by the loop's thread.
     """
 
-    __slots__ = ("_done", "_encoder", "_write")
+    __slots__ = ("_done", "_encoder", "_headers", "_request_id", "_write")
 
     def __init__(
         self,
         write: Callable[[bytes], None],
         default_headers: DefaultHeaders,
         done: Callable[[], None],
+        request_id: bytes = b"",
     ) -> None:
         self._write = write
-        self._encoder = ResponseEncoder(default_headers)
+        self._request_id = request_id
+        self._headers = IdentifiedHeaders(default_headers)
+        self._encoder = ResponseEncoder(self._headers)
         self._done = done
 
     def send_head(
@@ -35,6 +40,8 @@ class DenialPort:
         body: bytes,
         more_body: bool,
     ) -> None:
+        if self._request_id:
+            headers = self._headers.identify(self._request_id, headers)
         self._write(self._encoder.head(request, status, headers, body=body, more_body=more_body))
 
     def send_body(self, body: bytes, more_body: bool) -> None:
@@ -49,7 +56,8 @@ class DenialPort:
         self._done()
 
     def refuse(self, request: RequestHead, status: int, detail: str) -> None:
-        self._write(error_response(status, detail))
+        extra = ((HEADER, self._request_id),) if self._request_id else ()
+        self._write(error_response(status, detail, extra))
         self._done()
 
     def send_continue(self) -> None:

@@ -12,6 +12,7 @@ from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.http_phase import BUSY, ENDING, HEAD, IDLE, SILENT, UPGRADING, Phase
 from asgi_poller.loops.http_responses import HttpResponses
+from asgi_poller.loops.identified_responses import responses_of
 from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER
@@ -257,7 +258,7 @@ class HttpProtocol:
 
     def _port(self) -> HttpResponses:
         if self._responses is None:
-            self._responses = HttpResponses(self, self._peer, self._transport, self._server)
+            self._responses = responses_of(self, self._peer, self._transport, self._server)
         return self._responses
 
     def set_reading(self, on: bool) -> None:

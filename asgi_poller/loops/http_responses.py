@@ -106,8 +106,12 @@ class HttpResponses:
     def refuse(self, request: RequestHead, status: int, detail: str) -> None:
         if status != _APPLICATION_FAILED:
             self._note_refusal(status, detail, None)
-        self.write(error_response(status, detail, head_only=request.method == "HEAD"))
+        fields = self._fields_of_refusal(request)
+        self.write(error_response(status, detail, fields, head_only=request.method == "HEAD"))
         self._owner.response_ended(False)
+
+    def _fields_of_refusal(self, request: RequestHead) -> tuple[tuple[bytes, bytes], ...]:
+        return ()
 
     def refuse_broken(self, fault: HttpFault) -> None:
         """Answer what is no request."""

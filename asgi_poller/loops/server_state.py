@@ -343,7 +343,18 @@ def _default_headers(config: Config) -> DefaultHeaders:
 
 def _scope_maker(config: Config) -> ScopeMaker:
     trusted = None if config.underscores_in_headers else TrustedHosts(config.forwarded_allow_ips)
-    return ScopeMaker(root_path=config.root_path, trusted=trusted, forwarding=_forwarding(config))
+    return ScopeMaker(
+        root_path=config.root_path,
+        trusted=trusted,
+        forwarding=_forwarding(config),
+        id_proxies=_id_proxies(config),
+    )
+
+
+def _id_proxies(config: Config) -> TrustedHosts | None:
+    if not config.request_id:
+        return None
+    return TrustedHosts(config.forwarded_allow_ips if config.proxy_headers else "")
 
 
 def _forwarding(config: Config) -> ProxyHeaders | None:

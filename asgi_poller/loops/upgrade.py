@@ -31,6 +31,8 @@ def upgrade(
     server.admit_websocket(old, head)
     scope = server.scopes.websocket(head, peer, handshake.subprotocols)
     handshake.accepted_at = peer.accepted_at
+    if server.scopes.id_proxies is not None:
+        handshake.request_id = head.request_id
     connection = WebSocketProtocol(transport, server, handshake)
     session = WebSocketSession(scope, connection, server.websocket_context)
     server.connection_changed(old, connection)

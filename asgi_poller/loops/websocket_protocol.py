@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterable
 
 from asgi_poller.asgi.error_response import error_response
+from asgi_poller.asgi.request_id import HEADER
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.asgi.websocket_context import CLOSED, CLOSING, CONNECTING, OPEN
 from asgi_poller.loops.denial_port import DenialPort
+from asgi_poller.loops.identified_responses import IdentifiedHeaders
 from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER, TICK_S
 from asgi_poller.loops.websocket_timeouts import WebSocketTimeouts
-from asgi_poller.protocols.http1.response import phrase
+from asgi_poller.protocols.http1.response import DefaultHeaders, phrase
 from asgi_poller.protocols.websocket.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
@@ -138,10 +140,14 @@ class WebSocketProtocol:
     def accept(self, subprotocol: object, headers: Iterable[tuple[bytes, bytes]]) -> Deflate | None:
         server, handshake = self._server, self._handshake
         assert handshake is not None
+        default_headers: DefaultHeaders = server.default_headers
+        if handshake.request_id:
+            default_headers = IdentifiedHeaders(server.default_headers)
+            headers = default_headers.identify(handshake.request_id, headers)
         head, deflate = handshake.accept(
             subprotocol=subprotocol,
             headers=headers,
-            default_headers=server.default_headers,
+            default_headers=default_headers,
             deflate=server.deflate,
         )
         self._handshake = None
@@ -151,11 +157,18 @@ class WebSocketProtocol:
         return deflate
 
     def deny(self, status: int) -> None:
-        self._server.output.write(self, error_response(status, phrase(status).decode()))
+        request_id = self._request_id
+        extra = ((HEADER, request_id),) if request_id else ()
+        self._server.output.write(self, error_response(status, phrase(status).decode(), extra))
 
     def denial_port(self, done: Callable[[], None]) -> DenialPort:
         write = functools.partial(self._server.output.write, self)
-        return DenialPort(write, self._server.default_headers, done)
+        return DenialPort(write, self._server.default_headers, done, self._request_id)
+
+    @property
+    def _request_id(self) -> bytes:
+        """Until the handshake is accepted; empty where there are no ids."""
+        return b"" if self._handshake is None else self._handshake.request_id
 
     def set_reading(self, on: bool) -> None:
         if on:

@@ -50,6 +50,12 @@ class Proxies:
         note="Default: $FORWARDED_ALLOW_IPS if that is set.",
         uvicorn="same",
     )
+    request_id: bool = option(
+        False,
+        flag(),
+        "Give each request an id: a trusted proxy's X-Request-ID, else one that is made.",
+        note="It is in the scope, in the response and in the log.",
+    )
     proxy_protocol: bool = option(
         False,
         flag(),

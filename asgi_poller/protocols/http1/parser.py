@@ -55,9 +55,11 @@ class RequestHead:
         "is_forwarded",
         "keep_alive",
         "method",
+        "request_id",
         "target",
         "upgrade",
     )
+    request_id: bytes  # there only with --request-id
 
     def __init__(self, method: str, target: bytes, http_version: str, headers: Headers) -> None:
         self.method = method

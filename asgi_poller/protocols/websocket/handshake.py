@@ -30,13 +30,14 @@ class Handshake:
     answered.
     """
 
-    __slots__ = ("_key", "_offers", "accepted_at", "subprotocols")
+    __slots__ = ("_key", "_offers", "accepted_at", "request_id", "subprotocols")
 
     def __init__(self, key: bytes, subprotocols: list[str], offers: str) -> None:
         #: When the system gave us the connection, in monotonic seconds; 0.0: nobody asks.
         self.accepted_at = 0.0
         self._key = key
         self._offers = offers
+        self.request_id = b""  # with --request-id
         self.subprotocols = subprotocols
 
     def accept(
