@@ -29,6 +29,7 @@ from asgi_poller.listeners.examine import address_faults
 from asgi_poller.logs import configure_logging
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.loops.request_filter import request_filter
+from asgi_poller.monitor.monitor import require_library
 from asgi_poller.privileges import resolve
 from asgi_poller.serve.limits_wiring import reads_heads
 from asgi_poller.serve.runner import end_process_soon
@@ -44,6 +45,7 @@ def faults(config: Config) -> Iterator[OperatorFault]:
         lambda: loop_factory(config.loop),
         lambda: _check_processes(config),
         lambda: _check_pid_file(config),
+        lambda: require_library(config),
     ]
     then: list[Callable[[], object]] = [
         lambda: context_of(config),

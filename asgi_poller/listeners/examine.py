@@ -29,6 +29,8 @@ def address_faults(config: Config) -> Iterator[OperatorFault]:
         yield from _faults(option, text)
     if not texts:
         yield from _faults_of_host("--host", config.host)
+    if config.metrics is not None:
+        yield from _faults("--metrics", config.metrics)
     if config.uds_owner is not None:
         try:
             owner_ids("--uds-owner", config.uds_owner)

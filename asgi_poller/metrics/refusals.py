@@ -48,5 +48,7 @@ class Refusals:
 
 def by_reason(*counts: Sequence[int]) -> Mapping[str, int]:
     """Counts in the order of REFUSALS, all together, by name; those that are 0 left out."""
+    if not counts:
+        return {}
     totals = map(sum, zip(*counts, strict=True))
     return {name: total for name, total in zip(REFUSALS, totals, strict=True) if total}

@@ -90,6 +90,10 @@ EVENT_KINDS = (
     "started", "draining", "ended", "crashed", "blocked", "recovered", "lost", "failed", "reload",
 )  # fmt: skip
 
+#: Why a worker was started in another one's place. crashed, lost: as above. recycled: it had
+#: reached a limit. reload: all are replaced. asked: it alone was sent SIGTERM.
+RESTART_REASONS = ("crashed", "lost", "recycled", "reload", "asked")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -98,10 +102,8 @@ class Snapshot:
     reason, in all processes. `listen_overflows` and `listen_drops` are the kernel's, of all
     listeners in this network namespace (proc_net_netstat: TcpExt); None where it does not say.
     `retired` is what loops of workers that have ended had counted, and log lines that the
-    supervisor itself has dropped; `restarts` how many workers were
-    started to replace one, by why: "crashed", "lost", "recycled", "reload", "asked" (SIGTERM to one
-    worker). `events` are the latest
-    ones, oldest first.
+    supervisor itself has dropped; `restarts` how many workers were started to replace one, by
+    RESTART_REASONS. `events` are the latest ones, oldest first.
     """
 
     time: float

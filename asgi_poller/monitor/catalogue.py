@@ -13,7 +13,14 @@ from typing import Literal
 
 from asgi_poller.metrics.histogram import BOUNDS_US, HistogramValue
 from asgi_poller.metrics.loop_counts import STATUS_CLASSES, LoopValues
-from asgi_poller.metrics.snapshot import LoopSnapshot, PollerSnapshot, Snapshot, WorkerSnapshot
+from asgi_poller.metrics.refusals import REFUSALS
+from asgi_poller.metrics.snapshot import (
+    RESTART_REASONS,
+    LoopSnapshot,
+    PollerSnapshot,
+    Snapshot,
+    WorkerSnapshot,
+)
 from asgi_poller.monitor.as_json import closes_of
 
 PREFIX = "asgi_poller_"
@@ -214,7 +221,7 @@ _LISTENING = (
         "counter",
         "Connections and requests that were turned away.",
         ("reason",),
-        lambda snapshot, _: [((why,), count) for why, count in sorted(snapshot.refused.items())],
+        lambda snapshot, _: [((why,), snapshot.refused.get(why, 0)) for why in REFUSALS],
     ),
 )
 
@@ -261,9 +268,10 @@ _WORKERS = (
     Metric(
         f"{PREFIX}worker_restarts_total",
         "counter",
-        "Workers started to replace one: crashed, lost (blocked too long), recycled, reload.",
+        "Workers started to replace one, by why: it crashed, was lost (blocked for too long),"
+        " recycled (a limit), asked to end, or there was a reload.",
         ("reason",),
-        lambda snapshot, _: [((why,), count) for why, count in sorted(snapshot.restarts.items())],
+        lambda snapshot, _: [((why,), snapshot.restarts.get(why, 0)) for why in RESTART_REASONS],
     ),
 )
 
@@ -334,8 +342,12 @@ _WEBSOCKETS = (
     ),
     _sum("websocket_messages_received_total", "Messages received.", "messages_received"),
     _sum("websocket_messages_sent_total", "Messages sent.", "messages_sent"),
-    _sum("received_bytes_total", "Bytes received, TLS not counted.", "bytes_received"),
-    _sum("sent_bytes_total", "Bytes sent, TLS not counted.", "bytes_sent"),
+    _sum(
+        "websocket_received_bytes_total",
+        "Bytes received, frame headers included.",
+        "bytes_received",
+    ),
+    _sum("websocket_sent_bytes_total", "Bytes sent, frame headers included.", "bytes_sent"),
     _sum(
         "websocket_deflate_input_bytes_total",
         "Bytes of sent messages before compression, of those that were compressed.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import threading
@@ -187,7 +186,7 @@ async def monitored(
         close_listeners(taken_over)
         yield None
         return
-    _require_library()
+    require_library(config)
     listeners = list(taken_over) or open_address(config.metrics, _OPTION, _BACKLOG_COUNT)
     try:
         monitor = Monitor(config, source, listeners)
@@ -203,8 +202,10 @@ async def monitored(
         await monitor.end()
 
 
-@functools.cache
-def _require_library() -> None:
+def require_library(config: Config) -> None:
+    """Raises ConfigError where --metrics is wanted and prometheus-client is missing."""
+    if config.metrics is None:
+        return
     try:
         import prometheus_client  # noqa: F401  # found out before anything is bound
     except ImportError:

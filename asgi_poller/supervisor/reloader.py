@@ -24,10 +24,13 @@ from asgi_poller.errors import ConfigError, OperatorFault
 from asgi_poller.listeners.listeners import open_listeners
 from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
 from asgi_poller.loops.loop_factory import loop_factory
+from asgi_poller.metrics.event_log import DRAINING, STARTING, EventLog
+from asgi_poller.monitor.monitor import monitored
 from asgi_poller.privileges import Identity, resolve
 from asgi_poller.supervisor.poller_host import PollerHost, host_pollers
 from asgi_poller.supervisor.source_poll import changes
 from asgi_poller.supervisor.spawn import SpawnLauncher, described_exit
+from asgi_poller.supervisor.supervisor_source import SupervisorSource
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
 from asgi_poller.system.service_notifier import ServiceNotifier
 from asgi_poller.system.signals import run_parent
@@ -59,6 +62,8 @@ class Reloader:
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
+        self._events = EventLog()
+        self._source = SupervisorSource(self._events, "reloader")
         self._callbacks = Callbacks(_let_leave, lambda worker: None)
 
     def run(self) -> int:
@@ -79,8 +84,15 @@ class Reloader:
 
     async def _serve(self, watcher: SourceWatcher) -> int:
         self._loop = asyncio.get_running_loop()
+        async with monitored(self._config, self._source):  # it stays while workers come and go
+            await self._serve_beside(watcher)
+        log_with_pid("Finished reloader [%d]", os.getpid())
+        return 0
+
+    async def _serve_beside(self, watcher: SourceWatcher) -> None:
         listeners = open_listeners(self._config)
         poller_host = host_pollers(self._config, self._identity, listeners)
+        self._source.look_at(poller_host)
         log_with_pid("Started reloader [%d]", os.getpid())
         shown = ", ".join(map(str, watcher.directories))
         _log.info("Will watch for changes in: %s", shown)
@@ -110,8 +122,6 @@ class Reloader:
             poller_host.stop()
             await self._end_worker(poller_host, self._config.timeout_graceful_shutdown, adopt=True)
             poller_host.close()
-        log_with_pid("Finished reloader [%d]", os.getpid())
-        return 0
 
     async def _keep_running(self, poller_host: PollerHost) -> None:
         while True:
@@ -121,6 +131,8 @@ class Reloader:
                 await self._until(changed, poller_host)
             finally:
                 changed.cancel()
+            self._events.count_restart("reload")
+            self._events.state = STARTING
             await self._end_worker(poller_host, _RELOAD_GRACE_S)
 
     async def _until(self, changed: asyncio.Future[Any], poller_host: PollerHost) -> None:
@@ -143,6 +155,7 @@ class Reloader:
             _log.error("%s. Waiting for a change.", fault)
         else:
             poller_host.admit(worker)
+            self._events.started()
             await _first(worker.ended, changed)
             if not changed.done():
                 end = described_exit(worker.ended.result())
@@ -180,6 +193,7 @@ class Reloader:
     def _on_stop(self) -> None:
         if self._stop.is_set() and self._worker is not None:
             self._worker.kill()
+        self._events.state = DRAINING
         self._stop.set()
 
     def _reopen_logs(self) -> None:

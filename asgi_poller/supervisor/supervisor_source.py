@@ -14,8 +14,9 @@ from asgi_poller.supervisor.poller_host import PollerHost
 class SupervisorSource:
     """A metrics.snapshot.Source. Any thread, at any time of the supervisor's life."""
 
-    def __init__(self, events: EventLog) -> None:
+    def __init__(self, events: EventLog, role: str = "supervisor") -> None:
         self._events = events
+        self._role = role
         self._poller_host: PollerHost | None = None
 
     def look_at(self, poller_host: PollerHost) -> None:
@@ -26,11 +27,11 @@ class SupervisorSource:
         """What is known now."""
         host = self._poller_host
         if host is None:
-            return Snapshot(role="supervisor", **of_process((), None, self._events))
+            return Snapshot(role=self._role, **of_process((), None, self._events))
         workers, retired = host.worker_book.snapshot()
         loops = [loop.values.refusals for worker in workers for loop in worker.loops]
         return Snapshot(
-            role="supervisor",
+            role=self._role,
             refused=by_reason(host.poller_pool.refusals.counts, retired.refusals, *loops),
             workers=workers,
             retired=retired + LoopValues(log_lines_dropped=dropped_lines()),
