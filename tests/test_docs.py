@@ -35,6 +35,7 @@ FOREIGN = {
     },
     "docs/performance.md": {"quick", "goals", "connections", "burst", "interval", "only", "peers"},
     "docs/free-threading.md": {"disable-gil", "only", "peers", "python"},
+    "docs/logging.md": {"kill-whom", "log-opt", "since"},
     "README.md": {"quick"},
     "CONTRIBUTING.md": {"server-name", "quick", "only", "peers"},
 }

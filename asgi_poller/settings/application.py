@@ -119,7 +119,7 @@ class Logging:
         None,
         optional(text("TEMPLATE")),
         "Lines of the access log, with named fields: '%(client)s %(status)s %(duration_ms).1f'.",
-        note="The fields are in docs/logging.md.",
+        note="[Logging](logging.md#a-format-of-your-own) has the fields.",
     )
     access_log: bool = option(
         True,
