@@ -34,6 +34,8 @@ INTERPRETED = frozenset(
         "loops/after_tls.py",
         "loops/denial_port.py",
         "loops/drain.py",
+        "loops/drain_counts.py",
+        "loops/drain_progress.py",
         "loops/lingering_close.py",
         "loops/loop_factory.py",
         "loops/preread.py",

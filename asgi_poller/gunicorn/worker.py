@@ -149,7 +149,8 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             for listener in listeners:
                 listener.close()
             limit_s = _QUICK_S if self._force.is_set() else config.timeout_graceful_shutdown
-            await serving.end(limit_s, self._force)
+            # the arbiter's workers each have a log of their own: no progress of each
+            await serving.end(limit_s, self._force, has_progress=False)
         finally:
             heartbeat.cancel()
 

@@ -9,6 +9,7 @@ of them sends can do more than be misunderstood.
                             failed(problem, exit_code) it cannot start, and ends
                             leaving                    it was sent SIGTERM and waits for `drain`
                             limit                      --limit-max-requests is reached
+                            drained(...)               what became of its connections: `Drained`
     supervisor to worker    drain(timeout_s, spread_s, adopt)
                             reopen_logs
     fork server             see `worker/fork_server.py`

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
+from asgi_poller.loops.drain_counts import Drained, Left
 from asgi_poller.loops.server_state import Connection, ServerState
 
-_log = logging.getLogger("asgi_poller.error")
-
 _ARRIVAL_S = 1.0  # for TLS handshakes and PROXY headers that are on their way
-_PATIENCE_S = 0.5  # then it is said what is waited for
 _SPREAD_STEP_S = 0.02  # between two of those that end one after the other, at least
 
 
 async def drain(
     state: ServerState, arriving: set[asyncio.Task[None]], timeout_s: float, spread_s: float
-) -> bool:
+) -> Drained:
     """End every connection in an orderly way; what has not ended after `timeout_s` seconds is cut
     off.
 
     Idle connections close, requests finish, WebSockets get 1012 and their closing handshake: with
     `spread_s`, evenly over so many seconds, which come on top of `timeout_s`. `arriving` are
-    connections that are not made yet. True if nothing had to be cut off. Cancelling it cuts
-    everything off at once.
+    connections that are not made yet. Cancelling it cuts everything off at once; what became of
+    them is in `state.drained` then.
     """
+    start_s = state.loop.time()
     changed = state.begin_drain()
+    counts = state.drained
+    if not counts.began_with.count:  # else it is the second order
+        counts.began_with = left(state, set())
     late = []
     for connection in list(state.connections):
         if spread_s > 0 and connection.is_websocket:
@@ -35,32 +36,32 @@ async def drain(
     try:
         async with asyncio.timeout(spread_s + timeout_s):
             give_up = state.loop.call_later(_ARRIVAL_S, _give_up, arriving)
-            say = state.loop.call_later(_PATIENCE_S, _say_what_is_left, state, timeout_s)
             await _shut_down_evenly(late, spread_s)
             while state.connections or state.conversations or arriving:
                 changed.clear()
                 await changed.wait()
             give_up.cancel()
-            say.cancel()
     except TimeoutError:
-        _log.warning(
-            "Graceful shutdown took longer than %g s: %d connections and %d tasks are cut off.",
-            timeout_s,
-            len(state.connections),
-            len(state.conversations),
-        )
-        return False
+        pass
     finally:
+        # else a second order has cut them off, and they are about to end
+        if not counts.cut_off.count:
+            counts.cut_off = left(state, arriving)
         await _cut_off(state, arriving)
-    return True
+    return Drained.of([counts], state.loop.time() - start_s)
 
 
-def _say_what_is_left(state: ServerState, timeout_s: float) -> None:
-    _log.info(
-        "Waiting for %d connections and %d tasks to end, %g s at most. (CTRL+C to force quit)",
-        len(state.connections),
-        len(state.conversations),
-        timeout_s,
+def left(state: ServerState, arriving: set[asyncio.Task[None]]) -> Left:
+    """What has not ended, of what a drain waits for. Any thread."""
+    connections, calls = list(state.connections), list(state.conversations.values())
+    websockets = sum(each.is_websocket for each in connections)
+    requests = sum(each.scope["type"] == "http" for each in calls)
+    of_websockets = len(calls) - requests
+    return Left(
+        websockets,
+        requests,
+        max(0, of_websockets - websockets),
+        max(0, len(connections) - websockets - requests) + len(arriving),
     )
 
 

@@ -28,7 +28,8 @@ from asgi_poller.loops.accepted_socket import (
     server_address,
 )
 from asgi_poller.loops.after_tls import AfterTls
-from asgi_poller.loops.drain import drain
+from asgi_poller.loops.drain import drain, left
+from asgi_poller.loops.drain_counts import Drained, Left
 from asgi_poller.loops.http_protocol import HttpProtocol
 from asgi_poller.loops.loop_meter import LoopMeter
 from asgi_poller.loops.preread import Refused, peek, read_proxy_header
@@ -314,7 +315,12 @@ class LoopServer:
 
     # The end
 
-    async def drain(self, timeout_s: float, spread_s: float = 0.0) -> bool:
+    @property
+    def left(self) -> Left:
+        """What a drain waits for. Any thread."""
+        return left(self.state, self._arriving)
+
+    async def drain(self, timeout_s: float, spread_s: float = 0.0) -> Drained:
         """End every connection in an orderly way; `drain.py` says how. A second call while the
         first one runs makes the end come sooner.
         """

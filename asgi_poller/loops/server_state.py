@@ -25,6 +25,7 @@ from asgi_poller.asgi.websocket_context import WebSocketContext
 from asgi_poller.config import Config
 from asgi_poller.errors import EXIT_NOTE, HttpFault
 from asgi_poller.loops.default_headers import DefaultHeaders
+from asgi_poller.loops.drain_counts import DrainCounts
 from asgi_poller.loops.request_filter import head_limits, request_filter
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.loops.websocket_timeouts import WebSocketTicks
@@ -132,6 +133,7 @@ class ServerState:
         self._limit_reached: Callable[[], None] | None = None
         self._is_draining = False
         self._changed: asyncio.Event | None = None  # while draining: something has ended
+        self.drained = DrainCounts()
 
     def request_parser(self) -> RequestParser:
         """For a new connection."""

@@ -21,7 +21,11 @@ from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER, TICK_S
 from asgi_poller.loops.websocket_timeouts import WebSocketTimeouts
 from asgi_poller.protocols.http1.response import DefaultHeaders, phrase
-from asgi_poller.protocols.websocket.frames import CLOSE_INTERNAL_ERROR, CLOSE_SERVICE_RESTART
+from asgi_poller.protocols.websocket.frames import (
+    CLOSE_ABNORMAL,
+    CLOSE_INTERNAL_ERROR,
+    CLOSE_SERVICE_RESTART,
+)
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 
@@ -125,6 +129,7 @@ class WebSocketProtocol:
     def connection_lost(self, error: Exception | None) -> None:
         self._server.wheel.cancel(self)
         self._server.output.discard(self)
+        self._is_draining = False
         try:
             if self.session is not None:
                 self.session.connection_lost()
@@ -237,6 +242,7 @@ class WebSocketProtocol:
             _log.error("A WebSocket was neither accepted nor denied within --ws-accept-timeout.")
             session.refuse(500)
         elif session.state is CLOSING:
+            self._is_draining = False  # there is no handshake to count
             session.give_up()
         else:  # nobody reads what is still to be written
             self._transport.abort()
@@ -307,6 +313,8 @@ class WebSocketProtocol:
 
     def _end(self, session: WebSocketSession) -> None:
         self._flush()
+        if self._is_draining and session.close_code != CLOSE_ABNORMAL:
+            self._server.drained.handshakes += 1
         if session.closed_by == "server" and not self._transport.is_closing():
             # the peer broke a rule, or never answered: it may be sending still
             linger = LingeringClose(self._transport, self._server.wheel, self._lingered)

@@ -20,6 +20,7 @@ from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.config import Config
 from asgi_poller.importer import load_application
 from asgi_poller.loops.accepted_socket import ListenerInfo
+from asgi_poller.loops.drain_counts import NOTHING, Drained, Left
 from asgi_poller.loops.loop_factory import LoopFactory, loop_factory
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.loops.server_state import ConnectionCounter
@@ -99,7 +100,19 @@ class LoopGroup:
         """End every connection in an orderly way, on all loops at once; seconds as for
         LoopServer.drain. Cancelling it cuts off what is left.
         """
-        await self._on_all(lambda server: server.drain(timeout_s, spread_s))
+
+        async def drain(server: LoopServer) -> bool:
+            return bool(await server.drain(timeout_s, spread_s))
+
+        await self._on_all(drain)
+
+    def left(self) -> Left:
+        """What a drain of all loops waits for."""
+        return sum((server.left for server in self.servers), NOTHING)
+
+    def drained(self, took_s: float) -> Drained:
+        """What became of it, after `drain`; also if that was cancelled."""
+        return Drained.of((server.state.drained for server in self.servers), took_s)
 
     async def shutdown(self, deadline_s: float, force: asyncio.Event | None = None) -> None:
         """Run the lifespans' shutdown and end the threads, until `deadline_s` of this loop's clock,

@@ -13,6 +13,8 @@ from asgi_poller.config import Config
 from asgi_poller.handoff.metric_rows import local_row
 from asgi_poller.handoff.thread_lane import ThreadLane, close_connection
 from asgi_poller.listeners.listeners import Listener
+from asgi_poller.loops.drain_counts import progress
+from asgi_poller.loops.drain_progress import say_end, say_progress
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.metrics.snapshot import LoopSnapshot
 from asgi_poller.pollers.master_poller import PollerSettings
@@ -125,16 +127,28 @@ class Serving:
         if self._limits is not None:
             self._limits.stop()
 
-    async def end(self, timeout_s: float, force: asyncio.Event) -> None:
+    async def end(
+        self, timeout_s: float, force: asyncio.Event, *, has_progress: bool = True
+    ) -> None:
         """Drain within `timeout_s` seconds, then shut the application down; `force` cuts both
-        short.
+        short. `has_progress`: lines say how far it is.
         """
         if self._loops is None or not self._loops.servers:
             return  # they never started
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        clock = asyncio.get_running_loop().time
+        start_s = clock()
+        limit_s = timeout_s if has_progress else 0.0
+        telling = asyncio.ensure_future(say_progress(limit_s, self._progress, is_last=True))
         # what waits in the lanes is adopted first: its delivery was scheduled before this
         await unless_forced(force, self._loops.drain(timeout_s), None)
+        telling.cancel()
+        say_end(self._loops.drained(clock() - start_s), timeout_s, is_forced=force.is_set())
         for lane in self._lanes:
             for accepted in lane.reclaim():
                 close_connection(accepted.fd)
-        await self._loops.shutdown(deadline_s, force)
+        await self._loops.shutdown(start_s + timeout_s, force)
+
+    def _progress(self, rest_s: float) -> tuple[int, str]:
+        assert self._loops is not None  # `end` has looked
+        left = self._loops.left()
+        return left.count, progress(left, rest_s)

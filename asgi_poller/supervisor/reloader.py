@@ -27,6 +27,7 @@ from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.metrics.event_log import DRAINING, STARTING, EventLog
 from asgi_poller.monitor.monitor import monitored
 from asgi_poller.privileges import Identity, resolve
+from asgi_poller.supervisor.drain_watch import DrainWatch
 from asgi_poller.supervisor.poller_host import PollerHost, host_pollers
 from asgi_poller.supervisor.source_poll import changes
 from asgi_poller.supervisor.spawn import SpawnLauncher, described_exit
@@ -59,6 +60,9 @@ class Reloader:
         self._worker: WorkerHandle | None = None
         self._service_notifier: ServiceNotifier
         self._identity: Identity | None = None
+        self._watch = DrainWatch()
+        self._ending: WorkerHandle | None = None  # the last one, once it is to stop
+        self._changed_at_s: float | None = None  # the loop's clock, at the last change
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
@@ -118,6 +122,7 @@ class Reloader:
         finally:
             running.cancel()
             stopping.cancel()
+            _log.info("Shutting down")
             self._service_notifier.stopping()
             poller_host.stop()
             await self._end_worker(poller_host, self._config.timeout_graceful_shutdown, adopt=True)
@@ -133,6 +138,7 @@ class Reloader:
                 changed.cancel()
             self._events.count_restart("reload")
             self._events.state = STARTING
+            self._changed_at_s = self._loop.time()
             await self._end_worker(poller_host, _RELOAD_GRACE_S)
 
     async def _until(self, changed: asyncio.Future[Any], poller_host: PollerHost) -> None:
@@ -156,6 +162,8 @@ class Reloader:
         else:
             poller_host.admit(worker)
             self._events.started()
+            if self._changed_at_s is not None:
+                _log.info("Reloaded in %.1f s", self._loop.time() - self._changed_at_s)
             await _first(worker.ended, changed)
             if not changed.done():
                 end = described_exit(worker.ended.result())
@@ -171,17 +179,21 @@ class Reloader:
     ) -> None:
         """End the worker, if there is one. `adopt`: there will be no other for what waits."""
         worker, self._worker = self._worker, None
+        self._ending = worker
         if worker is None:
             return
         if not adopt:
             poller_host.retire(worker)
-        worker.drain(min(limit_s, self._config.timeout_graceful_shutdown), adopt=adopt)
+        limit_s = min(limit_s, self._config.timeout_graceful_shutdown)
+        worker.drain(limit_s, adopt=adopt)
+        self._watch.begin({worker}, limit_s, is_last=adopt)
         try:
             await asyncio.shield(worker.ended)
         finally:
             if not worker.ended.done():
                 self._worker = worker  # cancelled: the one that cancels ends it
             else:
+                self._watch.ended(worker)
                 poller_host.worker_died(worker)
 
     def _on_changes(self, paths: list[Path]) -> None:
@@ -191,8 +203,11 @@ class Reloader:
         self._loop.call_soon_threadsafe(self._changed.set)
 
     def _on_stop(self) -> None:
-        if self._stop.is_set() and self._worker is not None:
-            self._worker.kill()
+        if self._stop.is_set():
+            _log.warning("Second signal to stop: killing the worker")
+            self._watch.force()
+            if self._ending is not None:
+                self._ending.kill()
         self._events.state = DRAINING
         self._stop.set()
 

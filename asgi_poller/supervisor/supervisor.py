@@ -118,6 +118,7 @@ class Supervisor:
     async def _start(self, poller_host: PollerHost, pool: WorkerPool) -> bool:
         """Start; False if a signal to stop came before all workers served. Raises OperatorFault."""
         self._service_notifier.starting(2 * self._config.timeout_worker_startup)
+        begun_s = asyncio.get_running_loop().time()
         starting = asyncio.ensure_future(pool.start(poller_host.open))
         first: set[asyncio.Future[Any]] = {starting, self._stop_by}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -127,6 +128,8 @@ class Supervisor:
                 await starting
             return False
         await starting
+        took_s = asyncio.get_running_loop().time() - begun_s
+        _log.info("All %d workers are ready, after %.1f s", len(pool.members), took_s)
         if self._predecessor is not None:
             try:
                 self._service_notifier.begin(successor_of=self._predecessor.pid)

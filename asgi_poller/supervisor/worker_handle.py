@@ -17,6 +17,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from asgi_poller.errors import StartupError
 from asgi_poller.handoff.connection_table import ConnectionTable
@@ -27,6 +28,7 @@ from asgi_poller.ipc.bootstrap import WorkerSpec, packed, send_bootstrap
 from asgi_poller.ipc.control import Control, Message
 from asgi_poller.ipc.heartbeat import Pulse
 from asgi_poller.ipc.stack_dump import STACK_SIGNAL, StackPipe, stack_of
+from asgi_poller.loops.drain_counts import Drained, Left
 from asgi_poller.supervisor.spawn import Launcher, Process, described_exit
 
 _log = logging.getLogger("asgi_poller.error")
@@ -112,6 +114,7 @@ class WorkerHandle:
         self._control: Control | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self.pulse: Pulse | None = None
+        self.drained: Drained | None = None  # what it says of its connections' end
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -214,6 +217,8 @@ class WorkerHandle:
                 self._callbacks.leaving(self)
             case {"kind": "limit"}:
                 self._callbacks.limit_reached(self)
+            case {"kind": "drained", **numbers}:
+                self.drained = _drained(numbers)
             case _:
                 _log.error("%s sent an unknown message: %.200r", self.name, message)
 
@@ -264,3 +269,16 @@ class WorkerHandle:
         if self.state is not State.ENDED:
             _log.error("%s does not end: killing it.", self.name)
             self.kill()
+
+
+def _drained(numbers: dict[str, Any]) -> Drained | None:
+    """A worker's report; None if it makes no sense."""
+    try:
+        return Drained(
+            Left(**{name: int(count) for name, count in numbers["began_with"].items()}),
+            int(numbers["handshakes"]),
+            Left(**{name: int(count) for name, count in numbers["cut_off"].items()}),
+            float(numbers["took_s"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

@@ -15,6 +15,7 @@ from typing import Any
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
 from asgi_poller.metrics.event_log import EventLog
+from asgi_poller.supervisor.drain_watch import DrainWatch
 from asgi_poller.supervisor.poller_host import PollerHost
 from asgi_poller.supervisor.spawn import Launcher, described_exit
 from asgi_poller.supervisor.worker_handle import Callbacks, State, WorkerHandle
@@ -90,6 +91,7 @@ class WorkerPool:
         self._one_at_a_time = asyncio.Lock()
         self._launching = asyncio.Lock()
         self._backoff = Backoff()
+        self._watch = DrainWatch()
         self._is_stopping = False
 
     @property
@@ -124,12 +126,14 @@ class WorkerPool:
         await asyncio.sleep(0)  # those that they were starting are drained with the others
         for worker in self._living:
             worker.drain(timeout_s, spread_s, adopt=True)
+        self._watch.begin(set(self._living), timeout_s + spread_s, is_last=True)
         while self._living:
             await asyncio.wait([worker.ended for worker in self._living])
             await asyncio.sleep(0)  # their done callbacks
 
     def kill(self) -> None:
         """End all workers by force; `stop` then returns soon."""
+        self._watch.force()
         for worker in self._living:
             worker.kill()
 
@@ -166,7 +170,8 @@ class WorkerPool:
         if launcher is not None and launcher is not self._launcher:
             launcher.close()
         for done, old in enumerate(olds):
-            if not await self.replace(old, "restarting all", self._config.drain_spread, "reload"):
+            why = f"restarting all, {done + 1} of {len(olds)}"
+            if not await self.replace(old, why, self._config.drain_spread, "reload"):
                 _log.error("Restart given up: %d of %d workers are replaced", done, len(olds))
                 return False
         _log.info("Restart complete: %d workers are replaced", len(olds))
@@ -266,10 +271,13 @@ class WorkerPool:
             self.note("draining", worker, why)
             self._members.remove(worker)
             self._poller_host.retire(worker)
-            worker.drain(self._config.timeout_graceful_shutdown, spread_s)
+            timeout_s = self._config.timeout_graceful_shutdown
+            worker.drain(timeout_s, spread_s)
+            self._watch.begin({worker}, timeout_s + spread_s)
 
     def _on_ended(self, worker: WorkerHandle, code: int) -> None:
         self._living.discard(worker)
+        self._watch.ended(worker)
         self._poller_host.worker_died(worker)
         is_unexpected = code != 0 or (worker in self._members and not self._is_stopping)
         self.note("crashed" if is_unexpected else "ended", worker, f"it {described_exit(code)}")

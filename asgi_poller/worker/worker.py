@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -34,6 +35,7 @@ from asgi_poller.ipc.control import Control, Message
 from asgi_poller.ipc.heartbeat import Heartbeat, beat_interval_s
 from asgi_poller.ipc.stack_dump import write_stacks_to
 from asgi_poller.logs import background_writing, log_with_pid, reopen_log_files
+from asgi_poller.loops.drain_progress import say_end
 from asgi_poller.loops.loop_factory import loop_factory
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.serve.limits_wiring import SharedCounter
@@ -104,6 +106,7 @@ class Worker:
         self._control: Control | None = None
         self._orders: asyncio.Queue[Drain] = asyncio.Queue()
         self._is_ordered = False  # to end
+        self._is_orphaned = False
         self._is_limit_reported = False
 
     def run(self) -> int:
@@ -191,6 +194,7 @@ class Worker:
             if order.adopt:
                 await _on(server, receiver.adopt_waiting)
             await _on(server, receiver.detach)
+        start_s = loop.time()
         drains: set[asyncio.Future[Any]] = set()
         while True:
             deadline_s = loop.time() + order.timeout_s + order.spread_s
@@ -204,6 +208,11 @@ class Worker:
         for drain in drains:
             drain.cancel()
         await asyncio.wait(drains)
+        drained = loops.drained(loop.time() - start_s)
+        if self._is_orphaned:
+            say_end(drained, order.timeout_s, is_forced=False)
+        elif self._control is not None:
+            self._control.send("drained", **dataclasses.asdict(drained))
         await loops.shutdown(deadline_s)
 
     # Messages and signals
@@ -219,6 +228,7 @@ class Worker:
 
     def _on_orphaned(self) -> None:
         _log.error("The supervisor has ended: worker %d ends too.", self._spec.number)
+        self._is_orphaned = True
         self._order(Drain(self._config.timeout_graceful_shutdown, adopt=True))
 
     @property

@@ -133,7 +133,7 @@ def test_it_is_said_what_a_stop_waits_for() -> None:
             client.sendall(b"GET /forever HTTP/1.1\r\nhost: a\r\n\r\n")
             run.wait_for("for ever")
             run.signal(signal.SIGTERM)
-            run.wait_for(r"Waiting for 1 connections and 1 tasks .* 3 s .*CTRL\+C")
+            run.wait_for(r"Draining: 1 request left, 3 s until it is cut off\. \(CTRL\+C")
 
 
 @pytest.mark.long
