@@ -35,13 +35,13 @@ OTHERS = {
     "poller_nice": ["-3"],
     "log_level": ["trace"],
     "ssl_cert_reqs": ["1"],
-    "ssl_keyfile_password": ["secret"],
     "worker_max_memory": ["1500m"],
     "h11_max_incomplete_event_size": ["4k"],
 }
 BY_METAVAR = {
     "N": ["3"],
     "N|auto": ["3"],
+    "[HOST:]PORT": ["1"],
     "NUMBER": ["2.5"],
     "SECONDS": ["1234567.125"],
     "SIZE": ["3MiB"],
@@ -91,7 +91,7 @@ def a_value_for_every_option(*left_out: str) -> list[str]:
     return [
         word
         for option in SETTINGS.values()
-        if option.name not in (*left_out, "ssl_keyfile_password", "env_file")
+        if option.name not in (*left_out, "env_file") and not option.kind.secret
         for word in typed(option)
     ]
 
