@@ -44,6 +44,7 @@ FAULTS = {
         (("--uds", "missing/socket"), "--uds: there is no directory missing"),
         (("--bind", "unix:web.py"), "--bind: web.py exists and is not a socket"),
         (("--host", "there.is.no.such.host.invalid"), "--host: cannot find the host"),
+        (("--metrics", "there.is.no.such.host.invalid:1"), "--metrics: cannot find the host"),
         (("--uds", "s", "--uds-owner", "nobody-of-that-name"), "--uds-owner: there is no user"),
     ],
     3: [
