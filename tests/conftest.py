@@ -6,6 +6,7 @@ import compileall
 import inspect
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -61,6 +62,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = inspect.signature(pyfuncitem.obj).parameters
     run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """Enough of them for 2,000 connections, for this process and those it starts."""
+    resource = pytest.importorskip("resource", reason="not for Windows")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2500
+    if before[1] != resource.RLIM_INFINITY and before[1] < wanted:
+        pytest.skip(f"the hard limit of descriptors is {before[1]}, {wanted} are needed")
+    if before[0] < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])

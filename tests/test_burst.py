@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -42,19 +40,6 @@ def block() -> None:
     """Compute, take a breath, compute again."""
     time.sleep(BLOCKED_S)
     asyncio.get_running_loop().call_soon(block)
-
-
-@pytest.fixture
-def descriptors() -> Iterator[None]:
-    """Enough of them, for this process and those it starts."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + 500
-    if before[1] != resource.RLIM_INFINITY and before[1] < wanted:
-        pytest.skip(f"the hard limit of descriptors is {before[1]}, {wanted} are needed")
-    if before[0] < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.usefixtures("descriptors")

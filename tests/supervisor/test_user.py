@@ -137,6 +137,16 @@ def test_a_port_that_only_root_may_bind(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_monitor_on_such_a_port(workers: int) -> None:
+    host = "127.0.0.9"
+    port = free_low_port(host)
+    with running("--port", "0", "--metrics", f"{host}:{port}", workers=workers) as command:
+        assert get((host, port), "/healthz", host="localhost") == "ok\n"
+        assert is_nobody(command.pid), "its thread too"
+        command.stop()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_unix_socket_is_its_new_owners(workers: int, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)  # pytest's are for root alone

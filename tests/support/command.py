@@ -203,11 +203,11 @@ def run_python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, **(given | options))
 
 
-def get(address: tuple[str, int], path: str = "/pid") -> str:
+def get(address: tuple[str, int], path: str = "/pid", host: str = "test") -> str:
     """The body of a response with status 200."""
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(
-            f"GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n".encode()
+            f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode()
         )
         received = b""
         while piece := connection.recv(65536):
