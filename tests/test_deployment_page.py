@@ -140,5 +140,6 @@ def test_commands_of_containers_are_ours() -> None:
         assert options_of(command)
         assert {name.replace("-", "_") for name in options_of(command)} <= set(BY_SPELLING)
     grace_s = int(pod["containers"][0]["args"][-1].removesuffix("s"))
-    pause_s = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    arguments = pod["containers"][0]["args"]
+    pause_s = int(arguments[arguments.index("--drain-delay") + 1].removesuffix("s"))
     assert pod["terminationGracePeriodSeconds"] > grace_s + pause_s
