@@ -95,6 +95,12 @@ class _QueuedOutput:
                 self._handler.handleError(item)
             return None
 
+    def length_of(self, item: object) -> int:
+        if isinstance(item, str):
+            return len(item)
+        assert isinstance(item, logging.LogRecord)
+        return sum(len(each) for each in item.args or () if isinstance(each, str))
+
     def text_of_loss(self, count: int) -> str | None:
         words = "%d log lines were lost: they could not be written."
         record = logging.LogRecord(

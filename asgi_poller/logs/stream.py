@@ -60,6 +60,11 @@ class LogStream:
         return bool(self._lines)
 
     @property
+    def has_chunk(self) -> bool:
+        """Whether what waits is worth a write."""
+        return self._waiting_bytes >= CHUNK_BYTES
+
+    @property
     def untold_count(self) -> int:
         """Lines that were lost, to be said now: the descriptor works again. Else 0."""
         if self._lines or not self._has_recovered:

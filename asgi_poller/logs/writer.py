@@ -32,6 +32,10 @@ _DIRECT_LIMIT_S = 1.0
 _REST_S = 0.005
 _STALLED_S = 0.05
 _BATCH_COUNT = 500
+# Beyond so many in the queue, lines of more than so many characters are not taken: what waits for a
+# thread that is stuck has a bound.
+_EASY_COUNT = 1_000
+_LONG_CHARACTERS = 2_048
 _JOIN_S = 0.2
 
 
@@ -42,6 +46,9 @@ class Output(Protocol):
 
     def text_of(self, item: object) -> str | None:
         """The line; None if it cannot be made, which was said. Raises nothing."""
+
+    def length_of(self, item: object) -> int:
+        """About how many characters it holds."""
 
     def text_of_loss(self, count: int) -> str | None:
         """The line that says how many were lost."""
@@ -87,7 +94,11 @@ class LogWriter:
         if self._thread is None:
             with self._lock:
                 self._write([(output, item)], _DIRECT_LIMIT_S)
-        elif self._queue.qsize() < WAITING_LIMIT_COUNT:
+            return
+        waiting = self._queue.qsize()
+        if waiting < _EASY_COUNT or (
+            waiting < WAITING_LIMIT_COUNT and output.length_of(item) <= _LONG_CHARACTERS
+        ):
             self._queue.put((output, item))
         else:
             output.stream.lose_one()
@@ -150,7 +161,8 @@ class LogWriter:
                         entry[0].stream.lose_one()
             if None in batch and self._is_over():
                 return
-            time.sleep(_REST_S)
+            if len(batch) < _BATCH_COUNT:
+                time.sleep(_REST_S)
 
     def _is_over(self) -> bool:
         with self._lock:
@@ -181,6 +193,8 @@ class LogWriter:
             text = output.text_of(item)
             if text is not None:
                 output.stream.add(text)
+                if output.stream.has_chunk:  # a write lets the loops run meanwhile
+                    _push(output, limit_s)
         if current is not None:
             _push(current, limit_s)
         stalled = [output for output in self._outputs if output.stream.is_waiting]

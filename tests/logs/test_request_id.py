@@ -13,6 +13,7 @@ import pytest
 from asgi_poller.asgi.request_id import parsed_traceparent
 from tests.logs.served import Logged, logged
 from tests.support.client import Response, get, handshake
+from tests.support.forms import FORMS, served
 from tests.support.server import serving
 
 APP = "tests.logs.fastapi_app:app"
@@ -142,6 +143,14 @@ def test_without_the_option_nothing_is_touched(tmp_path: Path) -> None:
         assert (seen["ids"], seen["extension"]) == (["d4"], None)
         (line,) = site.wait_for_objects(1)
         assert "request_id" not in line
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_server(form: str) -> None:
+    with served(form, APP, request_id=True) as site:
+        with site.connect() as client:
+            client.sendall(get("/", "X-Request-ID: f6"))
+            assert ids_in(client.response()) == ["f6"]
 
 
 def test_proxies_that_are_not_believed_give_no_ids() -> None:

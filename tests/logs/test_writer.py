@@ -265,3 +265,35 @@ def test_a_line_is_there_when_its_response_is(tmp_path: Path) -> None:
         assert command.says("RuntimeError: told to fail", within_s=5)
     finally:
         command.close()
+
+
+STUCK = """
+import logging, os, sys, threading
+from asgi_poller import logs
+from asgi_poller.config import Config
+logs.configure_logging(Config("a:b"))
+access = logging.getLogger(logs.ACCESS_LOGGER)
+begun, go = threading.Event(), threading.Event()
+class Stuck(logs.AccessFormatter):
+    def format(self, record):
+        begun.set()
+        go.wait()  # as a write that another process's line has made block
+        return super().format(record)
+access.handlers[0].setFormatter(Stuck())
+with logs.background_writing():
+    access.info(logs.ACCESS_HTTP, "a", "GET", "/", "1.1", 200)
+    begun.wait()
+    for number in range(12_000):
+        long = number in (500, 5_000)
+        access.info(logs.ACCESS_HTTP, "a", "GET", f"/n{number}" + "x" * 60_000 * long, "1.1", 200)
+    print(logs.dropped_lines(), file=sys.stderr)
+    go.set()
+"""
+
+
+def test_what_waits_for_a_thread_that_is_stuck_has_a_bound() -> None:
+    done = run_python("-c", STUCK, check=True)
+    seen = [int(number) for number in re.findall(r"/n(\d+)", done.stdout)]
+    assert seen == [number for number in range(QUEUE_COUNT + 1) if number != 5_000]
+    assert done.stderr == f"{12_000 - len(seen)}\n"
+    assert LOSS.findall(done.stdout) == [str(12_000 - len(seen))]
