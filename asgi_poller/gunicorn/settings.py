@@ -114,6 +114,7 @@ def worker_config(
         options["timeout_graceful_shutdown"] = _RELOAD_DRAIN_S
     # Processes, reloading and the access log are gunicorn's, whatever a TOML file says.
     options |= {"workers": 1, "reload": False, "preload": False, "access_log": False}
+    options |= {"metrics": None, "metrics_token": None}  # its arbiter has no port for them
     return Config.from_sources(app, environ=environ, **options)
 
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 
 from asgi_poller import platform
@@ -62,20 +62,24 @@ class Monitor:
 
     def accept(self) -> None:
         """Answer from now on, and log where."""
-        self._loop.call_soon_threadsafe(self._watch)
+        self._call(self._watch)
         for listener in self.listeners:
             _log.info("Metrics and health on %s", listener.url)
 
     def release(self) -> None:
         """Accept nothing more: another process has the listeners too. What is open goes on."""
-        self._loop.call_soon_threadsafe(self._leave)
+        self._call(self._leave)
 
     async def end(self) -> None:
         """Answer what was asked, and end the thread."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self._call(self._stop.set)
         await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=_THREAD_END_S)
         self._guard.end()
         close_listeners(self.listeners)
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # it has failed and ended: the server goes on
+            self._loop.call_soon_threadsafe(callback)
 
     # On its own thread
 

@@ -32,6 +32,7 @@ def apply_rules(app: object, values: Values) -> list[str]:
         values["workers"] = cpu_count()
     _check_app(app, values)
     _check_tls(values)
+    _check_monitoring(values)
     return [
         *_reload_notices(values),
         *_worker_notices(values),
@@ -70,6 +71,16 @@ def _check_tls(values: Values) -> None:
             "--ssl-cert-reqs",
             "needs --ssl-ca-certs, the authorities that client certificates come from",
         )
+
+
+def _check_monitoring(values: Values) -> None:
+    """Where both are written alike; that a port is taken otherwise, binding it shows."""
+    served = [*values["bind"], *values["bind_tls"]]
+    if not served and values["uds"] is None and values["fd"] is None:
+        served.append(f"{values['host']}:{values['port']}")
+    metrics = values["metrics"]
+    if metrics in served and not metrics.endswith(":0"):
+        raise ConfigError("--metrics", f"{metrics} is where the server listens: give another port")
 
 
 def _reload_notices(values: Values) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +102,13 @@ def test_misspelt_variables_are_noticed() -> None:
 def test_mistakes_name_the_option() -> None:
     with pytest.raises(ConfigError, match="--pollers"):
         notices(cfg(), {"ASGI_POLLER_POLLERS": "0"})
+
+
+def test_the_monitor_is_not_for_workers_of_gunicorn(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text("metrics = 9100\ndrain_delay = 5\n")
+    ours = config({"ASGI_POLLER_CONFIG": str(file), "ASGI_POLLER_METRICS_TOKEN": "x"})
+    assert (ours.metrics, ours.metrics_token) == (None, None)
+    assert notices(cfg(), {"ASGI_POLLER_METRICS": "9100"}) == [
+        "ASGI_POLLER_METRICS is not used under gunicorn"
+    ]

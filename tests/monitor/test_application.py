@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import socket
 
 import pytest
 
+from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.metrics.snapshot import Snapshot
 from tests.monitor.sources import answering, monitor, snapshot
-from tests.support.client import Response, get, handshake
-from tests.support.server import Served
+from tests.support.apps import answer, echo
+from tests.support.client import Response, get, handshake, read_to_end
+from tests.support.server import Served, serving
+from tests.support.waiting import DEADLINE_S
 
 OPEN = ("/metrics", "/healthz", "/readyz")
 
@@ -134,3 +139,42 @@ def test_what_fails_in_it_is_a_line_and_an_answer(caplog: pytest.LogCaptureFixtu
     lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert lines[0] == "/metrics of --metrics cannot be shown: OSError('no such memory')"
     assert all(record.exc_info is None for record in caplog.records)
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]", ""])
+def test_every_address_of_a_host_is_listened_on(host: str) -> None:
+    try:
+        with monitor(answering(snapshot()), metrics=f"{host}:0") as port:
+            for address in {"localhost": ("127.0.0.1",), "[::1]": ("::1",)}.get(
+                host, ("127.0.0.1", "::1")
+            ):
+                with socket.create_connection((address, port.port), DEADLINE_S) as client:
+                    client.sendall(get("/healthz", "Connection: close", host="localhost"))
+                    assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            pytest.skip("no IPv6 here")
+        raise
+
+
+async def echoing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Is served beside the monitor."""
+    if scope["type"] == "http":
+        await answer(send, b"ok")
+    elif scope["type"] == "websocket":
+        await echo(scope, receive, send)
+
+
+def test_a_monitor_that_cannot_run_leaves_the_server_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no loop server")
+
+    monkeypatch.setattr("asgi_poller.monitor.monitor.LoopServer", broken)
+    with caplog.at_level(logging.ERROR, "asgi_poller.error"):
+        with serving(echoing, lifespan="off", metrics="0", log_config=None) as site:
+            site.is_well()
+    assert [record.getMessage() for record in caplog.records] == [
+        "--metrics has failed and answers no more: RuntimeError('no loop server')"
+    ]
