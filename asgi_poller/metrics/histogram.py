@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class HistogramValue:
     sum_us: int = 0
 
     def __add__(self, other: HistogramValue) -> HistogramValue:
-        counts = tuple(map(sum, zip(self.counts, other.counts, strict=True)))
+        counts = tuple(map(operator.add, self.counts, other.counts))
         return HistogramValue(counts, self.sum_us + other.sum_us)
 
     @property

@@ -39,8 +39,8 @@ def listen_failures() -> tuple[int, int] | tuple[None, None]:
         return None, None
     try:
         with open(_NETSTAT, encoding="ascii") as file:
-            lines = [line.split() for line in file if line.startswith("TcpExt:")]
-        values = dict(zip(*lines, strict=True))
-        return int(values["ListenOverflows"]), int(values["ListenDrops"])
-    except (OSError, ValueError, TypeError, KeyError):
+            names, values = (line.split() for line in file if line.startswith("TcpExt:"))
+        found = [int(values[names.index(name)]) for name in ("ListenOverflows", "ListenDrops")]
+        return found[0], found[1]
+    except (OSError, ValueError, IndexError):
         return None, None

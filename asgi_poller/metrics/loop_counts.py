@@ -11,6 +11,7 @@ moments, never half a number.
 from __future__ import annotations
 
 import array
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -188,12 +189,10 @@ class LoopValues:
     def __add__(self, other: LoopValues) -> LoopValues:
         """Both together."""
         summed: dict[str, object] = {}
-        for field in fields(self):
-            ours, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(ours, tuple):
-                summed[field.name] = tuple(map(sum, zip(ours, theirs, strict=True)))
-            else:
-                summed[field.name] = ours + theirs
+        for name in PLAIN + HISTOGRAMS:
+            summed[name] = getattr(self, name) + getattr(other, name)
+        for name in LISTS:
+            summed[name] = tuple(map(operator.add, getattr(self, name), getattr(other, name)))
         return LoopValues(**summed)  # type: ignore[arg-type]
 
     @property

@@ -234,6 +234,19 @@ def test_a_websocket_behind_a_request_waited_for_nobody(site: Site) -> None:
         assert (total.websockets_opened, total.handshake.count) == (1, 0)
 
 
+@pytest.mark.parametrize("options", [{"direct_handshake": True}, {"limit_accept_rate": 1000.0}])
+def test_the_time_of_accept_comes_along_on_every_way(options: dict[str, Any]) -> None:
+    with counting(app, **options) as site, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(site.websocket())
+        shown = settled(site)
+        assert shown.total.handshake.count == 5
+        assert sum(poller.hand_over.count for poller in shown.pollers) == 5
+        assert shown.total.handshake.sum_us >= sum(
+            poller.hand_over.sum_us for poller in shown.pollers
+        )
+
+
 def test_a_thousand_connections_over_four_loops() -> None:
     with counting(app, loops=4) as site, contextlib.ExitStack() as stack:
         for _ in range(1_000):

@@ -43,7 +43,14 @@ def lanes() -> Iterator[Lanes]:
 def connections(first: int, count: int) -> list[Accepted]:
     """Descriptors in the place of connections; the peer's port is their place in the order."""
     return [
-        Accepted(os.open(os.devnull, os.O_RDONLY), 0, ("127.0.0.2", first + index), b"x", index)
+        Accepted(
+            os.open(os.devnull, os.O_RDONLY),
+            0,
+            ("127.0.0.2", first + index),
+            b"x",
+            index,
+            first + index / 7,
+        )
         for index in range(count)
     ]
 
