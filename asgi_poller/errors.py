@@ -10,7 +10,8 @@
     └── OperatorFault             a setting or the system is wrong: one line with the fix
         ├── ConfigError           an option's value
         ├── ListenError           an address that cannot be listened on
-        └── StartupError          the application cannot be loaded or its lifespan failed
+        ├── StartupError          the application cannot be loaded or its lifespan failed
+        └── StatusError           a running server cannot be found, or does not say how it is
 
 `exit_code` is what the process ends with when an OperatorFault reaches the command line.
 """
@@ -104,3 +105,7 @@ class StartupError(OperatorFault):
     """
 
     exit_code = 3
+
+
+class StatusError(OperatorFault):
+    """A running server that `asgi-poller status` cannot find or read."""

@@ -50,8 +50,12 @@ def built(source: Path, variables: dict[str, str]) -> Path:
 def test_a_wheel_is_pure_and_complete(source: Path, variables: dict[str, str]) -> None:
     wheel = built(source, variables)
     assert wheel.name.endswith("-py3-none-any.whl")
-    modules = {path.relative_to(source).as_posix() for path in (source / PACKAGE).rglob("*.py")}
-    assert modules <= set(zipfile.ZipFile(wheel).namelist())
+    files = {
+        path.relative_to(source).as_posix()
+        for path in (source / PACKAGE).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_an_editable_install_is_pure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,4 +25,8 @@ SUBCOMMANDS = {
         "asgi_poller.commands.show_config",
         "Print the settings in force, and where each comes from.",
     ),
+    "status": Subcommand(
+        "asgi_poller.commands.status",
+        "Show how a running server is, once or every second.",
+    ),
 }

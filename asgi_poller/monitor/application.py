@@ -41,10 +41,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A path: for whom it is, and what answers. `answer` may raise HttpFault."""
+    """A path: for whom it is, and what answers. `answer` may raise HttpFault. `refuse` makes the
+    answer to a client that gives no token or a wrong one; None: a line of text.
+    """
 
     audience: Audience
     answer: Callable[[Scope], Response]
+    refuse: Callable[[HttpFault], Response] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,16 @@ class MonitorApplication:
         if page is None:
             paths = ", ".join(sorted(self._pages))
             raise HttpFault(404, f"There is nothing here. This port has {paths}.")
-        cookie = self._access.login(scope)
-        if cookie is not None:
-            headers = ((b"location", scope["path"].encode()), (b"set-cookie", cookie.encode()))
-            return Response(b"", status=303, headers=headers)
-        self._access.check(scope, page.audience)
+        try:
+            cookie = self._access.login(scope)
+            if cookie is not None:
+                headers = ((b"location", scope["path"].encode()), (b"set-cookie", cookie.encode()))
+                return Response(b"", status=303, headers=headers)
+            self._access.check(scope, page.audience)
+        except HttpFault as fault:
+            if fault.status == 401 and page.refuse is not None:
+                return page.refuse(fault)
+            raise
         return page.answer(scope)
 
     def _admitted(self, scope: Scope) -> Live:
@@ -127,8 +135,7 @@ def pages_of(source: Source, blocked_limit_s: float) -> dict[str, Page]:
         return Response(text, content_type.encode())
 
     def status(scope: Scope) -> Response:
-        text = json.dumps(as_json(source()), separators=(",", ":"))
-        return Response(text.encode(), b"application/json")
+        return Response(status_text(source).encode(), b"application/json")
 
     def healthz(scope: Scope) -> Response:
         return _verdict(illness(source(), blocked_limit_s))
@@ -142,6 +149,11 @@ def pages_of(source: Source, blocked_limit_s: float) -> dict[str, Page]:
         "/healthz": Page(Audience.EVERYBODY, healthz),
         "/readyz": Page(Audience.EVERYBODY, readyz),
     }
+
+
+def status_text(source: Source) -> str:
+    """What /status.json has now."""
+    return json.dumps(as_json(source()), separators=(",", ":"))
 
 
 def _verdict(problem: str | None) -> Response:

@@ -18,7 +18,9 @@ from asgi_poller.loops.accepted_socket import Accepted
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.metrics.snapshot import Source
 from asgi_poller.monitor.access import Access
+from asgi_poller.monitor.advertisement import Advertisement
 from asgi_poller.monitor.application import MonitorApplication, pages_of
+from asgi_poller.monitor.dashboard import dashboard_lives, dashboard_pages
 from asgi_poller.system.fork_guard import ForkGuard
 
 _log = logging.getLogger("asgi_poller.error")
@@ -43,8 +45,9 @@ class Monitor:
     def __init__(self, config: Config, source: Source, listeners: list[Listener]) -> None:
         addresses = [listener.socket.getsockname() for listener in listeners]
         access = Access([a[0] for a in addresses], addresses[0][1], config.metrics_token)
-        pages = pages_of(source, config.timeout_worker_heartbeat)
-        self._application = MonitorApplication(access, pages, {})
+        pages = pages_of(source, config.timeout_worker_heartbeat) | dashboard_pages()
+        self._application = MonitorApplication(access, pages, dashboard_lives(source))
+        self._advertisement = Advertisement(addresses[0][0], addresses[0][1])
         self.listeners = listeners
         self._guard = ForkGuard((), addresses)
         # a selector's loop: it can wait for a listening socket on every system
@@ -63,15 +66,18 @@ class Monitor:
     def accept(self) -> None:
         """Answer from now on, and log where."""
         self._call(self._watch)
+        self._advertisement.begin()
         for listener in self.listeners:
             _log.info("Metrics and health on %s", listener.url)
 
     def release(self) -> None:
         """Accept nothing more: another process has the listeners too. What is open goes on."""
+        self._advertisement.end()
         self._call(self._leave)
 
     async def end(self) -> None:
         """Answer what was asked, and end the thread."""
+        self._advertisement.end()
         self._call(self._stop.set)
         await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=_THREAD_END_S)
         self._guard.end()

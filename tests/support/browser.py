@@ -5,13 +5,12 @@ https://chromedevtools.github.io/devtools-protocol/
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import IO, Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -35,6 +34,36 @@ class Page:
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser = browser
         self._session = session
+
+    def command(self, method: str, **parameters: Any) -> Any:
+        """Call a method of the protocol for this tab; its result."""
+        return self._browser.call(method, parameters, self._session)
+
+    def look_like(self, *, width: int, height: int, scheme: str = "light") -> None:
+        """Be a window of so many CSS pixels for somebody who likes light or dark."""
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.command("Emulation.setEmulatedMedia", features=features)
+
+    def press(self, key: str) -> None:
+        """A key, down and up."""
+        for kind in ("keyDown", "keyUp"):
+            code = {"Tab": 9, "Enter": 13}[key]
+            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+            self.command(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text
+            )
+
+    def picture(self) -> bytes:
+        """The whole page as PNG, also what has to be scrolled to."""
+        shown = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        return base64.b64decode(shown["data"])
 
     def run(self, expression: str) -> Any:
         """Evaluate JavaScript; a promise is waited for."""
@@ -60,6 +89,21 @@ class Page:
             f"{condition} is still false; the page: {self.run('document.body.innerText')}"
         )
 
+    def arrive(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true on this page or on one that comes after it."""
+
+        def is_there() -> bool:
+            try:
+                return self.run(condition) is True
+            except CallFailed:  # between two pages
+                return False
+
+        wait_until(is_there, condition)
+
+
+class CallFailed(Exception):
+    """What the browser says of a call that it could not do."""
+
 
 class Browser:
     """A headless browser."""
@@ -68,16 +112,18 @@ class Browser:
         self._channel = channel
         self._numbers = itertools.count(1)
 
-    def open(self, url: str) -> Page:
-        """A new tab, once it shows the page at `url`, which is an origin: no path, no slash."""
-        target = self.call("Target.createTarget", {"url": url})["targetId"]
+    def open(self, url: str, *, first: str = "") -> Page:
+        """A new tab, once it shows the page at `url`, which is an origin: no path, no slash. The
+        script `first` runs before those of the page.
+        """
+        target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         attached = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})
         page = Page(self, attached["sessionId"])
-        # A promise would not survive the navigation: asked again and again from here.
-        give_up_at = time.monotonic() + DEADLINE_S
-        while page.run("[location.origin, document.readyState]") != [url, "complete"]:
-            assert time.monotonic() < give_up_at, f"{url} is not loaded"
-            threading.Event().wait(0.02)
+        if first:
+            page.command("Page.enable")
+            page.command("Page.addScriptToEvaluateOnNewDocument", source=first)
+        page.command("Page.navigate", url=url)
+        page.arrive(f"location.origin === {url!r} && document.readyState === 'complete'")
         return page
 
     def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> Any:
@@ -90,7 +136,8 @@ class Browser:
         while True:  # events come in between
             answer = json.loads(self._channel.recv(timeout=2 * DEADLINE_S))
             if answer.get("id") == number:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise CallFailed(answer["error"])
                 return answer["result"]
 
 
