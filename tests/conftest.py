@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--build", choices=("pure", "compiled"), help="fail unless this build is what is tested"
     )
+    parser.addoption(
+        "--pictures", metavar="DIR", help="write the documentation's pictures of the dashboard"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

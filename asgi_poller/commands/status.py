@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -47,25 +48,24 @@ def _run(target: str | None, token: str | None, watch: bool, as_json: bool) -> N
 
 def _repeat(step: Callable[[], None], is_endless: bool) -> None:
     step()
-    while is_endless:
-        time.sleep(PERIOD_S)
-        step()
+    with suppress(KeyboardInterrupt):  # how it is meant to end
+        while is_endless:
+            time.sleep(PERIOD_S)
+            step()
 
 
 def _watch(asker: Asker, view: StatusView) -> None:
     """Until Ctrl+C. A server that does not answer any more may come back."""
-    before, latest, trouble = None, _snapshot(asker), None
-    try:
-        with view.watching() as show:
-            while True:
-                show(Between(before, latest), trouble)
-                time.sleep(PERIOD_S)
-                try:
-                    before, latest, trouble = latest, _snapshot(asker), None
-                except StatusError as error:
-                    before, trouble = None, str(error)
-    except KeyboardInterrupt:
-        pass  # how it is meant to end
+    before: Snapshot | None = None
+    latest, trouble = _snapshot(asker), None
+    with suppress(KeyboardInterrupt), view.watching() as show:
+        while True:
+            show(Between(before, latest), trouble)
+            time.sleep(PERIOD_S)
+            try:
+                before, latest, trouble = latest, _snapshot(asker), None
+            except StatusError as error:
+                before, trouble = None, str(error)
 
 
 def _snapshot(asker: Asker) -> Snapshot:

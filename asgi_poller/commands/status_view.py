@@ -37,13 +37,14 @@ _KINDS = {"started": "green", "recovered": "green", "blocked": "yellow"} | dict.
 class StatusView:
     """Shows a server's status. `place` is where it was asked."""
 
-    def __init__(self, place: str, console: Console | None = None) -> None:
+    def __init__(self, place: str) -> None:
         self._place = place
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # not every terminal has all of the signs
-        self._console = console or Console(highlight=False)
-        if console is None and not self._console.is_terminal:
-            self._console = Console(width=PLAIN_WIDTH, highlight=False)
+        # Texts come from elsewhere: nothing in them is rich's markup.
+        self._console = Console(markup=False, emoji=False, highlight=False)
+        if not self._console.is_terminal:
+            self._console.width = PLAIN_WIDTH
 
     def print(self, between: Between) -> None:
         """Once."""
@@ -66,9 +67,7 @@ class StatusView:
         snapshot = between.after
         parts: list[RenderableType] = [self._head(snapshot)]
         if trouble is not None:
-            parts.append(
-                Text(f"Not answering, these are old figures: {clean(trouble)}", "bold red")
-            )
+            parts.append(Text(f"These figures are old: {clean(trouble)}", "bold red"))
         left, right = [_now(between), _refusals(snapshot)], [_loops(snapshot), _closes(snapshot)]
         if self._console.width >= WIDE:
             beside = Table.grid(padding=(0, 6))

@@ -18,6 +18,7 @@ from asgi_poller.metrics.loop_counts import (
     STATUS_CLASSES,
     LoopValues,
 )
+from asgi_poller.metrics.refusals import REFUSALS
 from asgi_poller.metrics.snapshot import Snapshot
 
 
@@ -85,7 +86,15 @@ def _closes(data: Any) -> tuple[int, ...]:
     return tuple(counts.values())
 
 
-_LISTS: dict[str, Callable[[Any], tuple[int, ...]]] = {"responses": _responses, "closes": _closes}
+def _refusals(data: Any) -> tuple[int, ...]:
+    return tuple(int(data[each]) if each in data else 0 for each in REFUSALS)
+
+
+_LISTS: dict[str, Callable[[Any], tuple[int, ...]]] = {
+    "responses": _responses,
+    "closes": _closes,
+    "refusals": _refusals,
+}
 
 
 def accepted(snapshot: Snapshot) -> int:

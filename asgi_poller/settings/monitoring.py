@@ -60,7 +60,7 @@ class Monitoring:
     metrics: str | None = option(
         None,
         optional(_monitor_address()),
-        "Show /metrics (for Prometheus), /healthz, /readyz and /status.json on this port.",
+        "Show a dashboard, /metrics, /healthz, /readyz and /status.json on this port.",
         note="The host is 127.0.0.1 unless told. /metrics needs prometheus-client:"
         " pip install 'asgi-poller[metrics]'. The port never speaks TLS.",
     )
@@ -69,9 +69,9 @@ class Monitoring:
         optional(_token()),
         "What a client of --metrics must know, except for /healthz and /readyz.",
         note="As `Authorization: Bearer TOKEN`, or in a browser once as `?token=TOKEN`. Beyond"
-        " loopback, /status.json is not shown without it. Better given as an environment"
-        " variable, which is taken out of the environment once read: other users can see a command"
-        " line.",
+        " loopback, dashboard and /status.json are not shown without it. Better given as an"
+        " environment variable, which is taken out of the environment once read: other users can"
+        " see a command line.",
     )
     drain_delay: float = option(
         0.0,

@@ -1,6 +1,7 @@
-// Charts of the last five minutes, drawn as SVG.
+// Charts of the last minutes, drawn as SVG.
 
-const SPAN_S = 300;
+const LONGEST_S = 300;
+const SPANS_S = [60, 120, LONGEST_S]; // a young page shows less, or its charts would be empty
 const HEIGHT = 132;
 const INSET = { left: 50, right: 8, top: 8, bottom: 20 };
 
@@ -50,28 +51,29 @@ class Chart {
     Object.assign(this, { points, now, crashes });
     const width = Math.max(200, this.plot.clientWidth);
     const inner = width - INSET.left - INSET.right;
-    const x = (time) => width - INSET.right - ((now - time) / SPAN_S) * inner;
+    const span = SPANS_S.find((each) => each >= now - (points[0]?.time ?? now)) ?? LONGEST_S;
+    const x = (time) => width - INSET.right - ((now - time) / span) * inner;
     const values = points.flatMap((point) => this.series.map(({ key }) => point[key] ?? 0));
     const scale = scaleFor(values, this.isTime);
     const y = (value) => INSET.top + (1 - scale.at(value)) * (HEIGHT - INSET.top - INSET.bottom);
     this.plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.plot.replaceChildren(
-      ...this.frame(scale, y, width),
-      ...crashes.filter((time) => time > now - SPAN_S).map((time) =>
+      ...this.frame(scale, y, width, span),
+      ...crashes.filter((time) => time > now - span).map((time) =>
         drawn("line", { class: "crash", x1: x(time), x2: x(time), y1: INSET.top, y2: HEIGHT - INSET.bottom })),
       ...this.curves(x, y),
     );
     this.readOut(x, inner);
   }
 
-  frame(scale, y, width) {
+  frame(scale, y, width, span) {
     const found = scale.marks.flatMap((value) => {
       const at = y(value);
       const text = drawn("text", { x: INSET.left - 6, y: at + 4, "text-anchor": "end" }, this.text(value));
       return [drawn("line", { class: "grid", x1: INSET.left, x2: width - INSET.right, y1: at, y2: at }), text];
     });
     const place = { y: HEIGHT - 4 };
-    found.push(drawn("text", { ...place, x: INSET.left }, "5 min ago"));
+    found.push(drawn("text", { ...place, x: INSET.left }, `${span / 60} min ago`));
     found.push(drawn("text", { ...place, x: width - INSET.right, "text-anchor": "end" }, "now"));
     return found;
   }
@@ -123,7 +125,7 @@ class Chart {
       const most = this.text(known.reduce((left, right) => Math.max(left, right)));
       return `${name}: now ${now === null ? "none" : this.text(now)}, most ${most}`;
     });
-    this.plot.setAttribute("aria-label", `${this.title}, last five minutes. ${said.join("; ")}.`);
+    this.plot.setAttribute("aria-label", `${this.title}, lately. ${said.join("; ")}.`);
   }
 }
 

@@ -38,7 +38,7 @@ function take(snapshot) {
     shake50: recent.percentile(HANDSHAKES, 0.5), shake99: recent.percentile(HANDSHAKES, 0.99),
     lag99: recent.percentile(LAGS, 0.99),
   });
-  points = points.filter((point) => point.time > snapshot.time - SPAN_S && point.time <= snapshot.time);
+  points = points.filter((point) => point.time > snapshot.time - LONGEST_S && point.time <= snapshot.time);
   announceEvents(snapshot.events);
   draw();
 }

@@ -75,6 +75,8 @@ class View {
     say(by("state"), `${glyph} ${snapshot.state}`);
     by("state").className = `badge ${className}`;
     say(by("version"), snapshot.version);
+    by("as-of").dateTime = new Date(snapshot.time * 1000).toISOString();
+    say(by("as-of"), clock(snapshot.time));
     say(by("uptime"), age(snapshot.time - snapshot.started_at));
     say(by("pid"), `${snapshot.role} ${snapshot.pid}`);
     say(by("build"), snapshot.build);
