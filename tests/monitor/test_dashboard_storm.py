@@ -62,13 +62,12 @@ class Metrics:
 
     def sum(self, name: str, **labels: str) -> int:
         """Of all samples of that name that have these labels."""
-        return round(
-            sum(
-                sample.value
-                for sample in self._samples
-                if sample.name == f"asgi_poller_{name}" and labels.items() <= sample.labels.items()
-            )
-        )
+        values: list[float] = [
+            sample.value
+            for sample in self._samples
+            if sample.name == f"asgi_poller_{name}" and labels.items() <= sample.labels.items()
+        ]
+        return round(sum(values))
 
     def figures(self) -> dict[str, int]:
         """As on the page."""
