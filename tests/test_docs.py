@@ -22,7 +22,7 @@ from tests.support.waiting import DEADLINE_S
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 # Options of our command that are in no table, and those of other programs on these pages.
-OURS = {"all", "config", "format", "help", "version"}
+OURS = {"all", "config", "format", "help", "json", "token", "version", "watch"}
 FOREIGN = {
     "docs/deployment.md": {
         "cpus",
