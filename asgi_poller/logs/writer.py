@@ -93,7 +93,8 @@ class LogWriter:
         """
         if self._thread is None:
             with self._lock:
-                self._write([(output, item)], _DIRECT_LIMIT_S)
+                limit_s = 0.0 if output.stream.is_waiting else _DIRECT_LIMIT_S
+                self._write([(output, item)], limit_s)
             return
         waiting = self._queue.qsize()
         if waiting < _EASY_COUNT or (

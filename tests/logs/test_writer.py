@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pytest
 from tests.logs.served import piped
 from tests.support.client import get, read_to_end
 from tests.support.command import Command, run_python
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, free_port
 from tests.support.waiting import DEADLINE_S, wait_until
 
 PIPE_BYTES = 4096
@@ -297,3 +298,63 @@ def test_what_waits_for_a_thread_that_is_stuck_has_a_bound() -> None:
     assert seen == [number for number in range(QUEUE_COUNT + 1) if number != 5_000]
     assert done.stderr == f"{12_000 - len(seen)}\n"
     assert LOSS.findall(done.stdout) == [str(12_000 - len(seen))]
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--reload",)], ids=str)
+def test_both_streams_may_be_a_pipe_that_took_nothing_from_the_start(
+    options: tuple[str, ...], pipe: tuple[int, int], tmp_path: Path
+) -> None:
+    _, writer = pipe
+    os.write(writer, b"x" * PIPE_BYTES)
+    address = "127.0.0.1", free_port()
+    command = [sys.executable, "-m", "asgi_poller", "tests.logs.apps:app", *options]
+    process = subprocess.Popen(
+        [*command, "--port", str(address[1])], stdout=writer, stderr=writer, cwd=ROOT
+    )
+    try:
+        wait_until(lambda: answers(address), "it serves")
+        for _ in range(50):  # a traceback each
+            with socket.create_connection(address, DEADLINE_S) as client:
+                client.sendall(get("/fail", "Connection: close"))
+                assert read_to_end(client).startswith(b"HTTP/1.1 500 ")
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE_S)
+        # a second for each generation of processes, at most
+        assert time.monotonic() - began < 8
+    finally:
+        process.kill()
+        process.wait(DEADLINE_S)
+
+
+def answers(address: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(address, DEADLINE_S) as client:
+            client.sendall(get("/", "Connection: close"))
+            return read_to_end(client).startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False
+
+
+ALTERNATING = """
+import logging
+from asgi_poller import logs
+from asgi_poller.config import Config
+logs.configure_logging(Config("a:b"))
+error, access = map(logging.getLogger, (logs.ERROR_LOGGER, logs.ACCESS_LOGGER))
+with logs.background_writing():
+    for number in range(0, 2000, 2):
+        error.info("/n%d", number)
+        access.info(logs.ACCESS_HTTP, "a", "GET", f"/n{number + 1}", "1.1", 200)
+"""
+
+
+def test_lines_of_both_streams_are_in_order_where_both_are_one() -> None:
+    text = subprocess.check_output(
+        [sys.executable, "-c", ALTERNATING],
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        timeout=DEADLINE_S,
+        text=True,
+    )
+    assert [int(number) for number in NUMBER.findall(text)] == list(range(2000))
