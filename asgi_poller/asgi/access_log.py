@@ -5,7 +5,7 @@ its end).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -118,9 +118,24 @@ class AccessLog:
             outcome,
         )
 
-    def _info(self, template: str, *arguments: object) -> None:
+    def _info(
+        self, template: str, *arguments: object, extra: Mapping[str, object] | None = None
+    ) -> None:
+        logger = self._logger
         try:
-            self._logger.info(template, *arguments)
+            # not info(), which looks for its caller each time: a fifth of what a line costs
+            if logger.isEnabledFor(logging.INFO):
+                record = logger.makeRecord(
+                    logger.name,
+                    logging.INFO,
+                    __file__,
+                    0,
+                    template,
+                    arguments,
+                    None,
+                    extra=extra,
+                )
+                logger.handle(record)
         except Exception:  # a user's handler or filter: a connection must not pay for it
             _log.exception("An access log line could not be written.")
 

@@ -25,7 +25,6 @@ from asgi_poller.asgi.types import Scope
 from asgi_poller.logs import ACCESS_HTTP, ACCESS_WEBSOCKET, Access, Outcome
 from asgi_poller.protocols.http1.parser import RequestHead
 
-_errors = logging.getLogger("asgi_poller.error")
 _BODILESS = frozenset({204, 304})  # RFC 9110, 6.4.1
 _CONTROL = dict.fromkeys((*range(32), 127), "?")
 
@@ -163,10 +162,7 @@ class DetailedAccessLog(AccessLog):
         )
         target = f"{access.path}?{access.query}" if access.query else access.path
         arguments = (access.client, method, target, entry.http_version, status)
-        try:
-            self._logger.info(template, *arguments, extra={"access": access})
-        except Exception:  # a user's handler or filter: a connection must not pay for it
-            _errors.exception("An access log line could not be written.")
+        self._info(template, *arguments, extra={"access": access})
 
 
 class _MeasuredPort:
