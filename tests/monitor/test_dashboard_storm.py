@@ -173,7 +173,7 @@ def test_a_storm_and_a_killed_worker(tmp_path: Path, request: pytest.FixtureRequ
             # each has been greeted, and has had its message echoed
             assert_equal_at_rest(page, port, websockets_open=CHANNELS, messages_sent=2 * CHANNELS)
             keep_picture(page, pictures, "dashboard-light", width=1280, height=900)
-        assert_equal_at_rest(page, port, websockets_open=0, connections_open=0)
+        assert_equal_at_rest(page, port, connections_open=0, requests_running=0)
         assert page.run(FIGURES)["websockets_opened"] == whole(CHANNELS)
 
         victim = command.workers[0]
