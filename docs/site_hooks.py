@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 DIAGRAMS = Path(__file__).parent / "diagrams"
-# A picture that a test makes, and that is shown where it has been made.
-PICTURE = re.compile(r"<!-- picture: (\S+): (.+?) -->")
 BLOCK = re.compile(r"```mermaid\n(.*?)```\n?", re.DOTALL)
 
 
@@ -21,9 +19,7 @@ def diagram_path(source: str) -> Path:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Puts a picture in the place of each mermaid block, and raises where there is none; puts the
-    pictures that exist in the places that wait for them.
-    """
+    """Puts the picture in the place of each mermaid block. Raises where there is none."""
 
     def picture(block: re.Match[str]) -> str:
         path = diagram_path(block[1])
@@ -33,10 +29,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         heading = re.findall(r"^#+ (.+)$", before, re.MULTILINE)[-1]
         return f"![{heading}]({DIAGRAMS.name}/{path.name}){{ .diagram }}\n"
 
-    return PICTURE.sub(_made, BLOCK.sub(picture, markdown))
-
-
-def _made(wish: re.Match[str]) -> str:
-    """The first picture of that name, if there is any."""
-    found = sorted(DIAGRAMS.parent.glob(wish[1]))
-    return f"![{wish[2]}]({found[0].relative_to(DIAGRAMS.parent).as_posix()})" if found else ""
+    return BLOCK.sub(picture, markdown)

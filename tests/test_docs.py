@@ -67,6 +67,13 @@ def test_options_are_spelled_as_they_are(page: Path) -> None:
     assert unknown == set()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_has_two_versions_of_a_line(page: Path) -> None:
+    """As git leaves them where two changes meet."""
+    marks = re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", page.read_text(encoding="utf-8"), re.M)
+    assert marks == []
+
+
 def anchors(page: Path) -> set[str]:
     """The names that a page's headings can be linked to by."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)

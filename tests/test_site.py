@@ -102,7 +102,12 @@ def test_no_script_of_the_theme_is_led_to_another_host(site: Path) -> None:
 
 def test_the_front_page_shows_what_it_is(site: Path) -> None:
     text = (site / "index.html").read_text(encoding="utf-8")
-    for part in ("charts/idle-memory-deflate.svg", "images/logo.svg", 'href="compared/"'):
+    for part in (
+        "charts/idle-memory-deflate.svg",
+        "images/dashboard-light.png",
+        "images/logo.svg",
+        'href="compared/"',
+    ):
         assert part in text, part
     assert "asgi-poller main:app --workers auto" in re.sub(r"<[^>]+>", "", text)
 
@@ -151,19 +156,6 @@ def test_a_diagram_that_has_changed_is_noticed(tmp_path: Path) -> None:
     done = run_python(str(docs / "generate_diagrams.py"), "--check")
     assert done.returncode == 1
     assert "generate_diagrams.py" in done.stderr
-
-
-def test_a_picture_that_somebody_makes_is_shown_once_it_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = hooks()
-    (tmp_path / "images").mkdir()
-    monkeypatch.setattr(module, "DIAGRAMS", tmp_path / "diagrams")
-    wish = "<!-- picture: images/dashboard-*.png: the dashboard -->"
-    assert module.on_page_markdown(wish, page=None) == ""
-    (tmp_path / "images" / "dashboard-dark.png").touch()
-    assert module.on_page_markdown(wish, page=None) == "![the dashboard](images/dashboard-dark.png)"
-    assert wish.split(": the")[0] in (DOCS / "index.md").read_text(encoding="utf-8")
 
 
 # Figures
