@@ -143,6 +143,12 @@ class ReceiveQueue:
         """No message that comes from now on is for the application."""
         self._is_connecting = self._is_open = False
 
+    @property
+    def waiting_count(self) -> int:
+        """Messages that the application has not had yet."""
+        queue = self.queue  # one that has ended has its disconnect behind them
+        return sum(not isinstance(each, dict) for each in queue) if len(queue) > 1 else 0
+
     def read_to_the_end(self) -> None:
         """We have sent our Close: the application may be behind as it likes, the answer is read."""
         self._resume()

@@ -136,7 +136,7 @@ class WebSocketSession:
     def _hand_in(self, counts: LoopCounts) -> None:
         """Nothing more will pass: what has passed is the loop's to remember."""
         received = self.received
-        counts.ended_messages_received += received.received_count
+        counts.ended_messages_received += received.received_count + received.waiting_count
         counts.ended_bytes_received += received.received_bytes
         counts.ended_messages_sent += self.sent_count
         counts.ended_bytes_sent += self.sent_bytes

@@ -48,9 +48,10 @@ class LoopCounts:
     """Owned by the loop's thread. Counts since the loop's start, unless a name says "open".
 
     Messages and bytes are those of WebSockets, bytes as on the connection: frame headers included
-    and TLS not. Each WebSocket counts its own; `ended_*` are those of WebSockets that have ended,
-    and who publishes adds those that are open. `closes` is indexed by `close_index`, `responses` by
-    the status' first digit less 2, `refusals` by their place in REFUSALS.
+    and TLS not. A message is received when the application takes it, or when it can only wait. Each
+    WebSocket counts its own; `ended_*` are those of WebSockets that have ended, and who publishes
+    adds those that are open. `closes` is indexed by `close_index`, `responses` by the status' first
+    digit less 2, `refusals` by their place in REFUSALS.
 
     `is_timed`: somebody wants `request` and `handshake`, which take a look at the clock each.
     """

@@ -47,6 +47,7 @@ MakeHeadReader = Callable[[Waiter, Rejector], HeadReader]
 #: Connections that a poller accepts in one go. While it does, it holds the GIL for about 3 µs each:
 #: this bounds what a burst costs the connections that a loop already has, to 1.5 ms.
 BATCH_COUNT = 512
+_LARGEST = (BATCH_COUNT - 1).bit_length()  # of the sizes by which batches are counted
 #: Connections that one poller may hold because no lane takes them.
 QUEUE_COUNT = 1024
 
@@ -105,7 +106,7 @@ class PollerCounts:
     failed: int = 0  # accept() calls that failed for another reason
     dropped: int = 0  # closed because the poller pool stopped before a lane took them
     #: Rounds that accepted something, by size: up to 1, 2, 4, ... BATCH_COUNT, or more.
-    batches: list[int] = field(default_factory=lambda: [0] * BATCH_COUNT.bit_length())
+    batches: list[int] = field(default_factory=lambda: [0] * (_LARGEST + 1))
     hand_over: Histogram = field(default_factory=Histogram)  # from accept(); if that is timed
 
 
@@ -326,7 +327,7 @@ class MasterPoller:
             self._exception_log.exception("A connection could not be accepted and is closed.")
         accepted = len(batch)
         if batch:
-            self.counts.batches[min((accepted - 1).bit_length(), len(self.counts.batches) - 1)] += 1
+            self.counts.batches[min((accepted - 1).bit_length(), _LARGEST)] += 1
             if self._settings.is_timed:
                 now = time.monotonic()
                 batch = [each._replace(accepted_at=now) for each in batch]

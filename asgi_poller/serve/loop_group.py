@@ -166,9 +166,9 @@ class LoopGroup:
                 limit + random.randint(0, self._config.limit_max_requests_jitter),
                 self._limit_reached,
             )
+        await server.startup()
         if self._rows:
             server.publish_counts_in(self._rows[number], is_first=not number)
-        await server.startup()
         return server
 
     async def _start_another(self, application: Any, number: int) -> LoopServer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
+
+
+LATE = threading.Event()  # when the application of `/late` begins to receive
 
 
 class Gate:
@@ -58,6 +62,12 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     elif path == "/raise":
         await accept(receive, send)
         raise RuntimeError("told to fail")
+    elif path == "/late":
+        await accept(receive, send)
+        while not LATE.is_set():
+            await asyncio.sleep(0.01)
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
     elif path.startswith("/close"):
         await accept(receive, send)
         await send({"type": "websocket.close", "code": int(path[6:])})
@@ -104,6 +114,19 @@ def test_messages_and_bytes_of_open_and_ended_websockets(site: Site) -> None:
         assert after.messages_sent == total.messages_sent
         assert after.bytes_received == total.bytes_received + len(close(1000))
     assert closes(after) == {("1000", "peer"): 1}
+
+
+def test_what_an_application_takes_late_was_received(site: Site) -> None:
+    LATE.clear()
+    with site.websocket(path="/late") as client:
+        client.sendall(text("hello") * 5 + close(1000))
+        assert close_code(client) == 1000
+    wait_until(lambda: site.connections() == 0, "it has ended")
+    at = settled(site)
+    assert (at.total.messages_received, at.total.requests_running) == (5, 1)
+    LATE.set()
+    wait_until(lambda: snapshot(site).total.requests_running == 0, "the application has had all")
+    assert settled(site).total.messages_received == 5
 
 
 def test_more_websockets_than_are_visited_in_a_turn(site: Site) -> None:
