@@ -3,6 +3,7 @@ nothing can be."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,8 @@ from asgi_poller.errors import StatusError
 from asgi_poller.monitor.advertisement import Advertised
 from tests.monitor.sources import answering, monitor, snapshot
 from tests.support.command import APP, Command, Process, run_python, running, started
-from tests.support.processes import free_port
+from tests.support.processes import ROOT, free_port, is_alive
+from tests.support.waiting import DEADLINE_S, wait_until
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="found by abstract unix sockets")
 
@@ -149,6 +151,52 @@ def test_it_is_watched_until_it_is_interrupted(options: tuple[str, ...], end: st
             assert "Aborted" not in watching.text
         finally:
             watching.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_terminal_it_is_drawn_in_place_and_leaves_it_as_it_was() -> None:
+    import termios  # not on Windows
+
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (60, 140))
+    with monitor(answering(snapshot())) as port, open(master, "rb", buffering=0) as screen:
+        command = [sys.executable, "-m", "asgi_poller", "status", f":{port.port}", "--watch"]
+        environ = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+        watching = subprocess.Popen(command, stdout=slave, stderr=slave, env=environ, cwd=ROOT)
+        os.close(slave)
+        try:
+            seen = b""
+            while seen.count(b"supervisor 999") < 3:
+                seen += screen.read(65536)
+            watching.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+                while piece := screen.read(65536):
+                    seen += piece
+            assert watching.wait(DEADLINE_S) == 0
+        finally:
+            watching.kill()
+            watching.wait(DEADLINE_S)
+    assert b"\x1b[?1049h" in seen, "a screen of its own"
+    assert seen.rstrip().endswith((b"\x1b[?1049l", b"\x1b[?25h")), "and the one before again"
+    assert b"\x1b[32m" in seen, "with colours"
+
+
+@ON_LINUX
+def test_after_an_upgrade_the_new_one_is_found(tmp_path: Path) -> None:
+    pid_file = tmp_path / "server.pid"
+    with running("--metrics", "0", "--pid", str(pid_file)) as command:
+        port = port_of(command)
+        command.signal(signal.SIGUSR2)
+        wait_until(lambda: int(pid_file.read_text() or 0) not in (0, command.pid), "it is there")
+        new = int(pid_file.read_text())
+        try:
+            wait_until(lambda: status(str(pid_file), "--json").returncode == 0, "it is found")
+            command.wait(has_heir=True)
+            for target in (str(pid_file), str(new), port):
+                assert json.loads(status(target, "--json").stdout)["pid"] == new
+        finally:
+            os.kill(new, signal.SIGTERM)
+            wait_until(lambda: not is_alive(new), "it has ended")
 
 
 def test_who_is_watched_may_come_back() -> None:

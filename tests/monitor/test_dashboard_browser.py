@@ -237,6 +237,7 @@ def test_the_token_is_typed_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (768, 1024), (360, 740)])
 def test_it_fits_and_is_accessible(tmp_path: Path, width: int, height: int, scheme: str) -> None:
+    pytest.importorskip("axe_core_python", reason="in the extra `test`")
     axe = files("axe_core_python") / "axe.min.js"
     with monitor(Series(*two_snapshots())) as port, shown(tmp_path, port) as page:
         page.look_like(width=width, height=height, scheme=scheme)
