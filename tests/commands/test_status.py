@@ -137,6 +137,15 @@ def test_everything_is_shown() -> None:
     assert any(line.endswith("started worker 1 (1001)") for line in text)
 
 
+def test_without_rich_there_is_json() -> None:
+    script = "import sys; sys.modules['rich'] = None; from asgi_poller.cli import main; main()"
+    with monitor(answering(snapshot())) as port:
+        plain = run_python("-c", script, "status", f":{port.port}")
+        assert "pip install 'asgi-poller[status]', or use --json" in error_of(plain)
+        done = run_python("-c", script, "status", f":{port.port}", "--json")
+        assert json.loads(done.stdout)["pid"] == 999
+
+
 @pytest.mark.parametrize(("options", "end"), [(("--json",), "}"), ((), r"worker 1 \(1001\)")])
 def test_it_is_watched_until_it_is_interrupted(options: tuple[str, ...], end: str) -> None:
     with monitor(answering(snapshot())) as port:

@@ -121,7 +121,7 @@ class View {
       CODES[code] ? `${code} ${CODES[code]}` : code, figure(who.peer), figure(who.application), figure(who.server),
     ]);
     const sum = codes.reduce((all, [, who]) => all + who.peer + who.application + who.server, 0);
-    say(by("closes-summary"), sum ? `${whole(sum)} WebSockets have ended.` : "No WebSocket has ended yet.");
+    say(by("closes-summary"), sum ? `${whole(sum)} WebSockets have ended, by code and by who closed.` : "No WebSocket has ended yet.");
     by("closes").hidden = !sum;
     fillTable("closes", rows);
   }
