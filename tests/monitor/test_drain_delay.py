@@ -92,7 +92,7 @@ def test_a_third_signal_is_what_a_second_was(form: str) -> None:
             command.signal(signal.SIGTERM)
             command.wait_for("Serving on")
             command.signal(signal.SIGTERM)
-            command.wait_for("Waiting for 1 connections and 1 tasks")
+            command.wait_for("Draining: 1 ")
             command.signal(signal.SIGTERM)
             command.wait()
 

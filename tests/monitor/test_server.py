@@ -181,7 +181,7 @@ def test_what_the_application_forks_does_not_keep_the_port(form: str) -> None:
         child = int(served.ask(get("/leave", "Connection: close")).rpartition(b"\r\n")[2])
         assert is_alive(child)
         command.signal(signal.SIGKILL)
-        command.wait()
+        command.wait(has_heir=True)
         # a killed server ends no children of its application
         with started("--metrics", number) as second:
             ready(second, "one process")
