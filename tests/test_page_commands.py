@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -102,7 +103,8 @@ def lines_of(page: Path) -> Iterator[Line]:
 LINES = [line for page in PAGES for line in lines_of(page)]
 OURS = [line for line in LINES if line.words[:1] == ["asgi-poller"]]
 SERVING = [line for line in OURS if not {*SUBCOMMANDS, "--version"} & set(line.words[1:2])]
-OTHERS = [line for line in OURS if line not in SERVING]
+STATUS = [line for line in OURS if line.words[1:2] == ["status"]]
+OTHERS = [line for line in OURS if line not in (*SERVING, *STATUS)]
 OF_PEERS = [line for line in LINES if line.words[:1] in (["gunicorn"], ["uvicorn"])]
 #: Whole commands in the text: without a word that stands for another, or an option without value.
 INLINE = [
@@ -203,6 +205,30 @@ def test_other_commands_of_ours_succeed(directory: Path, line: Line) -> None:
     with contextlib.closing(command):
         assert command.wait() == 0, command.text
         assert command.lines
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is not sent there")
+def test_the_status_of_a_server_is_shown(directory: Path) -> None:
+    """By the pid file where the page says "the only one": others may run beside this test."""
+    options = ("--metrics", "0", "--pid", "server.pid", "--port", "0")
+    server = Command(*options, app="main:app", cwd=directory)
+    with contextlib.closing(server):
+        server.wait_for("Application startup complete")
+        port = server.wait_for(r"Metrics and health on http://[^:]+:(\d+)")[1]
+        for line in dict.fromkeys(STATUS):
+            words = [word.replace(":9100", f":{port}") for word in line.words[1:]]
+            if all(word.startswith("--") for word in words[1:]):
+                words.insert(1, "server.pid")
+            shown = Process(
+                [sys.executable, "-m", "asgi_poller", *words], cwd=directory, both_streams=True
+            )
+            with contextlib.closing(shown):
+                shown.wait_for(rf"\b{server.pid}\b")
+                if "--watch" in words:
+                    shown.signal(signal.SIGINT)
+                assert shown.wait() == 0, shown.text
+        server.stop()
+    assert len(STATUS) >= 4
 
 
 @pytest.mark.parametrize("line", dict.fromkeys([*INLINE, *UNITS]), ids=name_of)
