@@ -205,7 +205,6 @@ class Server:
             self._source.look_at(serving, self.listeners)
             if not await self._come_up(serving, application):
                 return
-            announce([] if sockets else self.listeners, config.backlog)
             if self._owns_process:
                 settle_garbage()
             if self._service_notifier is not None:
@@ -214,6 +213,8 @@ class Server:
             self.started = True
             self._events.started()
             self._may_delay = config.drain_delay > 0
+            # last: who has read this line finds /readyz and signals as it says
+            announce([] if sockets else self.listeners, config.backlog)
             if not self._thread_started.done():
                 self._thread_started.set_result(None)
             if not self._is_exit_asked:
