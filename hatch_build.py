@@ -19,6 +19,8 @@ _SWITCH = "ASGI_POLLER_COMPILE"
 PACKAGE = "asgi_poller"
 # All of these is compiled, for it runs for each connection, request or message ...
 FOLDERS = ("asgi", "loops", "protocols")
+# ... and these, which such code counts in ...
+MODULES = ("metrics/histogram.py", "metrics/loop_counts.py")
 # ... but for what runs seldom, or stands on classes that are not compiled.
 INTERPRETED = frozenset(
     {
@@ -77,10 +79,11 @@ def can_be_compiled() -> bool:
 def hot_modules(root: Path) -> list[str]:
     """The paths of what is compiled, relative to `root`."""
     package = root / PACKAGE
+    paths = [path for folder in FOLDERS for path in sorted((package / folder).rglob("*.py"))]
+    paths += [package / module for module in MODULES]
     return [
         path.relative_to(root).as_posix()
-        for folder in FOLDERS
-        for path in sorted((package / folder).rglob("*.py"))
+        for path in paths
         if path.name != "__init__.py" and path.relative_to(package).as_posix() not in INTERPRETED
     ]
 
