@@ -195,8 +195,8 @@ class WorkerPool:
                 _log.error("%s goes on, its replacement failed: %s", old.name, fault)
                 self.events.note("failed", detail=f"the replacement of {old.name}: {fault}")
                 return False
-            self.events.count_restart(counted)
             self._drain(old, spread_s, why)
+            self.events.count_restart(counted)
             self._level()
             return True
 
@@ -278,9 +278,10 @@ class WorkerPool:
     def _on_ended(self, worker: WorkerHandle, code: int) -> None:
         self._living.discard(worker)
         self._watch.ended(worker)
-        self._poller_host.worker_died(worker)
         is_unexpected = code != 0 or (worker in self._members and not self._is_stopping)
+        # first: a snapshot that does not have the worker any more has the event
         self.note("crashed" if is_unexpected else "ended", worker, f"it {described_exit(code)}")
+        self._poller_host.worker_died(worker)
         if worker not in self._members:
             return
         self._members.remove(worker)
@@ -297,8 +298,8 @@ class WorkerPool:
             worker.drain(self._config.timeout_graceful_shutdown, adopt=self._is_stopping)
             return
         _log.info("%s was asked to end; starting another", worker.name)
-        self.events.count_restart("asked")
         self._drain(worker, 0.0, "it was asked to end")
+        self.events.count_restart("asked")  # after its event, as a snapshot reads them
         self._level()
 
     def _on_limit_reached(self, worker: WorkerHandle) -> None:

@@ -19,6 +19,7 @@ from websockets.protocol import State
 from websockets.sync.client import ClientConnection
 
 from tests.support.gunicorn import Gunicorn, gunicorn
+from tests.support.processes import suspend
 from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn is not for Windows")
@@ -334,7 +335,7 @@ def test_a_stopped_worker_does_not_keep_the_others_from_accepting() -> None:
     with gunicorn("--workers", "2", ready=2) as server:
         stopped = echo_once(server)
         busy = [server.channel() for _ in range(8)]
-        os.kill(stopped, signal.SIGSTOP)
+        suspend(stopped)
         try:
             busy += [server.channel() for _ in range(20)]  # every one of them is "ahead"
         finally:

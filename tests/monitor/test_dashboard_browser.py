@@ -41,6 +41,17 @@ SHADE = """((selector) => {
   const [r, g, b] = colour.match(/[\\d.]+/g);
   return (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
 })"""
+# Rates are of one moment alone: the page pauses itself in it, before another snapshot can come.
+PAUSE = """
+addEventListener("DOMContentLoaded", () => {
+  const events = document.getElementById("events");
+  new MutationObserver(() => {
+    if (window.isHeld || events.querySelectorAll("li").length !== 2) return;
+    window.isHeld = true;
+    document.getElementById("pause").click();
+  }).observe(events, {childList: true, subtree: true});
+});
+"""
 LIVE = "document.getElementById('link')?.textContent === '● Live'"
 TABLES = """(() => {
   const rows = (id) => [...document.getElementById(id).tBodies[0].rows].map(
@@ -106,13 +117,10 @@ def as_page(text: str) -> str:
 
 def test_the_page_shows_what_python_reads(tmp_path: Path) -> None:
     first, second = two_snapshots()
-    source = Series(first, second)
-    with monitor(source) as port, shown(tmp_path, port) as page:
-        # Rates are of this moment alone: the page is stopped in it.
-        page.wait_for(
-            "document.querySelectorAll('#events li').length === 2"
-            " && (document.getElementById('pause').click(), true)"
-        )
+    with monitor(Series(first, second)) as port, browser(tmp_path) as windows:
+        page = windows.open(port.url("").rstrip("/"), first=WATCH + PAUSE)
+        page.wait_for("window.isHeld")
+        assert page.run("faults") == []
         figures, tables = page.run(FIGURES), page.run(TABLES)
         events = page.run("document.getElementById('events').innerText")
         markup = page.run("document.querySelectorAll('#events b').length")
@@ -242,8 +250,8 @@ def test_it_fits_and_is_accessible(tmp_path: Path, width: int, height: int, sche
     with monitor(Series(*two_snapshots())) as port, shown(tmp_path, port) as page:
         page.look_like(width=width, height=height, scheme=scheme)
         page.wait_for("document.querySelectorAll('#events li').length === 2")
-        assert page.run("document.documentElement.scrollWidth") <= width
         page.wait_for("innerWidth === " + str(width))
+        assert page.run("document.documentElement.scrollWidth") <= width
         shades = page.run(f"{SHADE}('body')"), page.run(f"{SHADE}('.notice')")
         assert (shades[0] < 0.2) == (scheme == "dark"), "the scheme is followed"
         page.run(axe.read_text(encoding="utf-8") + "; 0")

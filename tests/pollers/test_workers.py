@@ -24,7 +24,7 @@ from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.pollers.lane_monitor import LaneMonitor
 from asgi_poller.pollers.pool import PollerPool
 from tests.pollers.fakes import clients, connect, make_listener
-from tests.support.processes import open_descriptors
+from tests.support.processes import open_descriptors, suspend
 from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.skipif(not platform.HAS_FD_PASSING, reason="no descriptor passing")
@@ -51,6 +51,9 @@ class Worker:
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
+
+    def suspend(self) -> None:
+        suspend(self.process.pid)
 
     def is_noticed(self) -> bool:
         """Whether it is known to be stopped, or has nothing that waits."""
@@ -168,7 +171,7 @@ def test_connections_are_spread_evenly_and_ends_are_seen_at_once(site: Workers) 
 
 def test_a_killed_worker_loses_only_what_it_had_adopted(site: Workers) -> None:
     first, second = site.start(None, None)
-    first.signal(signal.SIGSTOP)  # it can adopt nothing more
+    first.suspend()  # it can adopt nothing more
     with clients(site.listener, 200) as connected:
         wait_until(lambda: site.poller_pool.stats().accepted == 200, "all are accepted")
         site.worker_died(first)
@@ -194,7 +197,7 @@ def test_a_worker_killed_in_the_middle_of_a_burst(site: Workers) -> None:
 
 def test_a_stopped_worker_gets_nothing_and_what_waits_goes_elsewhere(site: Workers) -> None:
     stopped, good = site.start(None, None)
-    stopped.signal(signal.SIGSTOP)
+    stopped.suspend()
     with clients(site.listener, 100) as connected:
         assert greetings(connected) == {good.name: 100}
         assert stopped.lane.is_late()
@@ -236,7 +239,7 @@ def test_workers_stopped_and_continued_at_random_neither_lose_nor_double(
 def test_one_stopped_worker_after_another_is_passed_over(site: Workers) -> None:
     *stopped, good = site.start(*[None] * 5)
     for worker in stopped:
-        worker.signal(signal.SIGSTOP)
+        worker.suspend()
     for _ in range(3):
         with clients(site.listener, 1) as connected:
             assert greetings(connected) == {good.name: 1}
@@ -248,7 +251,7 @@ def test_one_stopped_worker_after_another_is_passed_over(site: Workers) -> None:
 
 def test_the_only_worker_gets_everything_even_if_it_stalls(site: Workers) -> None:
     (only,) = site.start(None)
-    only.signal(signal.SIGSTOP)
+    only.suspend()
     with clients(site.listener, 50) as connected:
         wait_until(lambda: only.lane.is_late(), "noticed")
         with clients(site.listener, 50) as more:
@@ -258,7 +261,7 @@ def test_the_only_worker_gets_everything_even_if_it_stalls(site: Workers) -> Non
 
 def test_connections_wait_for_the_replacement_of_the_only_worker(site: Workers) -> None:
     (only,) = site.start(None)
-    only.signal(signal.SIGSTOP)
+    only.suspend()
     with clients(site.listener, 50) as connected:
         wait_until(lambda: only.lane.waiting == 50, "handed over")
         site.worker_died(only)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.command import get, pid_at, running, started
 from tests.support.crowd import crowd
-from tests.support.processes import is_alive
+from tests.support.processes import is_alive, suspend
 from tests.support.waiting import wait_until
 
 
@@ -41,7 +41,7 @@ def test_a_worker_killed_in_a_burst_loses_only_what_it_had() -> None:
 def test_what_a_killed_worker_had_not_adopted_goes_to_another() -> None:
     with running() as command, crowd(command.address) as visitors:
         stopped, other = command.workers
-        os.kill(stopped, signal.SIGSTOP)
+        suspend(stopped)
         clients = [visitors.start() for _ in range(300)]
         killer = threading.Timer(0.2, os.kill, (stopped, signal.SIGKILL))
         killer.start()
@@ -55,7 +55,7 @@ def test_what_a_killed_worker_had_not_adopted_goes_to_another() -> None:
 def test_a_stopped_worker_gets_nothing_more_and_is_forgiven() -> None:
     with running() as command, crowd(command.address) as visitors:
         stopped, other = command.workers
-        os.kill(stopped, signal.SIGSTOP)
+        suspend(stopped)
         clients = visitors.open(200)
         assert not visitors.problems()
         assert {client.worker for client in clients} == {other}
@@ -80,7 +80,7 @@ def test_a_blocked_loop_is_shown_with_its_stack_and_replaced() -> None:
 def test_a_stopped_worker_is_replaced_too_although_it_shows_no_stack() -> None:
     with running("--timeout-worker-heartbeat", "1.5") as command:
         stopped = command.workers[0]
-        os.kill(stopped, signal.SIGSTOP)
+        suspend(stopped)
         command.wait_for("no stack came")
         command.wait_for("is ready", count=3)
         wait_until(lambda: not is_alive(stopped), "it is gone")

@@ -1,8 +1,14 @@
-"""Waits between attempts: none at first, longer and longer, and never for good."""
+"""Waits between attempts: none at first, longer and longer, and never for good. What is noted of a
+worker's end, and when.
+"""
 
 from __future__ import annotations
 
-from asgi_poller.supervisor.worker_pool import Backoff
+from unittest.mock import Mock
+
+from asgi_poller.config import Config
+from asgi_poller.metrics.event_log import EventLog
+from asgi_poller.supervisor.worker_pool import Backoff, WorkerPool
 
 
 def test_the_first_replacement_comes_at_once_and_later_ones_later() -> None:
@@ -33,3 +39,15 @@ def test_old_failures_are_forgotten() -> None:
     backoff.failed(1000.0)
     assert backoff.count == 1
     assert backoff.delay_s == 0
+
+
+def test_a_worker_that_is_not_shown_any_more_has_its_event() -> None:
+    """A snapshot may be taken at any moment, and reads the workers first."""
+    events = EventLog()
+    known: list[str] = []
+    host = Mock()
+    host.worker_died = lambda _: known.extend(event.kind for event in events.events)
+    pool = WorkerPool(Config("a:b", workers=2), host, Mock(), events)
+    pool._on_ended(Mock(number=1, pid=5), 0)
+    pool._on_ended(Mock(number=2, pid=6), -9)
+    assert known == ["ended", "ended", "crashed"]

@@ -6,10 +6,12 @@ import contextlib
 import gc
 import os
 import random
+import signal
 import socket
+import sys
 from pathlib import Path
 
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +23,21 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def suspend(pid: int) -> None:
+    """Stop a process (SIGSTOP), and wait until none of its threads runs any more: the signal is
+    only sent when os.kill returns, and until then a thread may accept a connection.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    if sys.platform != "linux":
+        return
+
+    def all_are_stopped() -> bool:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    wait_until(all_are_stopped, f"the threads of {pid} are stopped")
 
 
 def open_descriptors() -> int:
