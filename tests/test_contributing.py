@@ -133,22 +133,23 @@ def functions_of(walk: str) -> set[tuple[str, str]]:
 
 
 def hold(walked: list[str], named: set[tuple[str, str]], calls: Iterable[Call]) -> None:
-    """Each function that is named is called, with nothing but the walk's files on its stack, and
-    each file is called from one before it.
+    """Each function that is named is called with nothing but the walk's files on its stack, and
+    each file is called from one before it. A function may be called otherwise too: what a slow
+    worker has not claimed in time is handed over again by the lane monitor.
     """
     seen = set()
     reached = {walked[0]}
     for call in calls:
-        if (call.path, call.name) in named or call.name == APPLICATION:
+        if set(call.stack) <= set(walked):
             seen.add((call.path, call.name))
-            assert set(call.stack) <= set(walked), call
         if call.name == APPLICATION:
+            assert set(call.stack) <= set(walked), call
             assert call.stack[0] == walked[-1]
         if call.path in walked and call.stack:
             before = walked[: walked.index(call.path)]
             if call.stack[0] in before:
                 reached.add(call.path)
-    assert named <= seen
+    assert named <= seen, named - seen
     entered_otherwise = {"handoff/lane_receiver.py"}  # by the loop: a unix socket is readable
     assert set(walked) - reached <= entered_otherwise
 
