@@ -16,6 +16,7 @@ from asgi_poller.monitor.advertisement import Advertised, advertised
 
 TIMEOUT_S = 5.0
 LARGEST_BYTES = 64 * 1024 * 1024
+_LONGEST_NUMBER = 20  # digits; int() refuses thousands of them
 _TURN_ON = "start the server with --metrics PORT"
 _ADDRESS = re.compile(r"(?:(?P<host>[^:/]+|\[[^\]/]+\]):|:)?(?P<port>\d{1,5})")
 _PATH = "/status.json"
@@ -41,7 +42,7 @@ def find(target: str | None) -> Place:
     if "://" in target:
         return _place_of_url(target)
     # A pid that is no port's number, and a port that is no pid, are most of them.
-    if target.isdecimal():
+    if target.isdecimal() and len(target) <= _LONGEST_NUMBER:
         number = int(target)
         named = [each for each in advertised() if number in (each.pid, each.port)]
         if len(named) > 1:

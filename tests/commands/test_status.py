@@ -311,3 +311,10 @@ def test_the_only_one_of_several_and_none() -> None:
             assert "start the server with --metrics PORT" in error_of(ask())
         finally:
             holder.close()
+
+
+def test_a_number_of_thousands_of_digits_is_refused_in_one_line() -> None:
+    done = run_python("-m", "asgi_poller", "status", "1" * 5000)
+    assert done.returncode != 0
+    assert "is no process, no [HOST:]PORT, and no pid file" in done.stderr
+    assert "Traceback" not in done.stderr
