@@ -24,6 +24,8 @@ WAITING_LIMIT_BYTES = 8 * 1024 * 1024
 _HAS_POLL = hasattr(select, "poll")
 _IS_POSIX = os.name == "posix"
 
+_total_lock = threading.RLock()  # of LogStream.total_lost_count
+
 
 class LogStream:
     """Owned by whoever writes: the writer's thread, or who holds the lock of direct writing. Any
@@ -117,14 +119,19 @@ class LogStream:
         self._lose(count)
 
     def forget_waiting(self) -> None:
-        """What waits is not ours to write: this process is a fork."""
+        """It is not to be written any more."""
         self._lines = deque()
         self._waiting_bytes = 0
+
+    def after_fork(self) -> None:
+        """In the child: what waits is the parent's, and the parent's thread may hold the lock."""
+        self._counting = threading.RLock()
+        self.forget_waiting()
 
     def _lose(self, count: int) -> None:
         with self._counting:
             self._lost_count += count
-        with _total:
+        with _total_lock:
             LogStream.total_lost_count += count
 
     def _chunk(self) -> bytes:
@@ -162,7 +169,14 @@ class LogStream:
         self._is_cut = False
 
 
-_total = threading.RLock()
+def _renew_total_lock() -> None:
+    """In a forked child: another thread of the parent may hold its lock."""
+    global _total_lock
+    _total_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_total_lock)
 
 
 def is_writable(fd: int, limit_s: float = 0.0) -> bool:

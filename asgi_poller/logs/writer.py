@@ -75,7 +75,7 @@ class LogWriter:
         """In the child: the thread is the parent's, and so is what waits."""
         self._reset()
         for output in self._outputs:
-            output.stream.forget_waiting()
+            output.stream.after_fork()
 
     def know(self, output: Output) -> None:
         """An output that will be written to."""

@@ -220,6 +220,37 @@ def test_a_fork_writes_its_own_lines_and_no_others() -> None:
     assert lines.count("INFO:     child after") == 1
 
 
+FORK_WHILE_COUNTING = """
+import logging, os, signal, threading
+from asgi_poller import logs
+from asgi_poller.config import Config
+from asgi_poller.logs import stream
+logs.configure_logging(Config("a:b"))
+output = logging.getLogger("asgi_poller").handlers[0]._output.stream
+counts, is_over = threading.Event(), threading.Event()
+def count():  # is in the middle of lose_one(), as a thread without a GIL can be at any fork
+    with output._counting, stream._total_lock:
+        counts.set()
+        is_over.wait()
+thread = threading.Thread(target=count)
+thread.start()
+counts.wait()
+child = os.fork()
+if not child:
+    signal.alarm(5)
+    output.lose_one()
+    os._exit(logs.dropped_lines())
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+is_over.set()
+thread.join()
+print(code)
+"""
+
+
+def test_a_fork_counts_what_it_loses_though_a_thread_of_its_parent_counts_at_the_time() -> None:
+    assert run_python("-c", FORK_WHILE_COUNTING, check=True).stdout == "1\n"
+
+
 @pytest.mark.parametrize("options", [("--workers", "2"), ("--workers", "2", "--preload")], ids=str)
 def test_workers_that_are_killed_and_started_again_log(
     options: tuple[str, ...], pipe: tuple[int, int], tmp_path: Path
