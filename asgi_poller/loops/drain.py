@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from asgi_poller.loops.drain_counts import Drained, Left
 from asgi_poller.loops.server_state import Connection, ServerState
+
+_log = logging.getLogger("asgi_poller.error")
 
 _ARRIVAL_S = 1.0  # for TLS handshakes and PROXY headers that are on their way
 _SPREAD_STEP_S = 0.02  # between two of those that end one after the other, at least
@@ -32,7 +35,7 @@ async def drain(
         if spread_s > 0 and connection.is_websocket:
             late.append(connection)
         else:
-            connection.shutdown()
+            _shut_down(connection)
     try:
         async with asyncio.timeout(spread_s + timeout_s):
             give_up = state.loop.call_later(_ARRIVAL_S, _give_up, arriving)
@@ -71,6 +74,22 @@ def _give_up(arriving: set[asyncio.Task[None]]) -> None:
         task.cancel("the server is shutting down")
 
 
+def _shut_down(connection: Connection) -> None:
+    """A connection that fails ends alone: all others are still to be ended."""
+    try:
+        connection.shutdown()
+    except Exception:
+        _log.exception("A connection could not be ended in order, and is cut off.")
+        _abort(connection)
+
+
+def _abort(connection: Connection) -> None:
+    try:
+        connection.abort()
+    except Exception:
+        _log.exception("A connection could not be cut off.")
+
+
 async def _shut_down_evenly(connections: list[Connection], spread_s: float) -> None:
     """The first at once, the last `spread_s` seconds later."""
     clock = asyncio.get_running_loop().time
@@ -80,7 +99,7 @@ async def _shut_down_evenly(connections: list[Connection], spread_s: float) -> N
     while connections:
         due = min(count, int((clock() - start) / spread_s * count) + 1)
         while done < due:
-            connections.pop().shutdown()  # does nothing for one that has ended meanwhile
+            _shut_down(connections.pop())  # does nothing for one that has ended meanwhile
             done += 1
         if connections:
             await asyncio.sleep(max(_SPREAD_STEP_S, spread_s / count))
@@ -88,7 +107,7 @@ async def _shut_down_evenly(connections: list[Connection], spread_s: float) -> N
 
 async def _cut_off(state: ServerState, arriving: set[asyncio.Task[None]]) -> None:
     for connection in list(state.connections):
-        connection.abort()
+        _abort(connection)
     tasks = [*state.conversations, *arriving]
     for task in tasks:
         task.cancel("the server is shutting down")

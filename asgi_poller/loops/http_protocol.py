@@ -381,7 +381,8 @@ class HttpProtocol:
             lost = functools.partial(self.connection_lost, None)
             LingeringClose(self._transport, self._server.wheel, lost).start()
         else:
-            self._transport.close()
+            if not self._transport.is_closing():  # asyncio's TLS has no size after a second close()
+                self._transport.close()
             self._watch_writing()
 
     def _watch_writing(self) -> None:

@@ -321,7 +321,8 @@ class WebSocketProtocol:
             self._server.wheel.cancel(self)
             linger.start()
         else:
-            self._transport.close()
+            if not self._transport.is_closing():  # asyncio's TLS has no size after a second close()
+                self._transport.close()
             if self._transport.get_write_buffer_size():
                 self._set_deadline(self._server.websocket_ticks.close)
 

@@ -133,6 +133,59 @@ async def test_a_tls_handshake_at_the_last_moment_succeeds(tmp_path: Path) -> No
         writer.close()
 
 
+async def test_a_tls_connection_that_ends_by_itself_at_that_moment(tmp_path: Path) -> None:
+    """asyncio's TLS transport forgets its buffers where it is closed a second time."""
+    authority = trustme.CA()
+    path = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with accepting(str(path)) as site:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", site.port, ssl=context, server_hostname="localhost"
+        )
+        writer.write(REQUEST)
+        assert await reader.readuntil(b"hello")
+        await settled(site, 1)
+        (connection,) = site.core.state.connections
+        connection.abort()  # as on a reset, in the same turn
+        assert await site.core.drain(DEADLINE_S)
+        assert site.core.state.connections == set()
+        writer.close()
+
+
+class Failing:
+    """A connection for which nothing works."""
+
+    is_websocket = False
+
+    def __init__(self, connections: set[Any]) -> None:
+        self._connections = connections
+
+    def shutdown(self) -> None:
+        raise ZeroDivisionError
+
+    def abort(self) -> None:
+        self._connections.discard(self)
+        raise ZeroDivisionError
+
+
+async def test_a_connection_that_fails_at_the_end_ends_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with accepting() as site:
+        connections: set[Any] = site.core.state.connections
+        idle, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(REQUEST)
+        assert await idle.readuntil(b"hello")
+        connections |= {Failing(connections) for _ in range(5)}
+        assert await site.core.drain(DEADLINE_S)
+        assert await idle.read() == b""
+        assert connections == set()
+    assert "could not be ended in order" in caplog.text
+    writer.close()
+
+
 async def test_channels_are_closed_one_after_the_other() -> None:
     async with accepting() as site, contextlib.AsyncExitStack() as stack:
         url = f"ws://127.0.0.1:{site.port}/"
