@@ -150,10 +150,12 @@ def size(minimum: int = 0) -> Kind:
         found = _SIZE.fullmatch(text.strip())
         if found is None:
             raise ValueError(f"{hint}, not {shown(text)}")
-        amount = float(found[1]) * BYTES_PER_UNIT[found[2].lower()]
-        if not amount.is_integer():
+        whole, _, part = found[1].partition(".")
+        # in integers: a float would round what is large
+        amount, rest = divmod(int(whole + part) * BYTES_PER_UNIT[found[2].lower()], 10 ** len(part))
+        if rest:
             raise ValueError(f"must be a whole number of bytes, not {shown(text)}")
-        return check(int(amount))
+        return check(amount)
 
     def check(value: object) -> int:
         if isinstance(value, str):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import get, pid_at, running
+from tests.support.command import asked, body_of, get, pid_at, running
 from tests.support.crowd import crowd
 from tests.support.processes import is_alive
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -20,18 +20,13 @@ from tests.support.waiting import DEADLINE_S, wait_until
 def test_all_workers_drain(number: signal.Signals) -> None:
     with running() as command, crowd(command.address) as visitors:
         clients = visitors.open(20)
-        answers: list[str] = []
-        request = threading.Thread(
-            target=lambda: answers.append(get(command.address, "/slow?1")), daemon=True
-        )
-        request.start()
+        request = asked(command.address, "/slow?1")
         wait_until(lambda: len(visitors.by_worker()) == 2, "both have clients")
         pid_at(command.address)
         command.signal(number)
         visitors.wait_told(clients)
         assert command.wait() == 0
-        request.join(DEADLINE_S)
-        assert len(answers) == 1
+        assert body_of(request)
         assert command.text.count("Application shutdown complete") == 2
         assert not command.workers
         with pytest.raises(ConnectionRefusedError):

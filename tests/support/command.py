@@ -205,10 +205,19 @@ def run_python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[s
 
 def get(address: tuple[str, int], path: str = "/pid", host: str = "test") -> str:
     """The body of a response with status 200."""
-    with socket.create_connection(address, DEADLINE_S) as connection:
-        connection.sendall(
-            f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode()
-        )
+    return body_of(asked(address, path, host))
+
+
+def asked(address: tuple[str, int], path: str = "/pid", host: str = "test") -> socket.socket:
+    """A connection on which a request is on its way."""
+    connection = socket.create_connection(address, DEADLINE_S)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+    return connection
+
+
+def body_of(connection: socket.socket) -> str:
+    """The body of its response, whose status is 200; closes the connection."""
+    with connection:
         received = b""
         while piece := connection.recv(65536):
             received += piece
