@@ -42,7 +42,7 @@ def _run(target: str | None, token: str | None, watch: bool, as_json: bool) -> N
         _watch(asker, view)
         return
     before = _snapshot(asker)
-    time.sleep(PERIOD_S)
+    time.sleep(PERIOD_S)  # rates are the difference of two looks
     view.print(Between(before, _snapshot(asker)))
 
 
@@ -50,7 +50,7 @@ def _repeat(step: Callable[[], None], is_endless: bool) -> None:
     step()
     with suppress(KeyboardInterrupt):  # how it is meant to end
         while is_endless:
-            time.sleep(PERIOD_S)
+            time.sleep(PERIOD_S)  # the period that is shown; Ctrl+C ends it
             step()
 
 
@@ -61,7 +61,7 @@ def _watch(asker: Asker, view: StatusView) -> None:
     with suppress(KeyboardInterrupt), view.watching() as show:
         while True:
             show(Between(before, latest), trouble)
-            time.sleep(PERIOD_S)
+            time.sleep(PERIOD_S)  # likewise
             try:
                 before, latest, trouble = latest, _snapshot(asker), None
             except StatusError as error:

@@ -1,6 +1,7 @@
 """How `asgi-poller status` looks, by rich: the facts of the dashboard.
 
-On a terminal it has colours and is drawn anew; elsewhere it is plain lines, one block a time.
+On a terminal it has colours and is drawn again each second; elsewhere it is plain
+lines, one block a time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import Literal
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -108,8 +110,8 @@ def _table(title: str, *columns: str) -> Table:
     )
     for column in columns:
         is_number = column.startswith(">")
-        name, justify = column.removeprefix(">"), "right" if is_number else "left"
-        table.add_column(name, justify=justify, no_wrap=is_number)  # type: ignore[arg-type]
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(column.removeprefix(">"), justify=justify, no_wrap=is_number)
     return table
 
 

@@ -28,8 +28,8 @@ _total_lock = threading.RLock()  # of LogStream.total_lost_count
 
 
 class LogStream:
-    """Owned by whoever writes: the writer's thread, or who holds the lock of direct writing. Any
-    thread may call `lose_one`.
+    """Owned by the thread that writes: the writer's, or one that holds the lock of direct
+    writing. Any thread may call `lose_one`.
     """
 
     __slots__ = (

@@ -163,7 +163,7 @@ class LogWriter:
             if None in batch and self._is_over():
                 return
             if len(batch) < _BATCH_COUNT:
-                time.sleep(_REST_S)
+                time.sleep(_REST_S)  # this thread's alone: lines gather meanwhile
 
     def _is_over(self) -> bool:
         with self._lock:

@@ -194,7 +194,7 @@ class LoopValues:
             summed[name] = getattr(self, name) + getattr(other, name)
         for name in LISTS:
             summed[name] = tuple(map(operator.add, getattr(self, name), getattr(other, name)))
-        return LoopValues(**summed)  # type: ignore[arg-type]
+        return LoopValues(**summed)  # type: ignore[arg-type]  # by name, all of them
 
     @property
     def ended(self) -> LoopValues:

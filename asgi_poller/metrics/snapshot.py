@@ -1,4 +1,4 @@
-"""All that is known of a running server at one moment, for whoever shows it.
+"""All that is known of a running server at one moment, for those who show it.
 
 The process that owns the metrics port makes a Snapshot on request: the supervisor of all its
 workers, a server without workers of itself.

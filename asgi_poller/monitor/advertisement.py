@@ -4,7 +4,7 @@ The process that has the port binds a unix socket to an abstract name, and does 
 
     \0asgi-poller/PID/HOST:PORT
 
-Whoever looks reads the names in /proc/net/unix (proc(5)). So no file is left behind by a process
+A reader finds the names in /proc/net/unix (proc(5)). So no file is left behind by a process
 that is killed, and none has to be writable. A name alone proves nothing, as anybody may bind it:
 it counts where the process has the socket among its descriptors, which only its owner and root can
 see. Linux only; elsewhere nothing is said and nothing found.

@@ -73,7 +73,11 @@ def _batches(poller: PollerSnapshot) -> Buckets:
 
 
 def _gauge(
-    name: str, help: str, read: Callable[[Snapshot], float | None], *, kind: str = "gauge"
+    name: str,
+    help: str,
+    read: Callable[[Snapshot], float | None],
+    *,
+    kind: Literal["counter", "gauge"] = "gauge",
 ) -> Metric:
     """A value of the whole server."""
 
@@ -81,7 +85,7 @@ def _gauge(
         value = read(snapshot)
         return [] if value is None else [((), value)]
 
-    return Metric(PREFIX + name, kind, help, (), samples)  # type: ignore[arg-type]  # ours
+    return Metric(PREFIX + name, kind, help, (), samples)
 
 
 def _sum(name: str, help: str, field: str) -> Metric:

@@ -156,7 +156,7 @@ class Between:
     def _comparable(self) -> Snapshot | None:
         before, after = self.before, self.after
         if before is None or (before.pid, before.started_at) != (after.pid, after.started_at):
-            return None  # another server: its counts have begun anew
+            return None  # another server: its counts begin at 0
         return before if before.time < after.time else None
 
 
