@@ -23,6 +23,7 @@ from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
 from asgi_poller.settings.rules import apply_rules
 from asgi_poller.settings.table import OPTIONS, SETTINGS, by_option_name, checked, parsed
+from asgi_poller.settings.topics import Topics
 from asgi_poller.settings.uvicorn import translate, without_objects
 
 ASGIApplication: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
@@ -50,6 +51,7 @@ class Config(
     Application,
     Logging,
     Monitoring,
+    Topics,
 ):
     """All settings. Immutable, any thread; can be pickled if `app` is a string, so that workers can
     be given it.

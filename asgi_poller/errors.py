@@ -7,6 +7,7 @@
     │   └── ProxyProtocolFault    a malformed or forbidden PROXY header: the connection is closed
     ├── ApplicationFault          the application broke the ASGI specification: a RuntimeError
     ├── ClientDisconnected        send() after the peer has left: an OSError, as ASGI wants it
+    ├── TopicsUnavailable         what joins the topics of processes and machines cannot be reached
     └── OperatorFault             a setting or the system is wrong: one line with the fix
         ├── ConfigError           an option's value
         ├── ListenError           an address that cannot be listened on
@@ -72,6 +73,10 @@ class ApplicationFault(AsgiPollerError, RuntimeError):
 
 class ClientDisconnected(AsgiPollerError, OSError):
     """Raised from `send()` once the peer has left (ASGI: Disconnected Client)."""
+
+
+class TopicsUnavailable(AsgiPollerError, ConnectionError):
+    """A publication or subscription that cannot reach other processes or machines now."""
 
 
 class OperatorFault(AsgiPollerError):

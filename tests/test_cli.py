@@ -76,7 +76,13 @@ def test_without_options_the_settings_are_the_defaults(served: Served) -> None:
 
 def test_a_value_for_every_option(served: Served) -> None:
     """Each option is typed with its own default: no notice, no other setting than the default."""
-    texts = {"uds_owner": "root:root", "bind": "a:1", "bind_tls": "a:1", "headers": "A: b"}
+    texts = {
+        "uds_owner": "root:root",
+        "bind": "a:1",
+        "bind_tls": "a:1",
+        "headers": "A: b",
+        "topics_history": "9,1s",
+    }
     for option in OPTIONS.values():
         if option.kind.flag:
             typed = [option.switch if option.default else f"--no-{option.flag}"]

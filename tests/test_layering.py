@@ -29,6 +29,7 @@ LAYERS = {
     f"{PACKAGE}.metrics": 6,
     f"{PACKAGE}.protocols": 10,
     f"{PACKAGE}.asgi": 20,
+    f"{PACKAGE}.topics": 25,
     f"{PACKAGE}.loops": 30,
     f"{PACKAGE}.listeners": 32,
     f"{PACKAGE}.embedding": 33,

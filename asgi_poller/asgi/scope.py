@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from asgi_poller.asgi.request_id import identify, note_in
+from asgi_poller.asgi.topics_port import EXTENSION
 from asgi_poller.asgi.types import ASGI_VERSION, HTTP_SPEC_VERSION, WEBSOCKET_SPEC_VERSION
 from asgi_poller.protocols.http1.parser import Headers, RequestHead
 
@@ -19,6 +20,7 @@ _TARGETS_LIMIT = 1024
 # One for all scopes: it is the same for each, and 200 octets of every idle WebSocket otherwise.
 _HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
 _WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
+_TOPIC: dict[str, object] = {}
 
 
 class Hosts(Protocol):
@@ -119,7 +121,7 @@ class ScopeMaker:
         if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
         path, raw_path, query = self._targets.get(head.target) or self._target(head.target)
-        extensions: dict[str, Any] = {"websocket.http.response": {}}
+        extensions: dict[str, Any] = {"websocket.http.response": {}, EXTENSION: _TOPIC}
         if peer.tls is not None:
             extensions["tls"] = peer.tls
         scope = {

@@ -25,6 +25,7 @@ from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl
 from asgi_poller.asgi.http import HttpContext
 from asgi_poller.asgi.receive_queue import ReceiveQueue
 from asgi_poller.asgi.request_id import log_extra
+from asgi_poller.asgi.topics_port import EXTENSION, SESSION
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket_context import (
     CLOSED,
@@ -88,6 +89,7 @@ class WebSocketSession:
         "sent_bytes",
         "sent_count",
         "state",
+        "topic_target",
     )
 
     def __init__(
@@ -111,6 +113,7 @@ class WebSocketSession:
         self._flow: FlowControl | None = None
         self._late_pong: bytes | None = None  # of the last Ping that came while the peer was slow
         self._denial: Denial | None = None
+        self.topic_target: Any = None  # once it has subscribed to something
         self._opened_at = 0.0
         self.sent_count = 0
         self.sent_bytes = 0
@@ -124,6 +127,7 @@ class WebSocketSession:
         7.1.5).
         """
         self._cork = None  # a flush that is on its way would write to a closed transport
+        self.scope.pop(SESSION, None)  # a circle otherwise
         if self.state is CONNECTING or self.state is DENYING or self.state is OPEN:
             self._finish(CLOSE_ABNORMAL, "", by="peer")
         elif self.state is CLOSING:
@@ -182,6 +186,8 @@ class WebSocketSession:
     def unblock_writing(self) -> None:
         if self._flow is not None:
             self._flow.resume()
+        if self.topic_target is not None and self._context.topics is not None:
+            self._context.topics.resume(self.topic_target)
         payload, self._late_pong = self._late_pong, None
         if payload is not None and self.state is OPEN:
             self._write_now(self._wire.pong(payload))  # type: ignore[union-attr]  # OPEN has a wire
@@ -250,12 +256,36 @@ class WebSocketSession:
         elif self.sent_count & YIELD_MASK == self._turn:
             await asyncio.sleep(0)
 
+    # The topics' side
+
+    def send_frames(self, frames: bytes, count: int) -> bool:
+        """Write `count` messages that are framed; False, and nothing is written, while the peer is
+        slow or if the WebSocket has ended.
+        """
+        if self.state is not OPEN or (self._flow is not None and not self._flow.is_writable):
+            return False
+        self.sent_count += count
+        self.sent_bytes += len(frames)
+        if self._cork is None and not self._context.output.gathered:
+            self._write(frames)
+        else:
+            self._write_now(frames)
+        return True
+
+    def send_frames_anyway(self, frames: bytes) -> None:
+        """The same, also to a slow peer: the caller sees to it that this has a bound."""
+        if self.state is OPEN:
+            self.sent_bytes += len(frames)
+            self._write_now(frames)
+
     async def _send_other(self, message: Message) -> None:
         """Everything but a message on an open WebSocket."""
         kind = message["type"]
         handler = self.state.handlers.get(kind)
         if handler is not None:
             handler(self, message)
+        elif kind.startswith(EXTENSION) and self._context.topics is not None:
+            await self._context.topics.on_message(self, message)
         elif self.state is CLOSING or self.state is CLOSED:
             if kind == "websocket.close":
                 return  # `finally: await websocket.close()`, after the client closed
@@ -386,6 +416,8 @@ class WebSocketSession:
             self.state = state
             if state is CLOSING or state is CLOSED or state is DENYING:
                 self.received.end()
+                if self.topic_target is not None and self._context.topics is not None:
+                    self._context.topics.leave(self.topic_target)
             self._port.state_changed()
             if state is CLOSED and self._flow is not None:
                 self._flow.resume()

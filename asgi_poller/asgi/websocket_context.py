@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.response_port import ResponsePort
+from asgi_poller.asgi.topics_port import Topics
 from asgi_poller.asgi.turn_output import TurnOutput
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.metrics.loop_counts import LoopCounts
@@ -84,3 +85,4 @@ class WebSocketContext:
     output: TurnOutput
     access_log: AccessLog | None = None
     counts: LoopCounts = field(default_factory=LoopCounts)
+    topics: Topics | None = None

@@ -36,6 +36,7 @@ from asgi_poller.loops.preread import Refused, peek, read_proxy_header
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.protocols.proxy_protocol import Parsed
 from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
+from asgi_poller.topics.loop_topics import MakeLink
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -52,7 +53,7 @@ class LoopServer:
 
     `listeners` are what the indexes in Accepted refer to. The order of a life: `startup`, `adopt`
     as often as needed, `drain`, `shutdown`. `access_log` replaces the one that the configuration
-    would give.
+    would give. `link_topics` joins its topics to those of others.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class LoopServer:
         *,
         tls: TlsContext | None = None,
         access_log: AccessLog | None = None,
+        link_topics: MakeLink | None = None,
     ) -> None:
         application = with_message_log(application)
-        self.state = ServerState(config, application, access_log)
+        self.state = ServerState(config, application, access_log, link_topics)
         self.loop = self.state.loop
         self._listeners = listeners
         self._lifespan = Lifespan(application, config.lifespan, self.state.context)
@@ -331,7 +333,10 @@ class LoopServer:
         self.state.wheel.stop()
         if self._meter is not None:
             self._meter.finish()
-        return await self._lifespan.shutdown()
+        try:
+            return await self._lifespan.shutdown()  # which may still publish
+        finally:
+            self.state.close_topics()
 
 
 def _peer(sock: socket.socket, accepted: Accepted, info: ListenerInfo) -> Peer:

@@ -33,6 +33,9 @@ from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
+from asgi_poller.topics.current import enter, leave
+from asgi_poller.topics.links import LocalHub
+from asgi_poller.topics.loop_topics import LoopTopics, MakeLink
 
 
 class Connection(Protocol):
@@ -82,7 +85,11 @@ class ServerState:
     """
 
     def __init__(
-        self, config: Config, application: Application, access_log: AccessLog | None = None
+        self,
+        config: Config,
+        application: Application,
+        access_log: AccessLog | None = None,
+        link_topics: MakeLink | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.counts = counts = LoopCounts()
@@ -102,18 +109,15 @@ class ServerState:
         access_log = access_log or _access_log(config)
         self.http_context = _http_context(self.loop, access_log, config, counts)
         self.deflate = config.ws_per_message_deflate
-        self.websocket_context = WebSocketContext(
-            loop=self.loop,
-            clock=self.loop.time,
-            wire=WsprotoWebSocketWire if config.ws == "wsproto" else WebSocketWire,
+        cache = FrameCache(counts)
+        self.topics = LoopTopics(
+            link_topics or LocalHub.of(config).link,
             max_bytes=config.ws_max_size,
-            max_queue=config.ws_max_queue,
             deflate_threshold=config.ws_deflate_threshold,
-            cache=FrameCache(counts),
-            output=self.output,
-            access_log=access_log,
+            cache=cache,
             counts=counts,
         )
+        self.websocket_context = self._websocket_context(access_log, cache)
         self.rules = request_filter(config)
         # one look for each request, where most servers have nothing to look for
         self.is_guarded = config.limit_concurrency is not None or bool(self.rules)
@@ -123,6 +127,7 @@ class ServerState:
         # each request and WebSocket runs in a copy of it, and sees nothing that another one has set
         self.context = contextvars.copy_context()
         self._base_context = contextvars.Context() if config.reset_contextvars else self.context
+        enter(self.topics, self.context, self._base_context)
         self._counter: ConnectionCounter | None = None
         self._tickets: dict[Connection, int] = {}  # of those that a limit counts
         self._websocket_count = 0
@@ -134,6 +139,24 @@ class ServerState:
         self._is_draining = False
         self._changed: asyncio.Event | None = None  # while draining: something has ended
         self.drained = DrainCounts()
+
+    def _websocket_context(
+        self, access_log: AccessLog | None, cache: FrameCache
+    ) -> WebSocketContext:
+        config = self.config
+        return WebSocketContext(
+            loop=self.loop,
+            clock=self.loop.time,
+            wire=WsprotoWebSocketWire if config.ws == "wsproto" else WebSocketWire,
+            max_bytes=config.ws_max_size,
+            max_queue=config.ws_max_queue,
+            deflate_threshold=config.ws_deflate_threshold,
+            cache=cache,
+            output=self.output,
+            access_log=access_log,
+            counts=self.counts,
+            topics=self.topics,
+        )
 
     def request_parser(self) -> RequestParser:
         """For a new connection."""
@@ -209,6 +232,11 @@ class ServerState:
             self._counter.end(ticket)
 
     # The end
+
+    def close_topics(self) -> None:
+        """Nothing is published or delivered any more."""
+        self.topics.close()
+        leave(self.topics)
 
     def begin_drain(self) -> asyncio.Event:
         """No connection begins anything from now on. The event is set whenever something ends."""

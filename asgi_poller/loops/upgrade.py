@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asgi_poller.asgi.scope import Peer
+from asgi_poller.asgi.topics_port import SESSION
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.loops.server_state import Connection, ServerState
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
@@ -35,6 +36,7 @@ def upgrade(
         handshake.request_id = head.request_id
     connection = WebSocketProtocol(transport, server, handshake)
     session = WebSocketSession(scope, connection, server.websocket_context)
+    scope[SESSION] = session
     server.connection_changed(old, connection)
     connection.start(session)
     transport.set_protocol(connection)  # type: ignore[arg-type]  # it has the methods

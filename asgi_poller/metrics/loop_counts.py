@@ -83,6 +83,10 @@ class LoopCounts:
         "requests_running",
         "responses",
         "slow_consumers",
+        "topic_deliveries",
+        "topic_drops",
+        "topic_publications",
+        "topic_subscriptions",
         "websockets_denied",
         "websockets_open",
         "websockets_opened",
@@ -112,6 +116,10 @@ class LoopCounts:
         self.pings_sent = 0
         self.pings_unanswered = 0
         self.slow_consumers = 0  # times that a peer fell behind --ws-send-limit
+        self.topic_subscriptions = 0  # open
+        self.topic_publications = 0  # by applications on this loop
+        self.topic_deliveries = 0  # of a publication, to one subscriber
+        self.topic_drops = 0  # of a publication, for one subscriber that is too slow
         self.log_lines_dropped = 0  # of the process; counted in its first loop's row
         self.responses = [0] * len(STATUS_CLASSES)
         self.closes = [0] * (len(CLOSE_CODE_NAMES) * len(CLOSED_BY))
@@ -165,6 +173,10 @@ class LoopValues:
     pings_sent: int = 0
     pings_unanswered: int = 0
     slow_consumers: int = 0
+    topic_subscriptions: int = 0
+    topic_publications: int = 0
+    topic_deliveries: int = 0
+    topic_drops: int = 0
     log_lines_dropped: int = 0
     responses: tuple[int, ...] = (0,) * len(STATUS_CLASSES)
     closes: tuple[int, ...] = (0,) * (len(CLOSE_CODE_NAMES) * len(CLOSED_BY))
@@ -207,7 +219,7 @@ class LoopValues:
 NO_COUNTS = LoopValues()
 
 #: What is true now, and not a count since the start.
-OPEN = ("connections_open", "websockets_open", "requests_running")
+OPEN = ("connections_open", "websockets_open", "requests_running", "topic_subscriptions")
 LISTS = {
     "responses": len(STATUS_CLASSES),
     "closes": len(CLOSE_CODE_NAMES) * len(CLOSED_BY),

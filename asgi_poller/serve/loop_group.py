@@ -28,6 +28,8 @@ from asgi_poller.serve import tls_reload
 from asgi_poller.serve.runner import run_loop
 from asgi_poller.settings.rules import cpu_count
 from asgi_poller.tls import TlsContext
+from asgi_poller.topics.links import LocalHub
+from asgi_poller.topics.loop_topics import MakeLink
 
 #: The beginning of the names of threads that run loops: Loop-1, Loop-2, ...
 LOOP_THREADS = "Loop-"
@@ -46,7 +48,8 @@ class LoopGroup:
     `limit_reached` is called, on any loop's thread, when `--limit-max-requests` is met; more than
     once perhaps. `access_log`, if given, is shared by all loops. `counter` counts connections,
     `websocket_share` is each loop's part of --limit-channels where `counter` does not count those.
-    `rows`, if any, is where each loop publishes what it counts.
+    `rows`, if any, is where each loop publishes what it counts. `link_topics` joins its loops'
+    topics; None: to one another.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class LoopGroup:
         counter: ConnectionCounter | None = None,
         websocket_share: int | None = None,
         rows: Sequence[memoryview[int]] = (),
+        link_topics: MakeLink | None = None,
         limit_reached: Callable[[], None],
     ) -> None:
         self._config = config
@@ -70,6 +74,7 @@ class LoopGroup:
         self._counter = counter
         self._websocket_share = websocket_share
         self._rows = rows
+        self._link_topics = link_topics or LocalHub.of(config).link
         self._limit_reached = limit_reached
         self._threads: list[LoopThread] = []
         self._tls_reload: asyncio.Task[None] | None = None
@@ -156,6 +161,7 @@ class LoopGroup:
             self._infos,
             tls=self._tls,
             access_log=self._access_log,
+            link_topics=self._link_topics,
         )
         if self._counter is not None:
             server.state.use_counter(self._counter)

@@ -14,6 +14,7 @@ from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.option import Option, options_of
 from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
+from asgi_poller.settings.topics import Topics
 from asgi_poller.settings.uvicorn import UvicornOptions
 
 # The order is that of --help and of the settings page.
@@ -30,6 +31,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("TLS", Tls),
     ("Logging", Logging),
     ("Monitoring", Monitoring),
+    ("Topics", Topics),
     ("Reloading", Reload),
 )
 UVICORN_GROUP = "Accepted for uvicorn's sake"

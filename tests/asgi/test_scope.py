@@ -54,7 +54,7 @@ def test_the_scope_of_a_websocket() -> None:
         "headers": [(b"host", b"a")],
         "subprotocols": ["chat"],
         "state": {},
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {"websocket.http.response": {}, "websocket.topic": {}},
     }
 
 

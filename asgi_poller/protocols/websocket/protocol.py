@@ -8,6 +8,8 @@ a property test holds both to the same events for the same octets.
 
 from __future__ import annotations
 
+from typing import Final
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # PyPy, or a wheel without the C extension: the same function, slower
@@ -62,6 +64,13 @@ _OUT_OF_ORDER = {
     True: "a continuation frame without a message",
     False: "a message within a fragmented one",
 }
+
+
+# How the frames of a message depend on the WebSocket that they are for: not at all, on deflate as
+# nearly all have agreed on it, or on more than that.
+FRAMED_PLAIN: Final = 0
+FRAMED_DEFLATED: Final = 1
+FRAMED_ALONE: Final = 2
 
 
 class FrameCache:
@@ -121,6 +130,16 @@ class WebSocketWire:
         self._need = 0  # octets `_buffer` must hold before it is worth another look
         self.has_ended = False
         self.has_buffered = False
+
+    @property
+    def framing(self) -> int:
+        """Which other WebSockets' frames are the same for the same message: FRAMED_PLAIN, ..."""
+        deflate = self._deflate
+        if deflate is None:
+            return FRAMED_PLAIN
+        if deflate.server_takeover or deflate.server_bits != SERVER_WINDOW_BITS:
+            return FRAMED_ALONE
+        return FRAMED_DEFLATED
 
     @property
     def inflates(self) -> bool:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from asgi_poller.protocols.websocket.frames import KNOWN_OPCODES, MAX_CONTROL_BYTES, Event
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
-from asgi_poller.protocols.websocket.protocol import FAST_NONE, FrameCache, WebSocketWire
+from asgi_poller.protocols.websocket.protocol import (
+    FAST_NONE,
+    FRAMED_ALONE,
+    FrameCache,
+    WebSocketWire,
+)
 from asgi_poller.protocols.websocket.wsproto_impl import WsprotoImpl
 
 
@@ -24,6 +29,10 @@ class WsprotoWebSocketWire(WebSocketWire):
         self._fast_between_messages = self._fast = FAST_NONE
         self._wsproto = WsprotoImpl(max_bytes, deflate, self._cache.counts)
         self._careful_bytes = 0  # of the frame at hand, still to come
+
+    @property
+    def framing(self) -> int:
+        return FRAMED_ALONE
 
     def _read_frames(
         self, data: bytes | bytearray, events: list[Event], at: int = 0

@@ -1,0 +1,35 @@
+"""Which topics an application means that does not say so.
+
+A request, a WebSocket and a lifespan run in a context that knows their loop's topics, and so do the
+tasks and threads that they start. Others get those of the loop that started last.
+"""
+
+from __future__ import annotations
+
+import contextvars
+
+from asgi_poller.topics.loop_topics import LoopTopics
+
+_current: contextvars.ContextVar[LoopTopics] = contextvars.ContextVar("asgi_poller.topics")
+_open: list[LoopTopics] = []  # of this process, the oldest first; any thread
+
+
+def enter(topics: LoopTopics, *contexts: contextvars.Context) -> None:
+    """Who runs in these contexts means `topics`. Once for each loop."""
+    _open.append(topics)
+    for context in contexts:
+        context.run(_current.set, topics)
+
+
+def leave(topics: LoopTopics) -> None:
+    """That loop ends."""
+    if topics in _open:
+        _open.remove(topics)
+
+
+def current() -> LoopTopics | None:
+    """None: no loop of this server runs in this process."""
+    topics = _current.get(None)
+    if topics is not None and not topics.is_closed:
+        return topics
+    return _open[-1] if _open else None

@@ -1,0 +1,291 @@
+"""Topics as one event loop sees them: its subscribers, and the link to everybody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from asgi_poller.asgi.topics_port import EXTENSION
+from asgi_poller.asgi.types import Message
+from asgi_poller.asgi.websocket import WebSocketSession
+from asgi_poller.errors import ApplicationFault
+from asgi_poller.metrics.loop_counts import LoopCounts
+from asgi_poller.protocols.websocket.protocol import FrameCache
+from asgi_poller.topics.delivery import TopicLog
+from asgi_poller.topics.framing import IDS, READER, Framer
+from asgi_poller.topics.links import Answer, Link, Receiver
+from asgi_poller.topics.publication import Missed, Publication, checked_topic, content
+from asgi_poller.topics.subscription import DROP, SLOW, Subscribed, Subscription, Target
+from asgi_poller.topics.target import target_of
+
+#: Seconds that subscribers are written to before the loop's other work has a turn.
+HELPING_S: Final = 0.002
+
+MakeLink = Callable[[Receiver], Link]
+
+
+class LoopTopics:
+    """Owned by the loop's thread; `loop` may be read by any. Made on that loop.
+
+    `make_link` is called when topics are first used.
+    """
+
+    def __init__(
+        self,
+        make_link: MakeLink,
+        *,
+        max_bytes: int,
+        deflate_threshold: int,
+        cache: FrameCache,
+        counts: LoopCounts,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._make_link = make_link
+        self._link: Link | None = None
+        self._counts = counts
+        self._framer = Framer(max_bytes, deflate_threshold, cache)
+        self._logs: dict[str, TopicLog] = {}
+        self._due: dict[TopicLog, None] = {}  # those with something to write
+        self._room: list[asyncio.Future[None]] = []  # publishers that wait
+        self.is_closed = False
+
+    # The application's side
+
+    async def subscribe(
+        self,
+        target: Target,
+        topic: str,
+        *,
+        since: str | None = None,
+        ids: bool = False,
+        slow: str = DROP,
+    ) -> Subscribed:
+        """Deliver to `target` what is published to `topic` from now on, and before that what was
+        since the id `since`. Once more for the same topic begins anew. Raises ValueError and
+        TopicsUnavailable.
+        """
+        checked_topic(topic)
+        if slow not in SLOW:
+            raise ValueError(f"slow is one of {', '.join(SLOW)}, not {slow!r:.60}")
+        if since is not None and not isinstance(since, str):
+            raise ValueError(f"since is an id, not {since!r:.60}")
+        kind = target.framing
+        subscription = Subscription(target, kind + IDS if ids and kind != READER else kind, slow)
+        self.unsubscribe(target, topic)
+        log = self._logs.get(topic)
+        if log is None:
+            log = self._logs[topic] = TopicLog(topic, self._framer, self._counts)
+        target.subscriptions[topic] = subscription
+        if since is None and log.is_joined and log.position:
+            return self._start(log, subscription, Missed((), log.position))
+        joined: asyncio.Future[Subscribed] = self.loop.create_future()
+        log.joining += 1
+        self._linked().join(
+            topic, since, functools.partial(self._answered, log, subscription, joined)
+        )
+        subscribed = await joined
+        await target.drain()
+        return subscribed
+
+    def unsubscribe(self, target: Target, topic: str) -> bool:
+        """Deliver nothing more of `topic` to `target`; whether it was subscribed."""
+        subscription = target.subscriptions.pop(topic, None)
+        if subscription is None:
+            return False
+        self._end(self._logs.get(topic), subscription)
+        return True
+
+    def leave(self, target: Target) -> None:
+        """`target` has ended."""
+        for topic, subscription in target.subscriptions.items():
+            self._end(self._logs.get(topic), subscription)
+        target.subscriptions.clear()
+
+    def resume(self, target: Target) -> None:
+        """The peer of `target` has read: it is not slow any more."""
+        for topic, subscription in target.subscriptions.items():
+            log = self._logs.get(topic)
+            if log is not None:
+                log.resume(subscription)
+
+    async def publish(self, topic: str, form: str, data: str | bytes) -> str:
+        """Publish to all subscribers, of all loops; the id. Waits while this loop has not written
+        what was published before. Raises ValueError and TopicsUnavailable.
+        """
+        checked_topic(topic)
+        link = self._linked()
+        self._counts.topic_publications += 1
+        published = await link.publish(topic, form, data)
+        log = self._logs.get(topic)
+        while log is not None and log.is_congested:
+            room: asyncio.Future[None] = self.loop.create_future()
+            self._room.append(room)
+            await room
+        return published
+
+    async def on_message(self, session: WebSocketSession, message: Message) -> None:
+        """A message of the `websocket.topic` extension, from an application without the functions
+        of `asgi_poller.topics`. Raises ApplicationFault.
+        """
+        try:
+            await self._on_message(session, message)
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ApplicationFault(f"{message['type']}: {problem}") from None
+
+    async def _on_message(self, session: WebSocketSession, message: Message) -> None:
+        kind = message["type"]
+        topic = checked_topic(message["topic"])
+        if kind == f"{EXTENSION}.publish":
+            form, data = content(
+                message.get("text"), message.get("bytes"), message.get("json"), nothing=None
+            )
+            await self.publish(topic, form, data)
+        elif kind == f"{EXTENSION}.subscribe":
+            await self.subscribe(
+                target_of(session),
+                topic,
+                since=message.get("since"),
+                ids=bool(message.get("ids", False)),
+                slow=message.get("slow", DROP),
+            )
+        elif kind == f"{EXTENSION}.unsubscribe":
+            if session.topic_target is not None:
+                self.unsubscribe(session.topic_target, topic)
+        else:
+            raise ValueError("there is no such message")
+
+    async def subscribers(self, topic: str) -> tuple[int, int]:
+        """How many there are: of this machine, and of all."""
+        return await self._linked().subscribers(checked_topic(topic))
+
+    def close(self) -> None:
+        """The loop ends."""
+        self.is_closed = True
+        if self._link is not None:
+            self._link.close()
+        self._wake_publishers()
+
+    # Receiver
+
+    def on_publication(self, publication: Publication) -> None:
+        """See Receiver."""
+        log = self._logs.get(publication.topic)
+        if log is not None and log.subscriptions:
+            log.add(publication)
+            if not self._due:
+                self.loop.call_soon(self._write)
+            self._due[log] = None
+        elif log is not None:
+            log.position = publication.id
+
+    def on_gap(self, topic: str, position: str) -> None:
+        """See Receiver."""
+        log = self._logs.get(topic)
+        if log is not None:
+            log.position = position
+            log.tell_gap()
+
+    def positions(self) -> Iterable[tuple[str, str]]:
+        """See Receiver."""
+        return [(name, log.position) for name, log in self._logs.items() if log.is_joined]
+
+    def count(self, topic: str) -> int:
+        """See Receiver."""
+        log = self._logs.get(topic)
+        return 0 if log is None else len(log.subscriptions)
+
+    # Inside
+
+    def _linked(self) -> Link:
+        if self._link is None:
+            self._link = self._make_link(self)
+        return self._link
+
+    def _answered(
+        self,
+        log: TopicLog,
+        subscription: Subscription,
+        joined: asyncio.Future[Subscribed],
+        answer: Answer,
+    ) -> None:
+        """The link's answer, at its place between the publications."""
+        log.joining -= 1
+        target = subscription.target
+        is_wanted = target.subscriptions.get(log.name) is subscription
+        if isinstance(answer, Exception):
+            if is_wanted:
+                self.unsubscribe(target, log.name)
+            self._leave_unneeded(log)
+            if not joined.done():
+                joined.set_exception(answer)
+            return
+        log.is_joined = True
+        if not log.subscriptions:
+            log.position = answer.position
+        if not is_wanted or joined.done():  # it has ended meanwhile, or its application has
+            self.unsubscribe(target, log.name) if is_wanted else self._leave_unneeded(log)
+            if not joined.done():
+                joined.set_result(Subscribed(log.name, answer.position, answer.is_complete))
+            return
+        joined.set_result(self._start(log, subscription, answer))
+
+    def _start(self, log: TopicLog, subscription: Subscription, missed: Missed) -> Subscribed:
+        """Tell the subscriber what it missed; from now on it gets what comes."""
+        kind, target = subscription.kind, subscription.target
+        log.join(subscription)
+        self._counts.topic_subscriptions += 1
+        if missed.publications:
+            target.greet(self._framer.frames(missed.publications, kind, target))
+            self._counts.topic_deliveries += len(missed.publications)
+        if IDS <= kind < READER:  # behind what was missed: its id stands for all of that
+            note = {
+                "topic": log.name,
+                "id": missed.position,
+                "subscribed": True,
+                "complete": missed.is_complete,
+            }
+            target.greet(self._framer.control(note, kind, target))
+        return Subscribed(log.name, missed.position, missed.is_complete)
+
+    def _end(self, log: TopicLog | None, subscription: Subscription) -> None:
+        if log is None:
+            return
+        if subscription in log.subscriptions:
+            self._counts.topic_subscriptions -= 1
+        log.leave(subscription)
+        self._leave_unneeded(log)
+
+    def _leave_unneeded(self, log: TopicLog) -> None:
+        if not log.is_needed and self._logs.get(log.name) is log:
+            del self._logs[log.name]
+            if self._link is not None:
+                self._link.leave(log.name)
+
+    def _write(self) -> None:
+        """A helping for the subscribers, and the rest in the loop's next turn."""
+        until_s = time.monotonic() + HELPING_S
+        due = self._due
+        while due:
+            log = next(iter(due))
+            has_more = log.step()
+            if not has_more:
+                del due[log]
+            if time.monotonic() > until_s:
+                if has_more:  # others first, the next time
+                    del due[log]
+                    due[log] = None
+                break
+        if self._room:
+            self._wake_publishers()
+        if due:
+            self.loop.call_soon(self._write)
+
+    def _wake_publishers(self) -> None:
+        waiting, self._room = self._room, []
+        for room in waiting:
+            if not room.done():
+                room.set_result(None)
