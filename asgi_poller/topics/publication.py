@@ -62,7 +62,7 @@ def content(
     text: object, data: object, json: object, *, nothing: object
 ) -> tuple[str, str | bytes]:
     """Form and data of what is to be published; one of the three is not `nothing`. Raises
-    ValueError or TypeError.
+    ValueError or TypeError: here, and not where it is framed for everybody.
     """
     given = [each for each in (text, data, json) if each is not nothing]
     if len(given) != 1:
@@ -70,13 +70,23 @@ def content(
     if text is not nothing:
         if not isinstance(text, str):
             raise TypeError(f"text to publish is str, not {type(text).__name__}")
-        return TEXT, text
+        return TEXT, _encodable(text)
     if data is not nothing:
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"bytes to publish are bytes, not {type(data).__name__}")
         return BYTES, bytes(data)
-    return JSON, _compact(json)
+    return JSON, _encodable(_compact(json))
 
 
 def _compact(value: Any) -> str:
-    return _json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # allow_nan: NaN and Infinity are no JSON (RFC 8259, 6), and no browser parses them
+    return _json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _encodable(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("what is published is text that UTF-8 can hold") from None
+    return text
