@@ -115,6 +115,11 @@ class Config(
             )
         return cls(gathered.app, notices=gathered.notices, **gathered.values)
 
+    @property
+    def longest_stop_s(self) -> float:
+        """What a stop with --drain-delay may take until the lifespan's shutdown."""
+        return self.drain_delay + self.drain_spread + self.timeout_graceful_shutdown
+
 
 def _from_shared_variables(given: Mapping[str, Any]) -> dict[str, Any]:
     """What uvicorn's two variables say, for the options that are not given. The --env-file may set

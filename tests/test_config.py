@@ -168,6 +168,7 @@ def test_contradictions(options: dict[str, Any], message: str) -> None:
         ({"uds": "/s", "port": 1}, "--port is not used, as --uds says where to listen: add --bind"),
         ({"fd": 0, "host": "a"}, "--host is not used, as --fd says where to listen: add --bind"),
         ({"preload": True}, "--preload does nothing without --workers 2 or more"),
+        ({"drain_spread": 5}, "--drain-spread does nothing without --workers or --drain-delay"),
         ({"ssl_ciphers": "x"}, "--ssl-ciphers does nothing without --ssl-certfile"),
     ],
 )

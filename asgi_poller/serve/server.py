@@ -192,6 +192,7 @@ class Server:
         guard = ForkGuard(self._handled, [listener.info.address for listener in self.listeners])
         guard.begin()
         serving: Serving | None = None
+        spread_s = 0.0
         try:
             tls = context_of(config)  # while we may still read the key
             become(config, identity, socket_paths=socket_files(self.listeners))
@@ -220,7 +221,7 @@ class Server:
             if not self._is_exit_asked:
                 await self._exit.wait()
             self._events.note("draining")
-            await self._delay_drain()
+            spread_s = await self._delay_drain()
             _log.info("Shutting down")
         finally:
             self._serving = None
@@ -230,7 +231,7 @@ class Server:
                 serving.stop_accepting()
             close_listeners(self.listeners)
             if serving is not None:
-                await serving.end(config.timeout_graceful_shutdown, self._force)
+                await serving.end(config.timeout_graceful_shutdown, self._force, spread_s=spread_s)
             guard.end()
 
     async def _come_up(self, serving: Serving, application: Any) -> bool:
@@ -250,17 +251,22 @@ class Server:
             return False
         return True
 
-    async def _delay_drain(self) -> None:
-        """--drain-delay: serve on, until those who send clients here have seen /readyz."""
-        config = self.config
+    async def _delay_drain(self) -> float:
+        """--drain-delay: serve on, until those who send clients here have seen /readyz. Seconds to
+        spread the ends of WebSockets over: none unless they have, and take the clients elsewhere.
+        """
+        config, spread_s = self.config, 0.0
         if self._may_delay:
             if self._service_notifier is not None:
-                limit_s = config.drain_delay + config.timeout_graceful_shutdown
+                limit_s = config.longest_stop_s
                 self._service_notifier.stopping(limit_s)
             _log.info("Serving on for %g s (--drain-delay)", config.drain_delay)
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self._delay_over.wait(), config.drain_delay)
+            except TimeoutError:
+                spread_s = config.drain_spread
             self._may_delay = False
+        return spread_s
 
     def _limit_reached(self) -> None:
         if not self._is_exit_asked:

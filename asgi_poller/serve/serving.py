@@ -128,25 +128,31 @@ class Serving:
             self._limits.stop()
 
     async def end(
-        self, timeout_s: float, force: asyncio.Event, *, has_progress: bool = True
+        self,
+        timeout_s: float,
+        force: asyncio.Event,
+        *,
+        spread_s: float = 0.0,
+        has_progress: bool = True,
     ) -> None:
-        """Drain within `timeout_s` seconds, then shut the application down; `force` cuts both
-        short. `has_progress`: lines say how far it is.
+        """Drain, with seconds as for `LoopServer.drain`, then shut the application down; `force`
+        cuts both short. `has_progress`: lines say how far it is.
         """
         if self._loops is None or not self._loops.servers:
             return  # they never started
         clock = asyncio.get_running_loop().time
         start_s = clock()
-        limit_s = timeout_s if has_progress else 0.0
-        telling = asyncio.ensure_future(say_progress(limit_s, self._progress, is_last=True))
+        limit_s = spread_s + timeout_s
+        shown_s = limit_s if has_progress else 0.0
+        telling = asyncio.ensure_future(say_progress(shown_s, self._progress, is_last=True))
         # what waits in the lanes is adopted first: its delivery was scheduled before this
-        await unless_forced(force, self._loops.drain(timeout_s), None)
+        await unless_forced(force, self._loops.drain(timeout_s, spread_s), None)
         telling.cancel()
-        say_end(self._loops.drained(clock() - start_s), timeout_s, is_forced=force.is_set())
+        say_end(self._loops.drained(clock() - start_s), limit_s, is_forced=force.is_set())
         for lane in self._lanes:
             for accepted in lane.reclaim():
                 close_connection(accepted.fd)
-        await self._loops.shutdown(start_s + timeout_s, force)
+        await self._loops.shutdown(start_s + limit_s, force)
 
     def _progress(self, rest_s: float) -> tuple[int, str]:
         assert self._loops is not None  # `end` has looked

@@ -101,7 +101,9 @@ class Lifetime:
         0.0,
         seconds(),
         "Seconds over which the WebSockets of a worker that is replaced are closed (1012).",
-        note="Spreads the moment at which their clients connect again. 0: all at once.",
+        note="Spreads the moment at which their clients connect again. 0: all at once. After"
+        " --drain-delay also those of a server that stops: there are others for them then."
+        " --timeout-graceful-shutdown comes on top.",
     )
     timeout_worker_startup: float = option(
         60.0,

@@ -101,11 +101,13 @@ def _worker_notices(values: Values) -> list[str]:
     """What only a supervisor can do. (--limit-max-requests ends a single process, as uvicorn's.)"""
     if values["workers"] > 1 or values["reload"]:
         return []
-    return [
+    notices = []
+    if values["drain_spread"] and not values["drain_delay"]:
+        notices.append("--drain-spread does nothing without --workers or --drain-delay")
+    return notices + [
         f"{SETTINGS[name].switch} does nothing without --workers 2 or more"
         for name in (
             "preload",
-            "drain_spread",
             "worker_max_lifetime",
             "worker_max_memory",
             "worker_nice",

@@ -57,6 +57,7 @@ class Supervisor:
         self._is_serving = False
         self._delay_over = asyncio.Event()  # --drain-delay: a second signal has come
         self._may_delay = False  # a second signal is for the delay
+        self._are_clients_elsewhere = False  # the delay is over: a balancer has seen /readyz
 
     def run(self) -> int:
         """Serve until a signal; the exit code. Raises OperatorFault if it cannot start."""
@@ -147,11 +148,12 @@ class Supervisor:
         """--drain-delay: serve on, until those who send clients here have seen /readyz."""
         config = self._config
         if self._may_delay:
-            limit_s = config.drain_delay + config.timeout_graceful_shutdown
-            self._service_notifier.stopping(limit_s)
+            self._service_notifier.stopping(config.longest_stop_s)
             _log.info("Serving on for %g s (--drain-delay)", config.drain_delay)
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self._delay_over.wait(), config.drain_delay)
+            except TimeoutError:
+                self._are_clients_elsewhere = True
             self._may_delay = False
 
     async def _end(self, poller_host: PollerHost, pool: WorkerPool) -> None:
@@ -165,8 +167,9 @@ class Supervisor:
             self._upgrade.give_up()
         is_succeeded = self._upgrade is not None and self._upgrade.is_done
         poller_host.stop(unlink=not is_succeeded)
-        # to spread the closes helps only if a new supervisor takes the clients that come back
-        await pool.stop(timeout_s, self._config.drain_spread if is_succeeded else 0.0)
+        # to spread the closes helps only if somebody takes the clients that come back
+        is_spread = is_succeeded or (self._are_clients_elsewhere and not is_quick)
+        await pool.stop(timeout_s, self._config.drain_spread if is_spread else 0.0)
         pool.close()
         poller_host.close()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import pytest
 from asgi_poller import Config, Server
 from asgi_poller.asgi.types import Receive, Scope, Send
 from tests.support.apps import answer
-from tests.support.client import get, handshake
+from tests.support.client import Client, get, handshake
 from tests.support.command import Command, pid_at, started
+from tests.support.frames import close
 from tests.support.processes import NotifySocket
 from tests.support.server import Served
 from tests.support.waiting import DEADLINE_S
@@ -69,6 +72,57 @@ def test_everybody_is_served_on_meanwhile(form: str) -> None:
         code = command.wait()
         assert code == (0 if form == "workers" else -signal.SIGTERM)
         assert not command.said("killing|cut off")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_afterwards_websockets_end_one_after_the_other(form: str) -> None:
+    spread_s, count = 2.0, 8
+    options = (*DELAY, "0.2", "--drain-spread", str(spread_s))
+    with started(*FORMS[form], *options) as command, contextlib.ExitStack() as opened:
+        command.wait_ready(2 if form == "workers" else 1)
+        served = Served(command.address[1])
+        clients = [opened.enter_context(served.websocket()) for _ in range(count)]
+        for client in clients:
+            client.frame()
+        command.signal(signal.SIGTERM)
+        command.wait_for("Shutting down")
+        ends: list[float] = []
+
+        def follow(client: Client) -> None:
+            assert client.frame().close_code == 1012
+            ends.append(time.monotonic())
+            client.sendall(close(1012))
+
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(follow, clients))
+        # loops and workers have a part of them each, and end those one after the other
+        assert max(ends) - min(ends) > spread_s / 4
+        command.wait()
+        assert command.said(f"Drained in .*: {count} WebSockets closed with a handshake")
+
+
+def test_without_the_delay_they_end_at_once() -> None:
+    with started("--workers", "2", "--drain-spread", "600") as command:
+        command.wait_ready(2)
+        with Served(command.address[1]).websocket() as client:
+            client.frame()
+            command.signal(signal.SIGTERM)
+            assert client.frame().close_code == 1012
+
+
+def test_who_skips_the_delay_skips_the_spread() -> None:
+    with started(*DELAY, "600", "--drain-spread", "600") as command:
+        command.wait_ready()
+        served = Served(command.address[1])
+        with served.websocket() as one, served.websocket() as two:
+            command.signal(signal.SIGTERM)
+            command.wait_for("Serving on")
+            command.signal(signal.SIGTERM)
+            for client in (one, two):
+                client.frame()
+                assert client.frame().close_code == 1012
+                client.sendall(close(1012))
+        command.wait()
 
 
 def test_it_ends_by_itself() -> None:
@@ -131,7 +185,7 @@ def test_a_program_that_embeds_the_server_says_should_exit() -> None:
 @pytest.mark.parametrize("form", ["one process", "workers"])
 def test_the_service_manager_is_told_at_once_and_for_how_long(form: str, tmp_path: Path) -> None:
     path = tmp_path / "notify"
-    grace = ("--timeout-graceful-shutdown", "7")
+    grace = ("--timeout-graceful-shutdown", "7", "--drain-spread", "5")
     with NotifySocket(str(path)) as manager:
         environ = {"NOTIFY_SOCKET": str(path)}
         with started(*FORMS[form], *DELAY, "60", *grace, environ=environ) as command:
@@ -142,7 +196,7 @@ def test_the_service_manager_is_told_at_once_and_for_how_long(form: str, tmp_pat
             (line,) = manager.heard()
             told = re.fullmatch(r"EXTEND_TIMEOUT_USEC=(\d+)", line)
             assert told is not None
-            assert int(told[1]) >= (60 + 7) * 1_000_000
+            assert int(told[1]) >= (60 + 7 + 5) * 1_000_000
             command.signal(signal.SIGTERM)
             command.wait()
 
