@@ -8,6 +8,7 @@
     ├── ApplicationFault          the application broke the ASGI specification: a RuntimeError
     ├── ClientDisconnected        send() after the peer has left: an OSError, as ASGI wants it
     ├── TopicsUnavailable         what joins the topics of processes and machines cannot be reached
+    ├── FellBehind                a reader of topics was to end rather than to lose messages
     └── OperatorFault             a setting or the system is wrong: one line with the fix
         ├── ConfigError           an option's value
         ├── ListenError           an address that cannot be listened on
@@ -77,6 +78,10 @@ class ClientDisconnected(AsgiPollerError, OSError):
 
 class TopicsUnavailable(AsgiPollerError, ConnectionError):
     """A publication or subscription that cannot reach other processes or machines now."""
+
+
+class FellBehind(AsgiPollerError, RuntimeError):
+    """A reader of topics (slow="close") has not read, and messages that it lacks are gone."""
 
 
 class OperatorFault(AsgiPollerError):

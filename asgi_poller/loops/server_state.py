@@ -241,6 +241,7 @@ class ServerState:
     def begin_drain(self) -> asyncio.Event:
         """No connection begins anything from now on. The event is set whenever something ends."""
         self._is_draining = True
+        self.topics.begin_end()
         self._changed = self._changed or asyncio.Event()
         return self._changed
 

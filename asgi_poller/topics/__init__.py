@@ -6,7 +6,7 @@ await topics.subscribe(websocket, "room:1")
 await topics.publish("room:1", text="hello")
 """
 
-from asgi_poller.errors import TopicsUnavailable
+from asgi_poller.errors import FellBehind, TopicsUnavailable
 from asgi_poller.topics.api import (
     Subscribers,
     publish,
@@ -15,14 +15,19 @@ from asgi_poller.topics.api import (
     subscribers,
     unsubscribe,
 )
+from asgi_poller.topics.reading import Message, Reading, reading
 from asgi_poller.topics.subscription import Subscribed
 
 __all__ = [
+    "FellBehind",
+    "Message",
+    "Reading",
     "Subscribed",
     "Subscribers",
     "TopicsUnavailable",
     "publish",
     "publish_threadsafe",
+    "reading",
     "subscribe",
     "subscribers",
     "unsubscribe",

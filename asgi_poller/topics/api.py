@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from asgi_poller.asgi.websocket import WebSocketSession
-from asgi_poller.errors import TopicsUnavailable
-from asgi_poller.topics.current import current
+from asgi_poller.topics.current import here, on_loop
 from asgi_poller.topics.loop_topics import LoopTopics
 from asgi_poller.topics.publication import content
 from asgi_poller.topics.subscription import Subscribed
 from asgi_poller.topics.target import session_of, target_of
 
-T = TypeVar("T")
 _NOTHING: Any = object()
 
 
@@ -55,7 +52,7 @@ async def subscribe(
         target = target_of(session)
         return await topics.subscribe(target, topic, since=since, ids=ids, slow=slow)
 
-    return await _on_loop(topics, work())
+    return await on_loop(topics, work())
 
 
 async def unsubscribe(websocket: Any, topic: str) -> bool:
@@ -67,7 +64,7 @@ async def unsubscribe(websocket: Any, topic: str) -> bool:
         target = session.topic_target
         return target is not None and topics.unsubscribe(target, topic)
 
-    return await _on_loop(topics, work())
+    return await on_loop(topics, work())
 
 
 async def publish(
@@ -80,41 +77,27 @@ async def publish(
     publishes faster than the subscribers of this loop are written to waits. Raises ValueError or
     TypeError for what cannot be published, and TopicsUnavailable.
     """
-    topics = _current()
+    topics = here()
     form, data = content(text, bytes, json, nothing=_NOTHING)
-    return await _on_loop(topics, topics.publish(topic, form, data))
+    return await on_loop(topics, topics.publish(topic, form, data))
 
 
 def publish_threadsafe(
     topic: str, *, text: str = _NOTHING, bytes: Any = _NOTHING, json: Any = _NOTHING
 ) -> concurrent.futures.Future[str]:
     """As `publish`, from a thread without an event loop; the future gives the id."""
-    topics = _current()
+    topics = here()
     form, data = content(text, bytes, json, nothing=_NOTHING)
     return asyncio.run_coroutine_threadsafe(topics.publish(topic, form, data), topics.loop)
 
 
 async def subscribers(topic: str) -> Subscribers:
     """How many subscribers `topic` has now."""
-    topics = _current()
-    return Subscribers(*await _on_loop(topics, topics.subscribers(topic)))
+    topics = here()
+    return Subscribers(*await on_loop(topics, topics.subscribers(topic)))
 
 
 def _topics_of(session: WebSocketSession) -> LoopTopics:
     topics = session._context.topics
     assert isinstance(topics, LoopTopics)  # the server has given it
     return topics
-
-
-def _current() -> LoopTopics:
-    topics = current()
-    if topics is None:
-        raise TopicsUnavailable("topics: no server runs in this process")
-    return topics
-
-
-async def _on_loop(topics: LoopTopics, work: Coroutine[Any, Any, T]) -> T:
-    """Do it on the loop that the topics are of."""
-    if topics.loop is asyncio.get_running_loop():
-        return await work
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, topics.loop))

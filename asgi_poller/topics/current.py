@@ -6,10 +6,15 @@ tasks and threads that they start. Others get those of the loop that started las
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
+from asgi_poller.errors import TopicsUnavailable
 from asgi_poller.topics.loop_topics import LoopTopics
 
+T = TypeVar("T")
 _current: contextvars.ContextVar[LoopTopics] = contextvars.ContextVar("asgi_poller.topics")
 _open: list[LoopTopics] = []  # of this process, the oldest first; any thread
 
@@ -33,3 +38,18 @@ def current() -> LoopTopics | None:
     if topics is not None and not topics.is_closed:
         return topics
     return _open[-1] if _open else None
+
+
+def here() -> LoopTopics:
+    """Those that the caller means. Raises TopicsUnavailable."""
+    topics = current()
+    if topics is None:
+        raise TopicsUnavailable("topics: no server runs in this process")
+    return topics
+
+
+async def on_loop(topics: LoopTopics, work: Coroutine[Any, Any, T]) -> T:
+    """Do it on the loop that the topics are of."""
+    if topics.loop is asyncio.get_running_loop():
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, topics.loop))

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.websocket.frames import CLOSE_POLICY_VIOLATION
-from asgi_poller.topics.framing import IDS, KINDS, READER, Framer, is_own
+from asgi_poller.topics.framing import IDS, KINDS, Framer, is_own
 from asgi_poller.topics.publication import Publication
 from asgi_poller.topics.subscription import CLOSE, ENDED, Subscription
 
@@ -142,7 +142,9 @@ class TopicLog:
     def tell_gap(self) -> None:
         """Some publications never came: who has ids is told, and may ask for them."""
         for subscription in list(self.subscriptions):
-            self._tell_lost(subscription, None)
+            kind, target = subscription.kind, subscription.target
+            if kind >= IDS:  # also who is slow: there are few gaps
+                target.greet(self._framer.lost(self.name, None, kind, target=target))
 
     def resume(self, subscription: Subscription) -> None:
         """Its peer has read: write what it lacks."""
@@ -154,7 +156,7 @@ class TopicLog:
     def _catch_up(self, subscription: Subscription) -> None:
         end = self.end
         count = end - subscription.next
-        if subscription.lost and self._tell_lost(subscription, subscription.lost):
+        if subscription.lost and self._tell_lost(subscription):
             subscription.lost = 0
         if subscription.target.deliver(self._frames(subscription), count):
             subscription.next = end
@@ -177,13 +179,13 @@ class TopicLog:
                 self._common[kind] = frames
         return frames
 
-    def _tell_lost(self, subscription: Subscription, count: int | None) -> bool:
+    def _tell_lost(self, subscription: Subscription) -> bool:
         """Whether it takes it, or need not know."""
         kind, target = subscription.kind, subscription.target
-        if not IDS <= kind < READER:
+        if kind < IDS:
             return True
-        note = {"topic": self.name, "lost": count}
-        return target.deliver(self._framer.control(note, kind, target), 0)
+        note = self._framer.lost(self.name, subscription.lost, kind, target=target)
+        return target.deliver(note, 0)
 
     def _cut_off(self, subscription: Subscription) -> None:
         _logger.exception("A subscriber of a topic could not be written to, and is cut off.")

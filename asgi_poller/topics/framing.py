@@ -23,13 +23,15 @@ from asgi_poller.protocols.websocket.protocol import (
     FrameCache,
     WebSocketWire,
 )
-from asgi_poller.topics.publication import JSON, Publication
+from asgi_poller.topics.publication import JSON, Lost, Publication
 
+#: A framing of ours: the messages themselves, for who sends them by other means than a socket.
+MESSAGES: Final = 3
 #: Added to a framing: with ids.
-IDS: Final = 3
+IDS: Final = 4
 #: A reader in the application: it gets the publications themselves.
-READER: Final = 6
-KINDS: Final = 7
+READER: Final = 8
+KINDS: Final = 9
 _OWN: Final = (FRAMED_ALONE, FRAMED_ALONE + IDS)
 
 
@@ -42,16 +44,28 @@ class Framer:
         self._wires = {FRAMED_PLAIN: plain, FRAMED_DEFLATED: deflated}
 
     def frames(self, publications: Sequence[Publication], kind: int, target: Any) -> Any:
-        """All of them joined, for one write; for READER they themselves. `target` frames what
-        cannot be shared.
+        """All of them joined, for one write; for READER they themselves, for MESSAGES a list of
+        text and bytes. `target` frames what cannot be shared.
         """
         if kind == READER:
             return publications
         make = with_id if kind >= IDS else _data
+        if kind % IDS == MESSAGES:
+            return [make(each) for each in publications]
         return b"".join([self._frame(make(each), kind, target) for each in publications])
 
-    def control(self, fields: dict[str, Any], kind: int, target: Any) -> bytes:
+    def lost(self, topic: str, count: int | None, kind: int, *, target: Any) -> Any:
+        """What who knows ids, or reads, is told about publications of `topic` that it never gets:
+        `count`, or nobody knows how many.
+        """
+        if kind == READER:
+            return (Lost(topic, count),)
+        return self.control({"topic": topic, "lost": count}, kind, target)
+
+    def control(self, fields: dict[str, Any], kind: int, target: Any) -> Any:
         """What a subscriber with ids is told beside publications."""
+        if kind % IDS == MESSAGES:
+            return [_dumped(fields)]
         return self._frame(_dumped(fields), kind, target)
 
     def _frame(self, data: str | bytes, kind: int, target: Any) -> bytes:

@@ -50,6 +50,8 @@ class LoopTopics:
         self._logs: dict[str, TopicLog] = {}
         self._due: dict[TopicLog, None] = {}  # those with something to write
         self._room: list[asyncio.Future[None]] = []  # publishers that wait
+        self.endings: set[Callable[[], None]] = set()  # called when the loop begins to end
+        self.is_ending = False
         self.is_closed = False
 
     # The application's side
@@ -162,9 +164,16 @@ class LoopTopics:
         """How many there are: of this machine, and of all."""
         return await self._linked().subscribers(checked_topic(topic))
 
+    def begin_end(self) -> None:
+        """The loop begins to end: who reads in the application is to stop."""
+        self.is_ending = True
+        for ending in list(self.endings):
+            ending()
+
     def close(self) -> None:
         """The loop ends."""
         self.is_closed = True
+        self.begin_end()
         if self._link is not None:
             self._link.close()
         self._wake_publishers()

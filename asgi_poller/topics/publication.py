@@ -41,6 +41,14 @@ class Missed:
     is_complete: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """For who reads: `count` publications of a topic will not come; None: nobody knows how many."""
+
+    topic: str
+    count: int | None
+
+
 def checked_topic(topic: object) -> str:
     """A topic's name: text of 1 to 255 bytes in UTF-8, without control characters. Raises
     ValueError.
