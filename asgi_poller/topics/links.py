@@ -35,6 +35,12 @@ class Receiver(Protocol):
     def count(self, topic: str) -> int:
         """Subscribers of a topic on this loop. Any thread."""
 
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much is still to be written to subscribers that more should wait in the hub.
+        When that is over, it says `resume` to the link.
+        """
+
 
 class Link(Protocol):
     """Owned by the loop's thread."""
@@ -55,6 +61,9 @@ class Link(Protocol):
 
     async def subscribers(self, topic: str) -> tuple[int, int]:
         """Of this machine, and of all."""
+
+    def resume(self) -> None:
+        """The receiver is not congested any more."""
 
     def close(self) -> None:
         """The loop ends."""
@@ -112,6 +121,9 @@ class LocalLink:
     async def subscribers(self, topic: str) -> tuple[int, int]:
         count = sum(link._receiver.count(topic) for link in self._hub.links)
         return count, count
+
+    def resume(self) -> None:
+        """See Link."""
 
     def close(self) -> None:
         hub = self._hub

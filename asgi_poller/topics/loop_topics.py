@@ -52,6 +52,7 @@ class LoopTopics:
         self._room: list[asyncio.Future[None]] = []  # publishers that wait
         self.endings: set[Callable[[], None]] = set()  # called when the loop begins to end
         self.is_ending = False
+        self.is_congested = False
         self.is_closed = False
 
     # The application's side
@@ -185,6 +186,8 @@ class LoopTopics:
         log = self._logs.get(publication.topic)
         if log is not None and log.subscriptions:
             log.add(publication)
+            if log.is_congested:
+                self.is_congested = True
             if not self._due:
                 self.loop.call_soon(self._write)
             self._due[log] = None
@@ -292,6 +295,10 @@ class LoopTopics:
             self._wake_publishers()
         if due:
             self.loop.call_soon(self._write)
+        if self.is_congested and not any(log.is_congested for log in due):
+            self.is_congested = False
+            if self._link is not None:
+                self._link.resume()
 
     def _wake_publishers(self) -> None:
         waiting, self._room = self._room, []

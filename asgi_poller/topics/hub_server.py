@@ -1,0 +1,211 @@
+"""The hub of several processes: it takes what their event loops publish to those that want it.
+
+mailbox.py says how a loop reaches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from asgi_poller.topics import wire
+from asgi_poller.topics import wire_messages as said
+from asgi_poller.topics.hub import HistoryRules, Hub
+from asgi_poller.topics.hub_end import HubEnd
+from asgi_poller.topics.mailbox import connected, taken_from
+from asgi_poller.topics.publication import Publication
+from asgi_poller.topics.upstream import Upstream
+
+_logger = logging.getLogger("asgi_poller.error")
+
+#: A loop that has not said within this how many subscribers it has is not counted.
+COUNT_S: Final = 2.0
+#: For what is still to be written when the hub ends.
+END_S: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Tally:
+    """A count of subscribers under way."""
+
+    asker: HubEnd
+    request: int
+    topic: str
+    waiting: set[HubEnd]
+    timer: asyncio.TimerHandle
+    total: int = 0
+
+
+class HubServer:
+    """Owned by the event loop that it is made on. `rules` say what is kept of which topic."""
+
+    def __init__(self, rules: HistoryRules | None = None, upstream: Upstream | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._hub: Hub[HubEnd] = Hub(rules)
+        self._upstream = upstream
+        self._ends: set[HubEnd] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._dirty: list[HubEnd] = []
+        self._tallies: dict[int, _Tally] = {}
+        self._numbers = itertools.count(1)
+        self._handlers: dict[type, Callable[[HubEnd, Any], None]] = {
+            said.Publish: self._publish,
+            said.Join: self._join,
+            said.Leave: self._leave,
+            said.Count: self._count,
+            said.Counted: self._counted,
+        }
+
+    def __len__(self) -> int:
+        """Event loops that are joined."""
+        return len(self._ends)
+
+    def add(self, sock: socket.socket) -> None:
+        """Serve the link whose end `sock` is, a connected stream socket, which is closed when the
+        link ends.
+        """
+        task = self._loop.create_task(self._open(sock))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def serve(self, mailbox: socket.socket, ended: asyncio.Event) -> None:
+        """Serve the ends that come through `mailbox` until `ended` is set, or until nobody is there
+        any more who could send one.
+        """
+        mailbox.setblocking(False)
+        self._loop.add_reader(mailbox.fileno(), self._take, mailbox, ended)
+        try:
+            await ended.wait()
+        finally:
+            self._loop.remove_reader(mailbox.fileno())
+            await self.close()
+
+    async def close(self) -> None:
+        """End all links, when what they are to be told is written."""
+        for task in list(self._opening):
+            task.cancel()
+        for end in list(self._ends):
+            end.close()
+        until_s = self._loop.time() + END_S
+        while self._ends and self._loop.time() < until_s:
+            await asyncio.sleep(0.01)
+        for end in list(self._ends):
+            end.cut_off()
+
+    # Owner
+
+    def handle(self, end: HubEnd, message: Any) -> None:
+        """See Owner."""
+        self._handlers[type(message)](end, message)
+
+    def written(self, end: HubEnd) -> None:
+        """See Owner."""
+        if not self._dirty:
+            self._loop.call_soon(self._flush)
+        self._dirty.append(end)
+
+    def opened(self, end: HubEnd) -> None:
+        """See Owner."""
+        self._ends.add(end)
+
+    def closed(self, end: HubEnd) -> None:
+        """See Owner."""
+        self._ends.discard(end)
+        self._hub.forget(end)
+        for number, tally in list(self._tallies.items()):
+            self._tell(number, tally, end, 0)
+
+    # What loops ask for
+
+    def _publish(self, end: HubEnd, message: said.Publish) -> None:
+        _, topic, form, data = message
+        publication = self._hub.publish(topic, form, data)
+        taken = wire.taken(message.request, publication.id)
+        slow = self._fan_out(publication)
+        if slow is None:
+            end.put(taken)
+        else:
+            slow.hold(functools.partial(end.put, taken))
+
+    def _join(self, end: HubEnd, message: said.Join) -> None:
+        request, topic, since = message
+        self._hub.join(topic, end)
+        missed = self._hub.missed(topic, since)
+        end.put(wire.missed(request))
+        for publication in missed.publications:
+            end.put(wire.publication(publication))
+        end.put(wire.joined(request, missed.is_complete, missed.position))
+
+    def _leave(self, end: HubEnd, message: said.Leave) -> None:
+        self._hub.leave(message.topic, end)
+
+    def _count(self, end: HubEnd, message: said.Count) -> None:
+        number = next(self._numbers) & 0xFFFFFFFF
+        ends = self._hub.links(message.topic)
+        timer = self._loop.call_later(COUNT_S, self._count_up, number)
+        self._tallies[number] = _Tally(end, message.request, message.topic, set(ends), timer)
+        for each in ends:
+            each.put(wire.ask(number, message.topic))
+        if not ends:
+            self._count_up(number)
+
+    def _counted(self, end: HubEnd, message: said.Counted) -> None:
+        tally = self._tallies.get(message.request)
+        if tally is not None:
+            self._tell(message.request, tally, end, message.here)
+
+    # Inside
+
+    async def _open(self, sock: socket.socket) -> None:
+        try:
+            await connected(self._loop, functools.partial(HubEnd, self, self._loop), sock)
+        except OSError as error:
+            _logger.error("Topics: an event loop cannot be joined: %s.", error)
+
+    def _take(self, mailbox: socket.socket, ended: asyncio.Event) -> None:
+        """Take what is in the mailbox."""
+        try:
+            while (ends := taken_from(mailbox)) is not None:
+                for end in ends:
+                    self.add(end)
+        except EOFError:
+            ended.set()
+        except OSError as error:
+            _logger.error("Topics: no event loop can be joined any more: %s.", error)
+            ended.set()
+
+    def _fan_out(self, publication: Publication) -> HubEnd | None:
+        """Give it to all that want it; one of them that is to be waited for, if any."""
+        ends = self._hub.links(publication.topic)
+        if not ends:
+            return None
+        message = wire.publication(publication)
+        slow = None
+        for each in ends:
+            each.put(message)
+            if each.is_waited_for:
+                slow = each
+        return slow
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for end in dirty:
+            end.flush()
+
+    def _tell(self, number: int, tally: _Tally, end: HubEnd, count: int) -> None:
+        if end in tally.waiting:
+            tally.waiting.discard(end)
+            tally.total += count
+            if not tally.waiting:
+                self._count_up(number)
+
+    def _count_up(self, number: int) -> None:
+        tally = self._tallies.pop(number)
+        tally.timer.cancel()
+        tally.asker.put(wire.counts(tally.request, tally.total, tally.total))
