@@ -37,11 +37,7 @@ from asgi_poller.asgi.websocket_context import (
     WebSocketContext,
     WebSocketPort,
 )
-from asgi_poller.errors import (
-    ApplicationFault,
-    ClientDisconnected,
-    WebSocketFault,
-)
+from asgi_poller.errors import ApplicationFault, ClientDisconnected, WebSocketFault
 from asgi_poller.metrics.loop_counts import LoopCounts, close_index
 from asgi_poller.protocols.websocket.frames import (
     CLOSE_ABNORMAL,
@@ -258,6 +254,11 @@ class WebSocketSession:
 
     # The topics' side
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `send_frames` would write: it is open, and its peer is not slow."""
+        return self.state is OPEN and (self._flow is None or self._flow.is_writable)
+
     def send_frames(self, frames: bytes, count: int) -> bool:
         """Write `count` messages that are framed; False, and nothing is written, while the peer is
         slow or if the WebSocket has ended.
@@ -272,9 +273,10 @@ class WebSocketSession:
             self._write_now(frames)
         return True
 
-    def send_frames_anyway(self, frames: bytes) -> None:
+    def send_frames_anyway(self, frames: bytes, count: int) -> None:
         """The same, also to a slow peer: the caller sees to it that this has a bound."""
         if self.state is OPEN:
+            self.sent_count += count
             self.sent_bytes += len(frames)
             self._write_now(frames)
 
@@ -416,8 +418,9 @@ class WebSocketSession:
             self.state = state
             if state is CLOSING or state is CLOSED or state is DENYING:
                 self.received.end()
-                if self.topic_target is not None and self._context.topics is not None:
-                    self._context.topics.leave(self.topic_target)
+                target, self.topic_target = self.topic_target, None  # a circle otherwise
+                if target is not None and self._context.topics is not None:
+                    self._context.topics.leave(target)
             self._port.state_changed()
             if state is CLOSED and self._flow is not None:
                 self._flow.resume()

@@ -1,23 +1,27 @@
 """One topic on one event loop: its subscribers, and what they have not all got yet.
 
-Publications come into a log, and passes over the subscribers write what each of them lacks, joined:
-what came meanwhile is in the same write. A pass stops after a helping, so that many subscribers do
-not hold the loop. A subscriber that is slow stays where it is in the log, which costs nothing but
-the log: it goes on when its peer has read. What is more than BACKLOG_BYTES behind is let go of, and
-whoever lacks it loses it, or its WebSocket.
+Publications come into a backlog, and passes over the subscribers write what each of them lacks,
+joined: what came meanwhile is in the same write. A pass is made in helpings, so that many
+subscribers do not hold the loop, and ends when all who are not slow have got what there was when it
+began.
+
+A subscriber that is slow stays behind at its place in the backlog, which costs nothing but the
+backlog: passes leave it out, and it is served by itself when its peer has read. What is more than
+BACKLOG_BYTES behind is let go of, and whoever lacks it loses it, or its WebSocket. Nothing is let
+go of that somebody lacks who is not slow.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.websocket.frames import CLOSE_POLICY_VIOLATION
-from asgi_poller.topics.framing import IDS, KINDS, Framer, is_own
+from asgi_poller.topics.backlog import PIECE_BYTES, Backlog, Entry, Piece
+from asgi_poller.topics.framing import READER, Framer
 from asgi_poller.topics.publication import Publication
-from asgi_poller.topics.subscription import CLOSE, ENDED, Subscription
+from asgi_poller.topics.subscription import BEHIND, CLOSE, ENDED, Subscription
 
 _logger = logging.getLogger("asgi_poller.error")
 
@@ -25,9 +29,9 @@ _logger = logging.getLogger("asgi_poller.error")
 BACKLOG_BYTES: Final = 1024 * 1024
 #: Of one topic, not written yet to subscribers that are not slow: who publishes waits.
 CONGESTED_BYTES: Final = BACKLOG_BYTES // 4
-#: Subscribers that are written to between two looks at the clock.
+#: A helping: so many subscribers, and no more than about so many bytes.
 HELPING_COUNT: Final = 64
-_OVERHEAD_BYTES: Final = 250
+HELPING_BYTES: Final = 1024 * 1024
 _TOO_SLOW = "messages are not read"
 
 
@@ -42,18 +46,15 @@ class TopicLog:
         self.subscriptions: dict[Subscription, None] = {}
         self._framer = framer
         self._counts = counts
-        self._log: list[Publication] = []
-        self._first = 0  # the number of the first in `_log`
-        self._bytes = 0  # of all of it
+        self._backlog = Backlog()
         self._fresh_from = 0  # who is not behind has got everything before this number
         self._fresh_bytes = 0  # from there on
         self._behind: dict[Subscription, None] = {}
-        self._pass: list[Subscription] = []  # who is still to be written to
-        self._at = 0
-        self._pass_end = 0  # `end` when it began
-        self._shared: dict[tuple[int, int], Any] = {}  # frames by kind and first number
-        self._common: list[Any] = [None] * KINDS  # those of the pass, from `_start` on
-        self._start = 0
+        self._ready: dict[Subscription, None] = {}  # those of them whose peer has read
+        self._pass: list[Subscription] = []  # empty: none is under way
+        self._at = 0  # who is next in it
+        self._most = HELPING_COUNT  # how many of it at a time
+        self._goal = 0  # what it brings everybody to; without a pass, `_fresh_from`
 
     @property
     def is_needed(self) -> bool:
@@ -65,167 +66,193 @@ class TopicLog:
         return self._fresh_bytes > CONGESTED_BYTES
 
     @property
-    def end(self) -> int:
-        """The number of the next publication."""
-        return self._first + len(self._log)
+    def is_due(self) -> bool:
+        """Whether there is something to write: the caller runs `step` until there is not."""
+        return bool(self._ready) or self._fresh_from < self._backlog.end
 
     def add(self, publication: Publication) -> None:
-        """A publication has come: the caller runs `step` until there is nothing to do."""
+        """A publication has come."""
         self.position = publication.id
-        self._log.append(publication)
-        size = len(publication.data) + _OVERHEAD_BYTES
-        self._bytes += size
-        self._fresh_bytes += size
-        self._forget_frames()
-        if self._bytes > BACKLOG_BYTES and self._behind:
-            self._let_go()
+        self._add(Entry(publication))
 
-    def join(self, subscription: Subscription) -> None:
-        """It gets what comes from now on."""
-        subscription.next = self.end
+    def add_gap(self) -> None:
+        """Some publications never came: who has ids is told, and may ask for them."""
+        self._add(Entry(None))
+
+    def _add(self, entry: Entry) -> None:
+        self._backlog.append(entry)
+        self._fresh_bytes += entry.cost_bytes
+        if self._backlog.cost_bytes > BACKLOG_BYTES:
+            self._trim()
+
+    def join(self, subscription: Subscription, *, is_greeted: bool = True) -> None:
+        """It gets what comes from now on; if it `is_greeted`, at once, else after `greeted`."""
         self.subscriptions[subscription] = None
+        if is_greeted:
+            subscription.next = self._backlog.end
+        else:
+            subscription.is_greeting = True
+            self._put_behind(subscription, self._backlog.end)
+
+    def greeted(self, subscription: Subscription) -> None:
+        """It has got what came before its place."""
+        subscription.is_greeting = False
+        self.resume(subscription)
 
     def leave(self, subscription: Subscription) -> None:
         """It gets nothing more."""
         subscription.next = ENDED
         self.subscriptions.pop(subscription, None)
+        self._forget_behind(subscription)
+
+    def resume(self, subscription: Subscription) -> None:
+        """Its peer has read."""
+        if subscription.next != BEHIND or subscription.is_greeting:
+            return
+        if subscription.kind == READER:  # it has all of its topics at hand, one after the other
+            self._serve(subscription)
+        else:
+            self._ready[subscription] = None
+
+    def step(self) -> int:
+        """A helping for some subscribers; how many were looked at."""
+        count = self._serve_ready() if self._ready else 0
+        if not self._pass:
+            if self._fresh_from == self._backlog.end:
+                return count
+            self._pass = list(self.subscriptions)
+            self._at = 0
+            piece = self._backlog.piece(self._fresh_from)
+            self._goal = piece.stop
+            most_bytes = max(piece.data_bytes, min(PIECE_BYTES, self._fresh_bytes))
+            self._most = max(1, min(HELPING_COUNT, HELPING_BYTES // most_bytes))
+        at = self._at
+        self._at = stop = min(at + self._most, len(self._pass))
+        self._counts.topic_deliveries += self._write(self._pass[at:stop])
+        if stop >= len(self._pass):
+            self._end_pass()
+        return count + stop - at
+
+    def _write(self, subscriptions: list[Subscription]) -> int:
+        """What each of them lacks; how many messages were written. Nearly all are at the same
+        place.
+        """
+        end = self._backlog.end
+        start, stop, count, delivered = -1, 0, 0, 0
+        piece: Piece | None = None
+        for subscription in subscriptions:
+            try:
+                if subscription.next != start or piece is None:
+                    if subscription.next >= end:
+                        if subscription.next == BEHIND:
+                            self._lose(subscription)
+                        continue
+                    start = subscription.next
+                    piece = self._backlog.piece(start)
+                    stop, count = piece.stop, piece.count
+                frames = piece.frames[subscription.kind]
+                if frames is None:
+                    frames = piece.framed(subscription.kind, self.name, self._framer)
+                if subscription.deliver(frames, count):
+                    subscription.next = stop
+                    delivered += count
+                elif subscription.next != ENDED:
+                    self._put_behind(subscription, start)
+            except Exception:  # the others are still to be written to
+                self._cut_off(subscription)
+        return delivered
+
+    def _end_pass(self) -> None:
+        self._pass = []
+        self._fresh_bytes -= self._backlog.cost_between(self._fresh_from, self._goal)
+        self._fresh_from = self._goal
+        self._trim()
+
+    def _serve_ready(self) -> int:
+        """A piece for each of those whose peers have read, up to a helping; how many got one."""
+        given_bytes = count = 0
+        while self._ready and count < HELPING_COUNT and given_bytes < HELPING_BYTES:
+            subscription = next(iter(self._ready))
+            del self._ready[subscription]
+            count += 1
+            given_bytes += self._serve(subscription)
+        return count
+
+    def _serve(self, subscription: Subscription) -> int:
+        try:
+            return self._catch_up(subscription)
+        except Exception:  # the others are still to be written to
+            self._cut_off(subscription)
+            return 0
+
+    def _catch_up(self, subscription: Subscription) -> int:
+        """A piece of what it lacks, if its peer is ready; bytes."""
+        self._lose(subscription)
+        if subscription.next != BEHIND:
+            return 0
+        if subscription.lost:
+            note = self._framer.told_lost(self.name, subscription.lost, subscription.kind)
+            if note is not None:
+                notes = self._framer.joined([note], subscription.kind)
+                if not subscription.deliver(notes, 0):
+                    return 0
+            subscription.lost = 0
+        given_bytes = 0
+        if subscription.place < self._backlog.end:
+            piece = self._backlog.piece(subscription.place)
+            frames = piece.frames[subscription.kind]
+            if frames is None:
+                frames = piece.framed(subscription.kind, self.name, self._framer)
+            if not subscription.deliver(frames, piece.count):
+                return 0
+            self._counts.topic_deliveries += piece.count
+            subscription.place = piece.stop
+            given_bytes = piece.data_bytes
+        if subscription.place >= self._goal:  # passes have not come by here
+            subscription.next = subscription.place
+            self._forget_behind(subscription)
+        else:
+            self._ready[subscription] = None
+        return given_bytes
+
+    def _put_behind(self, subscription: Subscription, place: int) -> None:
+        subscription.next = BEHIND
+        subscription.place = place
+        self._behind[subscription] = None
+
+    def _forget_behind(self, subscription: Subscription) -> None:
+        self._ready.pop(subscription, None)
         if subscription in self._behind:
             del self._behind[subscription]
             if not self._behind:
-                self._clear()
+                self._trim()
 
-    def step(self) -> bool:
-        """Write to some subscribers; whether there is more to do."""
-        end = self.end
-        if self._at >= len(self._pass):
-            if not self.subscriptions or not self._log:
-                self._clear()
-                return False
-            self._pass = list(self.subscriptions)
-            self._at = 0
-            self._pass_end = end
-            self._start = self._pass[0].next
-            for subscription in self._pass:  # the first that is not behind is like nearly all
-                if subscription not in self._behind:
-                    self._start = subscription.next
-                    break
-        start, common = self._start, self._common
-        at = self._at
-        self._at = stop = min(at + HELPING_COUNT, len(self._pass))
-        count = end - start
-        delivered = 0
-        for subscription in self._pass[at:stop]:
-            try:
-                frames = common[subscription.kind]
-                if subscription.next != start or frames is None:
-                    if subscription.next < end:
-                        self._catch_up(subscription)
-                elif subscription.deliver(frames, count):
-                    subscription.next = end
-                    delivered += count
-                elif subscription.next != ENDED:
-                    self._behind[subscription] = None
-            except Exception:  # the others are still to be written to
-                self._cut_off(subscription)
-        self._counts.topic_deliveries += delivered
-        if stop < len(self._pass):
-            return True
-        self._pass = []
-        self._at = 0
-        if self._pass_end != end:
-            return True  # what came meanwhile the first of them have not got
-        self._fresh_from = end
-        self._fresh_bytes = 0
-        self._clear()
-        return False
-
-    def tell_gap(self) -> None:
-        """Some publications never came: who has ids is told, and may ask for them."""
-        for subscription in list(self.subscriptions):
-            kind, target = subscription.kind, subscription.target
-            if kind >= IDS:  # also who is slow: there are few gaps
-                target.greet(self._framer.lost(self.name, None, kind, target=target))
-
-    def resume(self, subscription: Subscription) -> None:
-        """Its peer has read: write what it lacks."""
-        if subscription in self._behind:
-            self._catch_up(subscription)
-            if not self._behind:
-                self._clear()
-
-    def _catch_up(self, subscription: Subscription) -> None:
-        end = self.end
-        count = end - subscription.next
-        if subscription.lost and self._tell_lost(subscription):
-            subscription.lost = 0
-        if subscription.target.deliver(self._frames(subscription), count):
-            subscription.next = end
-            self._behind.pop(subscription, None)
-            self._counts.topic_deliveries += count
-        elif subscription.next != ENDED:
-            self._behind[subscription] = None
-
-    def _frames(self, subscription: Subscription) -> Any:
-        """What it lacks."""
-        kind, first = subscription.kind, subscription.next
-        publications: Sequence[Publication] = self._log[first - self._first :]
-        if is_own(kind):
-            return self._framer.frames(publications, kind, subscription.target)
-        frames = self._shared.get((kind, first))
-        if frames is None:
-            frames = self._framer.frames(publications, kind, None)
-            self._shared[(kind, first)] = frames
-            if first == self._start:
-                self._common[kind] = frames
-        return frames
-
-    def _tell_lost(self, subscription: Subscription) -> bool:
-        """Whether it takes it, or need not know."""
-        kind, target = subscription.kind, subscription.target
-        if kind < IDS:
-            return True
-        note = self._framer.lost(self.name, subscription.lost, kind, target=target)
-        return target.deliver(note, 0)
+    def _lose(self, subscription: Subscription) -> None:
+        """If what it lacks has been let go of, it has lost that, or its WebSocket."""
+        lost = self._backlog.first - subscription.place
+        if lost <= 0:
+            return
+        self._counts.topic_drops += lost
+        subscription.place = self._backlog.first
+        if subscription.slow == CLOSE:
+            subscription.target.close(CLOSE_POLICY_VIOLATION, _TOO_SLOW)
+        else:
+            subscription.lost += lost
 
     def _cut_off(self, subscription: Subscription) -> None:
         _logger.exception("A subscriber of a topic could not be written to, and is cut off.")
-        self.leave(subscription)
+        self._forget_behind(subscription)
+        subscription.next = ENDED  # it leaves when its connection does
         try:
             subscription.target.abort()
         except Exception:  # the others are still to be written to
             _logger.exception("A subscriber of a topic could not be cut off.")
 
-    def _let_go(self) -> None:
-        """Half of what only slow subscribers lack goes: they lose it, or their WebSocket."""
-        gone = 0
-        most = min(self._fresh_from - self._first, len(self._log))
-        while self._bytes > BACKLOG_BYTES // 2 and gone < most:
-            self._bytes -= len(self._log[gone].data) + _OVERHEAD_BYTES
-            gone += 1
-        del self._log[:gone]
-        self._first += gone
-        for subscription in list(self._behind):
-            lost = self._first - subscription.next
-            if lost <= 0:
-                continue
-            self._counts.topic_drops += lost
-            if subscription.slow == CLOSE:
-                subscription.target.close(CLOSE_POLICY_VIOLATION, _TOO_SLOW)
-            else:
-                subscription.lost += lost
-                subscription.next = self._first
-
-    def _forget_frames(self) -> None:
-        if self._shared:
-            self._shared.clear()
-            self._common = [None] * KINDS
-
-    def _clear(self) -> None:
-        """Keep only what somebody lacks."""
-        if self._pass:
-            return
-        self._forget_frames()
+    def _trim(self) -> None:
+        """Keep what somebody lacks; for those who are behind, no more than BACKLOG_BYTES of it,
+        and if it is more, half of that, so that this is not done for each publication.
+        """
         if not self._behind:
-            self._first = self._fresh_from = self.end
-            self._log.clear()
-            self._bytes = self._fresh_bytes = 0
+            self._backlog.drop(self._fresh_from, 0)
+        elif self._backlog.cost_bytes > BACKLOG_BYTES:
+            self._backlog.drop(self._fresh_from, BACKLOG_BYTES // 2)

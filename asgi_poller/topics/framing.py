@@ -1,12 +1,13 @@
 """From publications to what is written: once for each loop and kind of subscriber.
 
-A kind is how a WebSocket's frames are made (plain, deflated, or by itself, where they depend on
-what it was sent before) and whether it wants ids. With ids, a client can resume where it stopped:
+A kind is how a WebSocket's frames are made (plain, deflated, or by the WebSocket itself, where they
+depend on what it was sent before) and whether it wants ids. With ids, a client can resume where it
+stopped:
 
     text and JSON   {"topic": "room:1", "id": "…", "text": "…"}   or "json": …
     bytes           the same without a value, a line feed, the bytes: in a binary message
     to begin with   {"topic": "room:1", "id": "…", "subscribed": true, "complete": true}
-    after a loss    {"topic": "room:1", "lost": 3}
+    after a loss    {"topic": "room:1", "lost": 3}, or null where nobody knows how many
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ IDS: Final = 4
 #: A reader in the application: it gets the publications themselves.
 READER: Final = 8
 KINDS: Final = 9
-_OWN: Final = (FRAMED_ALONE, FRAMED_ALONE + IDS)
+_UNFRAMED: Final = (FRAMED_ALONE, MESSAGES)
 
 
 class Framer:
@@ -43,42 +44,43 @@ class Framer:
         deflated = WebSocketWire(max_bytes, Deflate(), deflate_threshold, cache)
         self._wires = {FRAMED_PLAIN: plain, FRAMED_DEFLATED: deflated}
 
-    def frames(self, publications: Sequence[Publication], kind: int, target: Any) -> Any:
-        """All of them joined, for one write; for READER they themselves, for MESSAGES a list of
-        text and bytes. `target` frames what cannot be shared.
+    def framed(self, publication: Publication, kind: int) -> Any:
+        """One publication, for all subscribers of a kind: its frame; the text or bytes, for those
+        who frame by themselves and for MESSAGES; or itself, for a READER.
         """
         if kind == READER:
-            return publications
-        make = with_id if kind >= IDS else _data
-        if kind % IDS == MESSAGES:
-            return [make(each) for each in publications]
-        return b"".join([self._frame(make(each), kind, target) for each in publications])
+            return publication
+        return self._frame(with_id(publication) if kind >= IDS else publication.data, kind)
 
-    def lost(self, topic: str, count: int | None, kind: int, *, target: Any) -> Any:
+    def told_lost(self, topic: str, count: int | None, kind: int) -> Any:
         """What who knows ids, or reads, is told about publications of `topic` that it never gets:
-        `count`, or nobody knows how many.
+        `count`, or nobody knows how many; in the same form. None: it is not told.
         """
         if kind == READER:
-            return (Lost(topic, count),)
-        return self.control({"topic": topic, "lost": count}, kind, target)
+            return Lost(topic, count)
+        return self.control({"topic": topic, "lost": count}, kind) if has_ids(kind) else None
 
-    def control(self, fields: dict[str, Any], kind: int, target: Any) -> Any:
-        """What a subscriber with ids is told beside publications."""
-        if kind % IDS == MESSAGES:
-            return [_dumped(fields)]
-        return self._frame(_dumped(fields), kind, target)
+    def control(self, fields: dict[str, Any], kind: int) -> Any:
+        """What a subscriber with ids is told beside publications, in the same form."""
+        return self._frame(_dumped(fields), kind)
 
-    def _frame(self, data: str | bytes, kind: int, target: Any) -> bytes:
-        if is_own(kind):
-            framed: bytes = target.frame(data)
-            return framed
-        wire = self._wires[kind % IDS]
+    def joined(self, frames: Sequence[Any], kind: int) -> Any:
+        """For one call of a target's `deliver`: bytes for one write, or all of them."""
+        if kind == READER or kind % IDS in _UNFRAMED:
+            return frames
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _frame(self, data: str | bytes, kind: int) -> str | bytes:
+        framing = kind % IDS
+        if framing in _UNFRAMED:
+            return data
+        wire = self._wires[framing]
         return wire.text(data) if isinstance(data, str) else wire.binary(data)
 
 
-def is_own(kind: int) -> bool:
-    """Whether the frames of this kind are made for each subscriber by itself."""
-    return kind in _OWN
+def has_ids(kind: int) -> bool:
+    """Whether clients of this kind see ids."""
+    return IDS <= kind < READER
 
 
 def with_id(publication: Publication) -> str | bytes:
@@ -90,10 +92,6 @@ def with_id(publication: Publication) -> str | bytes:
     if publication.form == JSON:
         return f'{_dumped(head)[:-1]},"json":{data}}}'
     return _dumped({**head, "text": data})
-
-
-def _data(publication: Publication) -> str | bytes:
-    return publication.data
 
 
 def _dumped(fields: dict[str, Any]) -> str:

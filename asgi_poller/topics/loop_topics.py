@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from asgi_poller.asgi.flow_control import YIELD_MASK
 from asgi_poller.asgi.topics_port import EXTENSION
 from asgi_poller.asgi.types import Message
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.errors import ApplicationFault
 from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.websocket.protocol import FrameCache
+from asgi_poller.topics.backlog import pieces_of
 from asgi_poller.topics.delivery import TopicLog
-from asgi_poller.topics.framing import IDS, READER, Framer
+from asgi_poller.topics.framing import IDS, READER, Framer, has_ids
 from asgi_poller.topics.links import Answer, Link, Receiver
 from asgi_poller.topics.publication import Missed, Publication, checked_topic, content
 from asgi_poller.topics.subscription import DROP, SLOW, Subscribed, Subscription, Target
 from asgi_poller.topics.target import target_of
 
-#: Seconds that subscribers are written to before the loop's other work has a turn.
-HELPING_S: Final = 0.002
+_logger = logging.getLogger("asgi_poller.error")
+
+#: How long subscribers are written to before the loop's other work has a turn: seconds, and how
+#: many, since uvloop writes when the turn ends, which the clock does not see before.
+TURN_S: Final = 0.002
+TURN_COUNT: Final = 256
 
 MakeLink = Callable[[Receiver], Link]
 
@@ -49,7 +56,8 @@ class LoopTopics:
         self._framer = Framer(max_bytes, deflate_threshold, cache)
         self._logs: dict[str, TopicLog] = {}
         self._due: dict[TopicLog, None] = {}  # those with something to write
-        self._room: list[asyncio.Future[None]] = []  # publishers that wait
+        self._is_armed = False  # `_write` is on its way
+        self._waiting: dict[TopicLog, list[asyncio.Future[None]]] = {}  # publishers
         self.endings: set[Callable[[], None]] = set()  # called when the loop begins to end
         self.is_ending = False
         self.is_congested = False
@@ -83,15 +91,18 @@ class LoopTopics:
             log = self._logs[topic] = TopicLog(topic, self._framer, self._counts)
         target.subscriptions[topic] = subscription
         if since is None and log.is_joined and log.position:
-            return self._start(log, subscription, Missed((), log.position))
-        joined: asyncio.Future[Subscribed] = self.loop.create_future()
-        log.joining += 1
-        self._linked().join(
-            topic, since, functools.partial(self._answered, log, subscription, joined)
-        )
-        subscribed = await joined
-        await target.drain()
-        return subscribed
+            missed = Missed((), log.position)
+            self._start(log, subscription, missed)
+        else:
+            joined: asyncio.Future[Missed] = self.loop.create_future()
+            log.joining += 1
+            self._linked().join(
+                topic, since, functools.partial(self._answered, log, subscription, joined)
+            )
+            missed = await joined
+        if subscription.is_greeting:
+            await self._greet(log, subscription, missed)
+        return Subscribed(topic, missed.position, missed.is_complete)
 
     def unsubscribe(self, target: Target, topic: str) -> bool:
         """Deliver nothing more of `topic` to `target`; whether it was subscribed."""
@@ -113,6 +124,7 @@ class LoopTopics:
             log = self._logs.get(topic)
             if log is not None:
                 log.resume(subscription)
+                self._schedule(log)
 
     async def publish(self, topic: str, form: str, data: str | bytes) -> str:
         """Publish to all subscribers, of all loops; the id. Waits while this loop has not written
@@ -123,10 +135,13 @@ class LoopTopics:
         self._counts.topic_publications += 1
         published = await link.publish(topic, form, data)
         log = self._logs.get(topic)
-        while log is not None and log.is_congested:
-            room: asyncio.Future[None] = self.loop.create_future()
-            self._room.append(room)
-            await room
+        if log is not None and log.is_congested:
+            while log.is_congested and not self.is_closed:
+                room: asyncio.Future[None] = self.loop.create_future()
+                self._waiting.setdefault(log, []).append(room)
+                await room
+        elif self._counts.topic_publications & YIELD_MASK == 0:
+            await asyncio.sleep(0)  # who only publishes leaves the loop to others, too
         return published
 
     async def on_message(self, session: WebSocketSession, message: Message) -> None:
@@ -177,7 +192,8 @@ class LoopTopics:
         self.begin_end()
         if self._link is not None:
             self._link.close()
-        self._wake_publishers()
+        for log in list(self._waiting):
+            self._wake_publishers(log)
 
     # Receiver
 
@@ -188,9 +204,7 @@ class LoopTopics:
             log.add(publication)
             if log.is_congested:
                 self.is_congested = True
-            if not self._due:
-                self.loop.call_soon(self._write)
-            self._due[log] = None
+            self._schedule(log)
         elif log is not None:
             log.position = publication.id
 
@@ -199,7 +213,9 @@ class LoopTopics:
         log = self._logs.get(topic)
         if log is not None:
             log.position = position
-            log.tell_gap()
+            if log.subscriptions:
+                log.add_gap()
+                self._schedule(log)
 
     def positions(self) -> Iterable[tuple[str, str]]:
         """See Receiver."""
@@ -221,7 +237,7 @@ class LoopTopics:
         self,
         log: TopicLog,
         subscription: Subscription,
-        joined: asyncio.Future[Subscribed],
+        joined: asyncio.Future[Missed],
         answer: Answer,
     ) -> None:
         """The link's answer, at its place between the publications."""
@@ -241,27 +257,52 @@ class LoopTopics:
         if not is_wanted or joined.done():  # it has ended meanwhile, or its application has
             self.unsubscribe(target, log.name) if is_wanted else self._leave_unneeded(log)
             if not joined.done():
-                joined.set_result(Subscribed(log.name, answer.position, answer.is_complete))
+                joined.set_result(answer)
             return
-        joined.set_result(self._start(log, subscription, answer))
+        self._start(log, subscription, answer)
+        joined.set_result(answer)
 
-    def _start(self, log: TopicLog, subscription: Subscription, missed: Missed) -> Subscribed:
-        """Tell the subscriber what it missed; from now on it gets what comes."""
-        kind, target = subscription.kind, subscription.target
-        log.join(subscription)
+    def _start(self, log: TopicLog, subscription: Subscription, missed: Missed) -> None:
+        """From now on the subscriber gets what comes, if need be behind what it missed."""
+        log.join(subscription, is_greeted=not missed.publications)
         self._counts.topic_subscriptions += 1
-        if missed.publications:
-            target.greet(self._framer.frames(missed.publications, kind, target))
-            self._counts.topic_deliveries += len(missed.publications)
-        if IDS <= kind < READER:  # behind what was missed: its id stands for all of that
+        if not missed.publications:
+            self._say_subscribed(subscription, log.name, missed)
+
+    async def _greet(self, log: TopicLog, subscription: Subscription, missed: Missed) -> None:
+        """Tell the subscriber what it missed, as fast as its peer reads. Whoever gives up waiting
+        is not subscribed.
+        """
+        kind, target = subscription.kind, subscription.target
+        try:
+            for piece in pieces_of(missed.publications):
+                frames = [self._framer.framed(each, kind) for each in piece]
+                target.greet(self._framer.joined(frames, kind), len(piece))
+                self._counts.topic_deliveries += len(piece)
+                await asyncio.sleep(0)
+                await target.drain()
+                if target.subscriptions.get(log.name) is not subscription:
+                    return
+        except asyncio.CancelledError:
+            if target.subscriptions.get(log.name) is subscription:
+                self.unsubscribe(target, log.name)
+            raise
+        self._say_subscribed(subscription, log.name, missed)
+        log.greeted(subscription)
+        self._schedule(log)
+
+    def _say_subscribed(self, subscription: Subscription, topic: str, missed: Missed) -> None:
+        """Behind what was missed: its id stands for all of that."""
+        kind = subscription.kind
+        if has_ids(kind):
             note = {
-                "topic": log.name,
+                "topic": topic,
                 "id": missed.position,
                 "subscribed": True,
                 "complete": missed.is_complete,
             }
-            target.greet(self._framer.control(note, kind, target))
-        return Subscribed(log.name, missed.position, missed.is_complete)
+            notes = self._framer.joined([self._framer.control(note, kind)], kind)
+            subscription.target.greet(notes, 0)
 
     def _end(self, log: TopicLog | None, subscription: Subscription) -> None:
         if log is None:
@@ -277,31 +318,42 @@ class LoopTopics:
             if self._link is not None:
                 self._link.leave(log.name)
 
+    def _schedule(self, log: TopicLog) -> None:
+        if log.is_due:
+            self._due[log] = None
+            if not self._is_armed:
+                self._is_armed = True
+                self.loop.call_soon(self._write)
+
     def _write(self) -> None:
-        """A helping for the subscribers, and the rest in the loop's next turn."""
-        until_s = time.monotonic() + HELPING_S
+        """Some helpings for the subscribers, and the rest in the loop's next turn."""
+        self._is_armed = False
+        until_s = time.monotonic() + TURN_S
+        left = TURN_COUNT
         due = self._due
-        while due:
+        while due and left > 0:
             log = next(iter(due))
-            has_more = log.step()
-            if not has_more:
-                del due[log]
+            del due[log]
+            try:
+                left -= 1 + log.step()
+            except Exception:  # other topics are still to be written
+                _logger.exception("A topic could not be delivered.")
+                continue
+            if log.is_due:  # the others first
+                due[log] = None
+            if log in self._waiting and not log.is_congested:
+                self._wake_publishers(log)
             if time.monotonic() > until_s:
-                if has_more:  # others first, the next time
-                    del due[log]
-                    due[log] = None
                 break
-        if self._room:
-            self._wake_publishers()
-        if due:
+        if due and not self._is_armed:
+            self._is_armed = True
             self.loop.call_soon(self._write)
         if self.is_congested and not any(log.is_congested for log in due):
             self.is_congested = False
             if self._link is not None:
                 self._link.resume()
 
-    def _wake_publishers(self) -> None:
-        waiting, self._room = self._room, []
-        for room in waiting:
+    def _wake_publishers(self, log: TopicLog) -> None:
+        for room in self._waiting.pop(log, ()):
             if not room.done():
                 room.set_result(None)

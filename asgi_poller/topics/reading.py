@@ -65,18 +65,15 @@ class ReaderTarget:
     def deliver(self, items: Sequence[Publication | Lost], count: int) -> bool:
         if self.is_over or (len(self._items) >= READ_AHEAD_COUNT and not self._takes_all):
             return False
-        self.greet(items)
+        self.greet(items, count)
         return True
 
-    def greet(self, items: Sequence[Publication | Lost]) -> None:
+    def greet(self, items: Sequence[Publication | Lost], count: int) -> None:
         self._items.extend(items)
         self._arrived.set()
 
     async def drain(self) -> None:
         """What is missed waits for the reader: it has not begun to read."""
-
-    def frame(self, data: str | bytes) -> bytes:
-        raise TypeError("a reader has no frames")
 
     def close(self, code: int, reason: str) -> None:
         self._error = FellBehind(f"topics: {reason}")

@@ -12,8 +12,9 @@ DROP: Final = "drop"
 CLOSE: Final = "close"
 SLOW: Final = (DROP, CLOSE)
 
-#: `next` of a subscription that has ended: nothing is ever new to it.
-ENDED: Final = 1 << 62
+#: `next` of a subscription that is behind, and of one that has ended: passes have nothing for it.
+BEHIND: Final = 1 << 60
+ENDED: Final = 1 << 61
 
 
 class Target(Protocol):
@@ -29,16 +30,16 @@ class Target(Protocol):
 
     @property
     def deliver(self) -> Callable[[Any, int], bool]:
-        """Take `count` publications, framed; False, and nothing is taken: it is slow, or ended."""
+        """Take `count` publications, as `Framer.joined` gives them for its kind; False, and nothing
+        is taken: it is slow, or has ended. Who is slow calls `LoopTopics.resume` when it no longer
+        is.
+        """
 
-    def greet(self, frames: Any) -> None:
-        """Take what comes before all publications, also if it is slow."""
+    def greet(self, frames: Any, count: int) -> None:
+        """The same for what comes before all publications, also if it is slow."""
 
     async def drain(self) -> None:
         """Wait while it is slow."""
-
-    def frame(self, data: str | bytes) -> bytes:
-        """One message, for a target whose frames cannot be shared."""
 
     def close(self, code: int, reason: str) -> None:
         """It has fallen too far behind."""
@@ -48,11 +49,12 @@ class Target(Protocol):
 
 
 class Subscription:
-    """One target's part in one topic. `next` is the number, in the loop's log of the topic, of the
-    first publication that it has not got. `kind` says which frames it gets: `framing.py`.
+    """One target's part in one topic. `next` is the number, in the loop's backlog of the topic, of
+    the first publication that it has not got; for one that is BEHIND that is `place`. `kind` says
+    which frames it gets: `framing.py`.
     """
 
-    __slots__ = ("deliver", "kind", "lost", "next", "slow", "target")
+    __slots__ = ("deliver", "is_greeting", "kind", "lost", "next", "place", "slow", "target")
 
     def __init__(self, target: Target, kind: int, slow: str) -> None:
         self.target = target
@@ -60,7 +62,9 @@ class Subscription:
         self.kind = kind
         self.slow = slow
         self.next = ENDED
+        self.place = 0
         self.lost = 0  # publications, since it was last told
+        self.is_greeting = False  # what it missed comes first
 
 
 @dataclass(frozen=True, slots=True)

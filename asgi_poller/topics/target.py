@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from asgi_poller.asgi.topics_port import SESSION
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.asgi.websocket_context import CONNECTING, OPEN
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
+from asgi_poller.protocols.websocket.protocol import FRAMED_ALONE
 from asgi_poller.topics.subscription import Subscription
 
 
 class TopicTarget:
     """A WebSocket as a subscriber (see Target), made at its first subscription. Owned by the loop's
-    thread. `deliver` is the session's own method, since every publication goes through it.
+    thread. `deliver` is the session's own method where it can be, since every publication goes
+    through it.
     """
 
-    __slots__ = ("_session", "deliver", "subscriptions")
+    __slots__ = ("_session", "_wire", "deliver", "framing", "subscriptions")
 
-    deliver: Callable[[bytes, int], bool]
+    deliver: Callable[[Any, int], bool]
 
     def __init__(self, session: WebSocketSession) -> None:
+        wire = session._wire
+        assert wire is not None  # it has been accepted
         self._session = session
-        self.deliver = session.send_frames
+        self._wire = wire
+        self.framing = wire.framing
+        self.deliver = self._frame_and_send if self.framing == FRAMED_ALONE else session.send_frames
         self.subscriptions: dict[str, Subscription] = {}
 
-    @property
-    def framing(self) -> int:
-        wire = self._session._wire
-        assert wire is not None  # it has been accepted
-        return wire.framing
-
-    def greet(self, frames: bytes) -> None:
-        self._session.send_frames_anyway(frames)
+    def greet(self, frames: Any, count: int) -> None:
+        session = self._session
+        if session.state is OPEN:
+            is_alone = self.framing == FRAMED_ALONE
+            session.send_frames_anyway(self._framed(frames) if is_alone else frames, count)
 
     async def drain(self) -> None:
         flow = self._session._flow
         if flow is not None and not flow.is_writable:
             await flow.drain()
 
-    def frame(self, data: str | bytes) -> bytes:
-        wire = self._session._wire
-        assert wire is not None  # it has been accepted
-        return wire.text(data) if isinstance(data, str) else wire.binary(data)
+    def _frame_and_send(self, messages: Sequence[str | bytes], count: int) -> bool:
+        """Frames that depend on what was sent before are made only when they are sent."""
+        session = self._session
+        return session.is_ready and session.send_frames(self._framed(messages), count)
+
+    def _framed(self, messages: Sequence[str | bytes]) -> bytes:
+        wire = self._wire
+        return b"".join(
+            [wire.text(each) if isinstance(each, str) else wire.binary(each) for each in messages]
+        )
 
     def close(self, code: int, reason: str) -> None:
         self._session.close(code, reason)
