@@ -16,9 +16,11 @@ from asgi_poller.topics.api import (
     unsubscribe,
 )
 from asgi_poller.topics.reading import Message, Reading, reading
+from asgi_poller.topics.service import CLIENT_JS, serve
 from asgi_poller.topics.subscription import Subscribed
 
 __all__ = [
+    "CLIENT_JS",
     "FellBehind",
     "Message",
     "Reading",
@@ -28,6 +30,7 @@ __all__ = [
     "publish",
     "publish_threadsafe",
     "reading",
+    "serve",
     "subscribe",
     "subscribers",
     "unsubscribe",
