@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import copy
 import os
 import pickle
 import socket
@@ -44,10 +45,10 @@ class WorkerSpec:
     """A worker: `number` is its name, unique among those that live; `rows` are its lanes' rows of
     the counters, one for each loop, and `marks` what each marks its tickets with.
 
-    The descriptors beside it: the counters, where stacks are written to, each lane's end, the table
-    of connections if `has_table`, and the rows of metrics if `has_metrics`. `config` is None for a
-    forked worker, which has it, and the application, already. `nice` is added to its nice value.
-    `websocket_share` is as for LoopGroup.
+    The descriptors beside it: the counters, where stacks are written to, the topics' mailbox, each
+    lane's end, the table of connections if `has_table`, the rows of metrics if `has_metrics`.
+    `config` is None for a forked worker, which has it, and the application, already. `nice` is
+    added to its nice value. `websocket_share` is as for LoopGroup.
     """
 
     number: int
@@ -70,7 +71,27 @@ class ForkServerSpec:
     origin: Origin
 
 
-Spec = WorkerSpec | ForkServerSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSpec:
+    """The hub of topics (`worker/hub_process.py`). `has_parent`: somebody listens at the other end
+    of the control socket. The descriptors beside it: its end of the mailbox, and, without a parent,
+    the file whose lock it holds while it lives.
+    """
+
+    nice: int
+    has_parent: bool
+    config: Config
+    origin: Origin
+
+    @classmethod
+    def of(cls, config: Config, *, nice: int = 0, has_parent: bool) -> HubSpec:
+        """With the settings but for the application, which may be what cannot be passed."""
+        bare = copy.copy(config)
+        object.__setattr__(bare, "app", "")  # a copy that nobody has seen yet
+        return cls(nice=nice, has_parent=has_parent, config=bare, origin=Origin())
+
+
+Spec = WorkerSpec | ForkServerSpec | HubSpec
 
 
 def packed(spec: Spec) -> bytes:

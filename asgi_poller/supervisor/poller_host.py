@@ -1,4 +1,6 @@
-"""The supervisor's listeners, pollers and lane monitor, and the lanes to its workers."""
+"""The supervisor's listeners, pollers and lane monitor, and what its workers are given: lanes, and
+the way to the hub of topics.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from asgi_poller.handoff.shared_counters import Counters
 from asgi_poller.ipc.bootstrap import Origin, WorkerSpec
 from asgi_poller.listeners.listeners import Listener, announce, close_listeners, socket_files
 from asgi_poller.loops.accepted_socket import ListenerInfo
+from asgi_poller.metrics.event_log import EventLog
 from asgi_poller.pollers.lane_monitor import LaneMonitor
 from asgi_poller.pollers.master_poller import BATCH_COUNT, QUEUE_COUNT, PollerSettings
 from asgi_poller.pollers.pool import PollerPool
@@ -20,6 +23,7 @@ from asgi_poller.privileges import Identity, become
 from asgi_poller.serve.limits_wiring import LimitsWiring
 from asgi_poller.serve.loop_group import loop_count
 from asgi_poller.serve.overview import is_metered
+from asgi_poller.supervisor.hub_keeper import HubKeeper
 from asgi_poller.supervisor.worker_book import WorkerBook
 from asgi_poller.supervisor.worker_handle import Callbacks, WorkerHandle
 
@@ -36,10 +40,10 @@ class PollerHost:
     """Owned by the supervisor's main thread. `listeners` are closed by it, in `stop`.
 
     The order of a life: `make_worker` from the beginning; `open`, from which on connections are
-    accepted; `stop`, then the workers drain; `close` when they have ended.
+    accepted; `stop`, then the workers drain; `close` when they have ended. Made on the loop.
     """
 
-    def __init__(self, config: Config, listeners: list[Listener]) -> None:
+    def __init__(self, config: Config, listeners: list[Listener], events: EventLog) -> None:
         self._config = config
         self.listeners = listeners
         self._infos: tuple[ListenerInfo, ...] = tuple(listener.info for listener in listeners)
@@ -74,6 +78,7 @@ class PollerHost:
             else Budget(limit - min(reserved, limit // 2), lambda: self._lane_monitor.unassigned)
         )
         self._is_open = False
+        self.hub = HubKeeper(config, nice=self._nice, events=events)
 
     @property
     def poller_pool(self) -> PollerPool:
@@ -136,6 +141,7 @@ class PollerHost:
             self._counters,
             table=None if connection_limits is None else connection_limits.table,
             metric_rows=self._metric_rows,
+            mailbox=self.hub.mailbox,
             heartbeat_limit_s=config.timeout_worker_heartbeat,
             callbacks=callbacks,
         )
@@ -161,6 +167,7 @@ class PollerHost:
 
         `unlink`: socket files go too; False if another process has taken them over.
         """
+        self.hub.stopping()
         if self._is_open:
             self._poller_pool.stop()
             self._limits.stop()
@@ -169,8 +176,9 @@ class PollerHost:
             listener.close(unlink=unlink)
         self.listeners = []
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give back what is left, after `worker_died` for each worker."""
+        await self.hub.end()
         self._lane_monitor.stop()
         self._counters.close()
         if self._metric_rows is not None:
@@ -187,14 +195,14 @@ class PollerHost:
 
 
 def host_pollers(
-    config: Config, identity: Identity | None, listeners: list[Listener]
+    config: Config, identity: Identity | None, listeners: list[Listener], events: EventLog
 ) -> PollerHost:
     """Become `identity`, and host the pollers of `listeners`, which are closed if that fails.
     Raises ConfigError.
     """
     try:
         become(config, identity, socket_paths=socket_files(listeners), reads_keys_again=True)
-        return PollerHost(config, listeners)
+        return PollerHost(config, listeners, events)
     except BaseException:  # raised again; nobody else would close them
         close_listeners(listeners)
         raise

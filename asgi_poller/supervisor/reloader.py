@@ -95,7 +95,7 @@ class Reloader:
 
     async def _serve_beside(self, watcher: SourceWatcher) -> None:
         listeners = open_listeners(self._config)
-        poller_host = host_pollers(self._config, self._identity, listeners)
+        poller_host = host_pollers(self._config, self._identity, listeners, self._events)
         self._source.look_at(poller_host)
         log_with_pid("Started reloader [%d]", os.getpid())
         shown = ", ".join(map(str, watcher.directories))
@@ -108,7 +108,7 @@ class Reloader:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._changed.set)
-        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs, poller_host)
         watcher.start()
         poller_host.open()
         self._service_notifier.feed_watchdog()
@@ -126,7 +126,7 @@ class Reloader:
             self._service_notifier.stopping()
             poller_host.stop()
             await self._end_worker(poller_host, self._config.timeout_graceful_shutdown, adopt=True)
-            poller_host.close()
+            await poller_host.close()
 
     async def _keep_running(self, poller_host: PollerHost) -> None:
         while True:
@@ -211,8 +211,9 @@ class Reloader:
         self._events.state = DRAINING
         self._stop.set()
 
-    def _reopen_logs(self) -> None:
+    def _reopen_logs(self, poller_host: PollerHost) -> None:
         reopen_log_files()
+        poller_host.hub.reopen_logs()
         if self._worker is not None:
             self._worker.reopen_logs()
 

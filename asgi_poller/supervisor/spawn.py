@@ -20,6 +20,9 @@ from typing import Protocol
 
 from asgi_poller.system.signals import interrupt_blocked
 
+#: What processes run: a worker or a fork server, and the hub of topics.
+WORKER = "asgi_poller.worker.main"
+HUB = "asgi_poller.worker.hub_process"
 # The directory that this package is in.
 _HOME = str(Path(__file__).parents[2])
 
@@ -71,26 +74,31 @@ def described_exit(code: int) -> str:
 
 
 class SpawnLauncher:
-    """Starts a fresh interpreter for each process. Owned by the supervisor's main thread."""
+    """Starts a fresh interpreter for each process. Owned by the supervisor's main thread. `module`
+    has the `main` that it runs.
+    """
 
     is_gone = False
 
+    def __init__(self, module: str = WORKER) -> None:
+        self._module = module
+
     async def launch(self, end: socket.socket) -> Process:
         """See Launcher."""
-        return SpawnedProcess(end)
+        return SpawnedProcess(end, self._module)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
 class SpawnedProcess:
-    """A child of this process, running `worker.main`. Made on the running loop."""
+    """A child of this process, running the `main` of `module`. Made on the running loop."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, module: str = WORKER) -> None:
         self._loop = asyncio.get_running_loop()
         self.exit_code: asyncio.Future[int] = self._loop.create_future()
         with interrupt_blocked():
-            self._popen = subprocess.Popen(_command(end.fileno()), pass_fds=(end.fileno(),))
+            self._popen = start_interpreter(module, end)
         self._watch()
 
     @property
@@ -131,15 +139,19 @@ class SpawnedProcess:
             self.exit_code.set_result(code)
 
 
-def _command(fd: int) -> list[str]:
+def start_interpreter(module: str, end: socket.socket) -> subprocess.Popen[bytes]:
+    """Run the `main` of a module of ours with one descriptor. Raises OSError."""
+    return subprocess.Popen(_command(module, end.fileno()), pass_fds=(end.fileno(),))
+
+
+def _command(module: str, fd: int) -> list[str]:
     """The command of a fresh interpreter with this one's flags.
 
     -P, so that nothing in the current directory can stand in for the standard library: the paths
     that the application needs come with the specification.
     """
     program = (
-        f"import sys; sys.path.append({_HOME!r}); "
-        f"from asgi_poller.worker.main import main; sys.exit(main({fd}))"
+        f"import sys; sys.path.append({_HOME!r}); from {module} import main; sys.exit(main({fd}))"
     )
     executable = os.fsdecode(multiprocessing.spawn.get_executable())
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does; missing in typeshed

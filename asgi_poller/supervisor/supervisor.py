@@ -97,7 +97,7 @@ class Supervisor:
             listeners = open_listeners(self._config)
         else:
             listeners = self._predecessor.listeners
-        poller_host = host_pollers(self._config, self._identity, listeners)
+        poller_host = host_pollers(self._config, self._identity, listeners, self._events)
         log_with_pid("Started supervisor [%d]", os.getpid())
         self._source.look_at(poller_host)
         pool = WorkerPool(self._config, poller_host, self._launchers.make, self._events)
@@ -171,7 +171,7 @@ class Supervisor:
         is_spread = is_succeeded or (self._are_clients_elsewhere and not is_quick)
         await pool.stop(timeout_s, self._config.drain_spread if is_spread else 0.0)
         pool.close()
-        poller_host.close()
+        await poller_host.close()
 
     # Signals
 
@@ -186,7 +186,7 @@ class Supervisor:
             signal.SIGHUP: lambda: self._restart(pool),
             signal.SIGTTIN: lambda: self._scale(pool, 1),
             signal.SIGTTOU: lambda: self._scale(pool, -1),
-            signal.SIGUSR1: lambda: self._reopen_logs(pool),
+            signal.SIGUSR1: lambda: self._reopen_logs(poller_host, pool),
             signal.SIGUSR2: lambda: self._start_upgrade(poller_host),
         }
 
@@ -233,8 +233,9 @@ class Supervisor:
         if not self._is_stopping:
             _log.info("Number of workers: %d", pool.scale(by))
 
-    def _reopen_logs(self, pool: WorkerPool) -> None:
+    def _reopen_logs(self, poller_host: PollerHost, pool: WorkerPool) -> None:
         reopen_log_files()
+        poller_host.hub.reopen_logs()
         pool.reopen_logs()
 
     def _start_upgrade(self, poller_host: PollerHost) -> None:

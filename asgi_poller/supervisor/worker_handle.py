@@ -30,6 +30,7 @@ from asgi_poller.ipc.heartbeat import Pulse
 from asgi_poller.ipc.stack_dump import STACK_SIGNAL, StackPipe, stack_of
 from asgi_poller.loops.drain_counts import Drained, Left
 from asgi_poller.supervisor.spawn import Launcher, Process, described_exit
+from asgi_poller.topics.mail_slot import Mailbox
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -91,6 +92,7 @@ class WorkerHandle:
         *,
         table: ConnectionTable | None = None,
         metric_rows: MetricRows | None = None,
+        mailbox: Mailbox,
         heartbeat_limit_s: float,
         callbacks: Callbacks,
     ) -> None:
@@ -104,6 +106,7 @@ class WorkerHandle:
         self._counters = counters
         # what it is given besides, by descriptor, in this order
         self._shared = [each for each in (table, metric_rows) if each is not None]
+        self._mailbox = mailbox
         self._heartbeat_limit_s = heartbeat_limit_s
         self._callbacks = callbacks
         self._stacks = StackPipe()
@@ -149,7 +152,8 @@ class WorkerHandle:
             self._process.exit_code.add_done_callback(self._on_process_ended)
             ends = [lane.worker_end.fileno() for lane in self.lanes]
             shared = [each.fd for each in self._shared]
-            fds = [self._counters.fd, self._stacks.worker_end, *ends, *shared]
+            mailbox = self._mailbox.loops_end.fileno()
+            fds = [self._counters.fd, self._stacks.worker_end, mailbox, *ends, *shared]
             await send_bootstrap(ours, packed_spec, fds)
             self._control = Control(ours, on_message=self._on_message, on_end=self._on_hung_up)
         except BaseException as error:  # raised again, as a fault if it is one; nothing is left

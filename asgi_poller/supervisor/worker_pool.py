@@ -15,6 +15,7 @@ from typing import Any
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault, StartupError
 from asgi_poller.metrics.event_log import EventLog
+from asgi_poller.supervisor.backoff import Backoff
 from asgi_poller.supervisor.drain_watch import DrainWatch
 from asgi_poller.supervisor.poller_host import PollerHost
 from asgi_poller.supervisor.spawn import Launcher, described_exit
@@ -22,48 +23,8 @@ from asgi_poller.supervisor.worker_handle import Callbacks, State, WorkerHandle
 
 _log = logging.getLogger("asgi_poller.error")
 
-# Unit: seconds. The first replacement comes at once; the waits double from _FIRST_S to _LAST_S,
-# which is short enough for a database that comes back.
-_FIRST_S = 0.5
-_LAST_S = 30.0
-# Unit: seconds. A worker that served for so long did not die of its start.
-_LONG_LIFE_S = 10.0
-# Unit: seconds without a further early death, after which the next one is the first again.
-_FORGET_S = 60.0
-
-
 LauncherMaker = Callable[[], Coroutine[Any, Any, Launcher]]
 """Gives what starts workers; for --preload that loads the application. Raises StartupError."""
-
-
-class Backoff:
-    """Counts early deaths and failed starts of all workers together; they have one application.
-
-    Owned by the supervisor's main thread. `now` is in monotonic seconds.
-    """
-
-    __slots__ = ("_failed_at", "count")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._failed_at = 0.0
-
-    def failed(self, now: float, age_s: float = 0.0) -> None:
-        """A worker died after it had served for `age_s` seconds, or could not start."""
-        if age_s >= _LONG_LIFE_S:
-            return
-        if now - self._failed_at > _FORGET_S + self.delay_s:
-            self.count = 0
-        self.count += 1
-        self._failed_at = now
-
-    @property
-    def delay_s(self) -> float:
-        """Seconds to wait before the next start."""
-        if self.count < 2:
-            return 0.0
-        doublings = min(self.count - 2, 16)  # beyond, 2.0 ** n is only a larger number
-        return min(_LAST_S, _FIRST_S * 2.0**doublings)
 
 
 class WorkerPool:
@@ -288,7 +249,7 @@ class WorkerPool:
         self._backoff.failed(self._now(), worker.age_s)
         if not self._is_stopping:
             end = f"{worker.name} {described_exit(code)} after {worker.age_s:.0f} s"
-            _log.error("%s; starting another%s", end, self._shown_delay())
+            _log.error("%s; starting another%s", end, self._backoff.shown_delay)
             self.events.count_restart("crashed")
             self._level()
 
@@ -334,16 +295,14 @@ class WorkerPool:
                 return
             except OperatorFault as fault:
                 self._backoff.failed(self._now())
-                _log.error("A worker cannot start: %s; trying again%s", fault, self._shown_delay())
+                _log.error(
+                    "A worker cannot start: %s; trying again%s", fault, self._backoff.shown_delay
+                )
                 self.events.note("failed", detail=str(fault))
 
     def note(self, kind: str, worker: WorkerHandle, detail: str = "") -> None:
         """Something has happened to a worker; `kind` as in Event."""
         self.events.note(kind, worker=worker.number, pid=worker.pid, detail=detail)
-
-    def _shown_delay(self) -> str:
-        delay_s = self._backoff.delay_s
-        return f" in {delay_s:g} s (failure {self._backoff.count})" if delay_s else ""
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)

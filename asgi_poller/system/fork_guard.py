@@ -32,7 +32,8 @@ class ForkGuard:
 
     `signals` are those that the server handles here. `addresses` are those of its listeners, as
     getsockname() gives them: with them go the listeners and every accepted socket. `descriptors`
-    give further sockets of its own; a negative number is one that is closed.
+    give further sockets of its own, `several` as many as there are at that moment; a negative
+    number is one that is closed.
     """
 
     def __init__(
@@ -40,10 +41,13 @@ class ForkGuard:
         signals: Iterable[int],
         addresses: Iterable[Any],
         descriptors: Iterable[Callable[[], int]] = (),
+        *,
+        several: Callable[[], Iterable[int]] = tuple,
     ) -> None:
         self.signals = frozenset(signals)
         self._keys = {_key(address) for address in addresses}
         self._descriptors = tuple(descriptors)
+        self._several = several
 
     def begin(self) -> None:
         """Guard forks of this process from now on."""
@@ -68,7 +72,8 @@ class ForkGuard:
             if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
                 usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 signal.signal(number, usual)
-        unusable = [fd for fd in (give() for give in self._descriptors) if fd >= 0]
+        given = [*(give() for give in self._descriptors), *self._several()]
+        unusable = [fd for fd in given if fd >= 0]
         unusable += [fd for fd in _descriptors() if _key(_name_of(fd)) in self._keys]
         _disable(unusable)
 

@@ -34,6 +34,7 @@ def _live(fd: int) -> int:
     if isinstance(spec, ForkServerSpec):
         configure_logging(spec.config)
         return run_fork_server(control, spec.config)
+    assert isinstance(spec, WorkerSpec)
     assert spec.config is not None  # forked workers come from `run_fork_server`
     configure_logging(spec.config)
     return Worker(spec, spec.config, control, fds).run()

@@ -44,6 +44,8 @@ from asgi_poller.serve.runner import run_loop, settle_garbage
 from asgi_poller.system.fork_guard import ForkGuard
 from asgi_poller.system.signals import SUPERVISOR_SIGNALS
 from asgi_poller.tls import TlsContext, context_of
+from asgi_poller.topics.hub_link import HubLink
+from asgi_poller.topics.mail_slot import MailSlot
 from asgi_poller.worker.parent_watchdog import ParentWatchdog
 
 _log = logging.getLogger("asgi_poller.error")
@@ -87,7 +89,8 @@ class Worker:
         self._application = application
         self._tls = tls
         self._socket = control
-        counters, stacks, *lanes = fds
+        counters, stacks, mailbox, *lanes = fds
+        self._mail_slot = MailSlot(socket.socket(fileno=mailbox))
         write_stacks_to(stacks)
         self._metric_rows = MetricRows.attach(lanes.pop()) if spec.has_metrics else None
         self._table = ConnectionTable.attach(lanes.pop()) if spec.has_table else None
@@ -123,6 +126,7 @@ class Worker:
             SUPERVISOR_SIGNALS,
             [info.address for info in self._spec.infos],
             [self._socket.fileno, watch.fileno, *(each.fileno for each in self._receivers)],
+            several=self._mail_slot.descriptors,
         ).begin()
         with background_writing():
             return run_loop(self._main(), loop_factory(config.loop))
@@ -170,6 +174,7 @@ class Worker:
             counter=None if self._table is None else SharedCounter(self._table),
             websocket_share=self._spec.websocket_share,
             rows=[] if rows is None else [rows.row(index) for index in self._spec.rows],
+            link_topics=functools.partial(HubLink, self._mail_slot.connect),
             limit_reached=self._on_limit_reached,
         )
         await loops.start(self._application)

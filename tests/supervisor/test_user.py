@@ -18,6 +18,7 @@ import trustme
 
 from tests.support.command import APP, Command, get, started
 from tests.support.processes import ROOT
+from tests.topics import workers as rooms
 
 NOBODY = pwd.getpwnam("nobody")
 USER = ("--user", "nobody", "--group", str(NOBODY.pw_gid))
@@ -87,9 +88,9 @@ def is_nobody(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(*options: str, workers: int) -> Iterator[Command]:
+def running(*options: str, workers: int, app: str = APP) -> Iterator[Command]:
     """A command that serves meanwhile, as nobody."""
-    command = Command(*options, *USER, "--workers", str(workers), program=program())
+    command = Command(*options, *USER, "--workers", str(workers), program=program(app))
     try:
         command.wait_ready(workers)
         yield command
@@ -115,6 +116,15 @@ def test_a_worker_that_is_started_later_is_not_root_either() -> None:
         assert len(command.workers) == 2
         assert all(is_nobody(pid) for pid in command.workers)
         assert get(command.address)
+
+
+def test_the_hub_of_topics_is_not_root_either() -> None:
+    with running("--port", "0", workers=2, app=rooms.APP) as command:
+        host, port = command.address
+        with rooms.Rooms(f"{host}:{port}") as site:
+            site.member()
+            assert is_nobody(rooms.hub_of(command.pid))
+            assert command.stop() == 0
 
 
 def free_low_port(host: str) -> int:

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 
 from asgi_poller.config import Config
 from asgi_poller.metrics.event_log import EventLog
-from asgi_poller.supervisor.worker_pool import Backoff, WorkerPool
+from asgi_poller.supervisor.backoff import Backoff
+from asgi_poller.supervisor.worker_pool import WorkerPool
 
 
 def test_the_first_replacement_comes_at_once_and_later_ones_later() -> None:
