@@ -31,6 +31,7 @@ from asgi_poller.asgi.types import Application, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
 from asgi_poller.gunicorn.access_log import GunicornAccessLog
+from asgi_poller.gunicorn.hub import HubPlace, HubStarter
 from asgi_poller.gunicorn.settings import notices, worker_config
 from asgi_poller.gunicorn.tls import tls_context
 from asgi_poller.gunicorn.turns import Board, Turns
@@ -42,6 +43,7 @@ from asgi_poller.serve.loop_group import LOOP_THREADS
 from asgi_poller.serve.runner import run_loop, settle_garbage
 from asgi_poller.serve.serving import Serving
 from asgi_poller.system.fork_guard import ForkGuard
+from asgi_poller.topics.hub_link import HubLink
 
 _BEAT_S = 1.0  # the arbiter looks at the heartbeats once a second
 _BEATS_PER_TIMEOUT = 4
@@ -64,6 +66,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
         self._turns = Turns(_board(), shares_listeners=not self.cfg.reuse_port)
+        self._hub = HubStarter(_hub_place())
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -127,6 +130,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
                 make_accept=self._turns.accept_from,
                 relay=self._turns.relay,
             ),
+            link_topics=functools.partial(HubLink, self._hub.connect),
             limit_reached=self._limit_reached,
         )
         self._take_signals(loop)
@@ -134,8 +138,10 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             self.SIGNALS,
             [listener.info.address for listener in listeners],
             self._turns.descriptors,
+            several=self._hub.descriptors,
         ).begin()
         heartbeat = loop.create_task(self._beat(serving))
+        starting_hubs = self._hub.begin(config)
         try:
             await serving.start(application)
             settle_garbage()
@@ -153,6 +159,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
             await serving.end(limit_s, self._force, has_progress=False)
         finally:
             heartbeat.cancel()
+            starting_hubs.cancel()
 
     def _listeners(self, config: Config) -> list[Listener]:
         tls = config.ssl_certfile is not None
@@ -168,6 +175,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
                 await asyncio.wrap_future(answer)
             self.notify()
             self._turns.publish()
+            self._hub.look()
             if self.ppid != os.getppid():
                 self.log.info("The arbiter has ended: worker shutting down")
                 self.alive = False
@@ -242,6 +250,12 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
 def _board() -> Board:
     """The one of this arbiter, inherited by all its workers."""
     return Board()
+
+
+@functools.cache
+def _hub_place() -> HubPlace:
+    """The one of this arbiter, too."""
+    return HubPlace()
 
 
 def _stacks(frame: FrameType | None) -> str:

@@ -24,6 +24,7 @@ from asgi_poller.serve.limits_wiring import LimitsWiring, LocalCounter
 from asgi_poller.serve.loop_group import LoopGroup, loop_count, unless_forced
 from asgi_poller.serve.overview import is_metered, loop_snapshot
 from asgi_poller.tls import TlsContext
+from asgi_poller.topics.loop_topics import MakeLink
 
 
 class Serving:
@@ -31,8 +32,8 @@ class Serving:
 
     The order of a life: `start`, `stop_accepting`, `end`; the last two are in order after a `start`
     that failed, too. The caller closes the listeners it has opened, after `stop_accepting`.
-    `limit_reached` is called as LoopGroup says. `access_log` and `pollers` replace what the
-    configuration would give.
+    `limit_reached` is called as LoopGroup says, `link_topics` too. `access_log` and `pollers`
+    replace what the configuration would give.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Serving:
         tls: TlsContext | None,
         access_log: AccessLog | None = None,
         pollers: PollerSettings | None = None,
+        link_topics: MakeLink | None = None,
     ) -> None:
         self._config = config
         self._listeners = listeners
         self._limit_reached = limit_reached
         self._tls = tls
         self._access_log = access_log
+        self._link_topics = link_topics
         self._poller_settings = pollers or PollerSettings(
             nice=config.poller_nice, is_timed=is_metered(config)
         )
@@ -96,6 +99,7 @@ class Serving:
             if limits.connection_limits is None
             else LocalCounter(limits.connection_limits),
             rows=self._rows,
+            link_topics=self._link_topics,
             limit_reached=self._limit_reached,
         )
         await self._loops.start(application)
