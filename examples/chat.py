@@ -1,11 +1,11 @@
-"""A chat room in FastAPI: a page, and a WebSocket for everyone who has it open.
+"""A chat room in FastAPI: a page, and a topic that everyone has subscribed to who has it open.
 
 Run it from the directory above this one, and open http://127.0.0.1:8000/ in two windows:
 
     asgi-poller examples.chat:app --pollers 8
 
-The room lives in this process: with --workers or --loops above 1 there would be several rooms, and
-a message broker would have to connect them.
+The room is one for all workers and event loops. With --topics-history 1000,10m a page that comes
+back is sent what it missed; without it the page fetches the last lines anew.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, Field, ValidationError
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field
 
-PAGE = Path(__file__).with_name("chat.html").read_text(encoding="utf-8")
+from asgi_poller import topics
+
+ROOM, MEMBERS = "room", "members"  # topics: what is said, and how many have the page open
 HISTORY_COUNT = 50  # lines that a new member gets
-UNREAD_COUNT = 100  # lines that may wait for one member; beyond that it is disconnected
 
 
 class Line(BaseModel):
@@ -31,85 +33,72 @@ class Line(BaseModel):
     text: str = Field(min_length=1, max_length=2000)
 
 
-class Event(BaseModel):
-    """What every member gets: a line, or None, and the number of members."""
+class Room(BaseModel):
+    """What a page begins with: the last lines, the id of the last of them, how many are here."""
 
-    line: Line | None
-    members: int
+    lines: list[Line] = []
+    since: str
+    members: int = 0
 
+    async def listen(self, messages: topics.Reading) -> None:
+        """Keep what is said, on whichever worker."""
+        async for message in messages:
+            line = Line.model_validate_json(message.data)
+            self.lines = [*self.lines[1 - HISTORY_COUNT :], line]
+            self.since = message.id
 
-class Member:
-    """One open window, with a queue of its own: a slow member does not delay the others."""
-
-    def __init__(self, websocket: WebSocket) -> None:
-        self.websocket = websocket
-        self.unread: asyncio.Queue[Event] = asyncio.Queue(UNREAD_COUNT)
-
-    async def write(self) -> None:
-        """Send events until this is cancelled or the client has disconnected."""
-        with contextlib.suppress(WebSocketDisconnect, OSError):
-            while True:
-                event = await self.unread.get()
-                await self.websocket.send_text(event.model_dump_json())
-
-
-class Room:
-    """The members, and the last lines."""
-
-    def __init__(self) -> None:
-        self.members: set[Member] = set()
-        self.history: list[Line] = []
-
-    @contextlib.asynccontextmanager
-    async def enter(self, websocket: WebSocket) -> AsyncIterator[None]:
-        """Be a member while the block runs."""
-        member = Member(websocket)
-        for line in self.history:
-            member.unread.put_nowait(Event(line=line, members=len(self.members) + 1))
-        self.members.add(member)
-        self.tell(None)
-        writer = asyncio.create_task(member.write())
-        try:
-            yield
-        finally:
-            writer.cancel()
-            self.members.discard(member)
-            self.tell(None)
-
-    def tell(self, line: Line | None) -> None:
-        """Send a line to all members, or only their number."""
-        if line is not None:
-            self.history = [*self.history[1 - HISTORY_COUNT :], line]
-        event = Event(line=line, members=len(self.members))
-        for member in list(self.members):
-            try:
-                member.unread.put_nowait(event)
-            except asyncio.QueueFull:
-                self.members.discard(member)
-                asyncio.ensure_future(member.websocket.close(1008, "too slow"))  # noqa: RUF006
+    async def count(self) -> None:
+        """Say how many there are when that changes: also if a worker took some with it."""
+        while True:
+            with contextlib.suppress(topics.TopicsUnavailable):
+                members = (await topics.subscribers(MEMBERS)).everywhere
+                if members != self.members:
+                    await topics.publish(MEMBERS, json=members)
+                    self.members = members
+            await asyncio.sleep(0.5)
 
 
-app = FastAPI(title="Chat")
-room = Room()
+@contextlib.asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async with topics.reading(ROOM) as messages:
+        room = Room(since=messages.subscribed[ROOM].id)
+        tasks = [asyncio.create_task(room.listen(messages)), asyncio.create_task(room.count())]
+        yield {"room": room}
+        for task in tasks:
+            task.cancel()
 
 
-@app.get("/", response_class=HTMLResponse)
-async def page() -> str:
+app = FastAPI(title="Chat", lifespan=lifespan)
+
+
+@app.get("/")
+async def page() -> FileResponse:
     """The page that opens the WebSocket."""
-    return PAGE
+    return FileResponse(Path(__file__).with_name("chat.html"))
+
+
+@app.get("/topics.js")
+async def script() -> FileResponse:
+    return FileResponse(topics.CLIENT_JS)
+
+
+@app.get("/room")
+async def room(request: Request) -> Room:
+    """What the page shows first: it subscribes to what comes after that."""
+    found: Room = request.state.room
+    return found
 
 
 @app.websocket("/chat")
 async def chat(websocket: WebSocket) -> None:
-    """Lines come in as JSON, events go out as JSON."""
-    await websocket.accept()
-    async with room.enter(websocket):
-        with contextlib.suppress(WebSocketDisconnect):
-            while True:
-                text = await websocket.receive_text()
-                try:
-                    line = Line.model_validate_json(text)
-                except ValidationError:
-                    await websocket.close(1008, "not a line of chat")
-                    return
-                room.tell(line)
+    """The page says what it wants of the topics, as topics.js does it."""
+    await topics.serve(websocket, may=may, prepare=prepared)
+
+
+def may(websocket: WebSocket, action: str, topic: str) -> bool:
+    return topic == ROOM or (topic == MEMBERS and action == "subscribe")
+
+
+def prepared(websocket: WebSocket, topic: str, value: Any) -> Any:
+    """A line and nothing else; a ValueError is the client's mistake."""
+    return Line.model_validate(value).model_dump()

@@ -147,10 +147,20 @@ def test_the_lifespan() -> None:
         assert httpx.get(f"http://{address}/").json() == {"lines": []}
 
 
+def test_messages_to_everybody() -> None:
+    with served(code_blocks()[3]) as address:
+        url = f"ws://{address}/room"
+        with connect(url) as one, connect(url) as other:
+            one.send("hi")
+            assert one.recv(timeout=DEADLINE_S) == "hi"
+            while other.recv(timeout=DEADLINE_S) != "later":  # once it has subscribed
+                one.send("later")
+
+
 def test_the_server_in_a_thread() -> None:
     notebook: dict[str, object] = {}
     with module(code_blocks()[0]):
-        exec(compile(code_blocks()[3], "tutorial.md", "exec"), notebook)
+        exec(compile(code_blocks()[4], "tutorial.md", "exec"), notebook)
     server = notebook["server"]
     assert isinstance(server, Server)
     assert server.should_exit

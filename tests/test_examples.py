@@ -11,15 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from asgi_poller.settings.table import OPTIONS
-from examples import chat
 from tests.support.processes import ROOT
 from tests.support.server import serving
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_until
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
 
@@ -32,12 +30,21 @@ def served(name: str, **options: Any) -> Iterator[str]:
 
 
 def received(channel: ClientConnection) -> Any:
-    """The next event of the chat."""
+    """What comes next, parsed."""
     return json.loads(channel.recv(timeout=DEADLINE_S))
 
 
-def said(name: str, text: str) -> str:
-    return json.dumps({"name": name, "text": text})
+def asked(channel: ClientConnection, **message: Any) -> Any:
+    """Send it; the answer, whatever of other topics comes before it."""
+    channel.send(json.dumps(message))
+    topic = next(iter(message.values()))
+    while (answer := received(channel))["topic"] != topic:
+        pass
+    return answer
+
+
+def said(name: str, text: str) -> dict[str, str]:
+    return {"name": name, "text": text}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -59,44 +66,46 @@ def test_echo_over_http_and_websocket() -> None:
                 assert channel.recv(timeout=DEADLINE_S) == message
 
 
+def members_are(channel: ClientConnection, count: int) -> None:
+    while received(channel).get("json") != count:
+        pass
+
+
 def test_the_chat_tells_everyone_and_counts_them() -> None:
     with served("chat", pollers=8) as address:
         assert "<title>Chat</title>" in httpx.get(f"http://{address}/").text
+        assert "class Topics" in httpx.get(f"http://{address}/topics.js").text
         with connect(f"ws://{address}/chat") as ann:
-            assert received(ann) == {"line": None, "members": 1}
+            asked(ann, subscribe="room")
+            asked(ann, subscribe="members")
+            members_are(ann, 1)
             with connect(f"ws://{address}/chat") as bob:
-                assert received(bob) == received(ann) == {"line": None, "members": 2}
-                ann.send(said("Ann", "hello"))
-                event = {"line": {"name": "Ann", "text": "hello"}, "members": 2}
-                assert received(bob) == received(ann) == event
-            assert received(ann) == {"line": None, "members": 1}
-
-
-@pytest.fixture(autouse=True)
-def new_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module, and the room in it, outlive a server."""
-    monkeypatch.setattr(chat, "room", chat.Room())
+                asked(bob, subscribe="members")
+                members_are(ann, 2)
+                bob.send(json.dumps({"publish": "room", "json": said("Bob", "hello")}))
+                assert received(ann)["json"] == said("Bob", "hello")
+            members_are(ann, 1)
 
 
 def test_the_chat_shows_what_was_said_before() -> None:
     with served("chat") as address:
         with connect(f"ws://{address}/chat") as first:
-            received(first)
-            first.send(said("Ann", "anyone?"))
-            received(first)
-        with connect(f"ws://{address}/chat") as second:
-            assert received(second)["line"] == {"name": "Ann", "text": "anyone?"}
+            asked(first, subscribe="room")
+            for number in range(60):
+                asked(first, publish="room", json=said("Ann", str(number)))
+        url = f"http://{address}/room"
+        wait_until(lambda: httpx.get(url).json()["lines"][-1:] == [said("Ann", "59")])
+        room = httpx.get(url).json()
+        assert room["lines"] == [said("Ann", str(number)) for number in range(10, 60)]
+        with connect(f"ws://{address}/chat") as second:  # what comes behind that is all that comes
+            assert asked(second, subscribe="room", since=room["since"])["complete"] is True
 
 
-@pytest.mark.parametrize("line", ["", "{}", said("", "no name"), said("Ann", ""), "[1"])
-def test_the_chat_refuses_what_is_no_line(line: str) -> None:
+@pytest.mark.parametrize("line", ["", {}, said("", "no name"), said("Ann", ""), [1], None])
+def test_the_chat_refuses_what_is_no_line(line: Any) -> None:
     with served("chat") as address, connect(f"ws://{address}/chat") as channel:
-        received(channel)
-        channel.send(line)
-        with pytest.raises(ConnectionClosed) as closed:
-            received(channel)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1008
+        assert asked(channel, publish="room", json=line)["error"] == "invalid"
+        assert asked(channel, publish="members", json=1000)["error"] == "forbidden"
 
 
 def test_starlette() -> None:

@@ -7,7 +7,8 @@ const STABLE_MS = 10_000; // a connection that lasted so long was a good one
 export const waitMs = (attempt, random = Math.random) => random() * Math.min(LONGEST_MS, 1000 * 2 ** attempt);
 
 export class Topics {
-  #url; #onState; #onError; #socket = null; #timer; #openedAt = Infinity; #attempt = 0; #isClosed = false; #topics = new Map();
+  #url; #onState; #onError; #socket = null; #timer; #openedAt = Infinity; #attempt = 0; #isClosed = false;
+  #topics = new Map(); #leaving = new Map(); // by name: subscriptions; how often the server has still to say "unsubscribed"
 
   constructor(url, { onState = () => {}, onError = console.warn } = {}) {
     this.#url = new URL(url, globalThis.location?.href);
@@ -17,11 +18,12 @@ export class Topics {
     this.#connect();
   }
   subscribe(topic, onMessage, { since = null, onGap = () => {} } = {}) { // again: in the place of the first
-    this.#topics.set(topic, { onMessage, onGap, since, isStale: false });
+    this.unsubscribe(topic);
+    this.#topics.set(topic, { onMessage, onGap, since });
     this.#send({ subscribe: topic, since });
   }
   unsubscribe(topic) {
-    if (this.#topics.delete(topic)) this.#send({ unsubscribe: topic });
+    if (this.#topics.delete(topic)) this.#leave(topic);
   }
   publish(topic, value) { // JSON or bytes; whether it was sent
     const isBytes = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
@@ -55,9 +57,12 @@ export class Topics {
     socket?.close();
     if (performance.now() - this.#openedAt > STABLE_MS) this.#attempt = 0;
     [this.#socket, this.#openedAt] = [null, Infinity];
-    for (const topic of this.#topics.values()) topic.isStale = false;
+    this.#leaving.clear();
     if (!this.#isClosed) this.#timer = setTimeout(() => this.#connect(), waitMs(this.#attempt++));
     this.#onState(this.#isClosed ? "closed" : "waiting");
+  }
+  #leave(name) {
+    if (this.#send({ unsubscribe: name })) this.#leaving.set(name, (this.#leaving.get(name) ?? 0) + 1);
   }
   #send(fields, bytes) { // bytes are behind a line of JSON, both ways
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
@@ -67,14 +72,13 @@ export class Topics {
   #take(data) {
     const bytes = typeof data === "string" ? null : new Uint8Array(data), end = bytes?.indexOf(10);
     const message = JSON.parse(bytes ? new TextDecoder().decode(bytes.subarray(0, end)) : data);
-    const topic = this.#topics.get(message.topic);
+    const name = message.topic, topic = this.#topics.get(name), left = this.#leaving.get(name) ?? 0;
     if (message.error) this.#onError(message);
-    else if (message.unsubscribed && topic) topic.isStale = false;
-    else if (!topic || topic.isStale) return; // it was on its way, and comes once more if it is wanted
+    else if (message.unsubscribed) left > 1 ? this.#leaving.set(name, left - 1) : this.#leaving.delete(name);
+    else if (!topic || left) return; // it was on its way, and comes once more if it is wanted
     else if ("lost" in message) { // ask for what is missing
-      topic.isStale = true;
-      this.#send({ unsubscribe: message.topic });
-      this.#send({ subscribe: message.topic, since: topic.since });
+      this.#leave(name);
+      this.#send({ subscribe: name, since: topic.since });
     } else {
       topic.since = message.id;
       const value = bytes ? bytes.subarray(end + 1) : "json" in message ? message.json : message.text;

@@ -231,6 +231,18 @@ def test_a_page_may_begin_where_its_server_rendered_it(run: Run) -> None:
     run.got(1, 2)
 
 
+def test_who_subscribes_again_gets_nothing_of_the_time_before(run: Run) -> None:
+    since = topics.publish_threadsafe("a", json="first").result(DEADLINE_S)
+    run.listen()
+    run.publish(*range(20))
+    again = f"listen('a', {{since: {json.dumps(since)}}});"
+    run.page.run(
+        f"got.length = 0; topics.publish('a', 20); {again} topics.unsubscribe('a'); {again * 2}"
+    )
+    run.publish("last")
+    run.got(*range(21), "last")
+
+
 def test_without_a_network_it_waits_for_one(run: Run) -> None:
     run.listen()
     limits = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
