@@ -13,6 +13,9 @@ of them sends can do more than be misunderstood.
     supervisor to worker    drain(timeout_s, spread_s, adopt)
                             reopen_logs
     fork server             see `worker/fork_server.py`
+    hub to its parent       leaving, answer            once unasked: it is ready
+    parent to its hub       ask                        whether it answers
+                            end, reopen_logs
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from asgi_poller.topics.mail_slot import Mailbox
 
 _log = logging.getLogger("asgi_poller.error")
 
+# Questions that a hub has left unanswered after --timeout-worker-heartbeat. They are counted, since
+# time in which this process did not run itself is not the fault of the hub.
+_QUESTIONS: Final = 10
 # Unit: seconds. For a hub that has been told to end; then it is killed.
 _END_S: Final = 5.0
 # Unit: seconds. A hub that was sent SIGTERM is replaced if the server is not stopping by then: a
@@ -47,6 +50,8 @@ class HubKeeper:
         self._is_stopping = False  # workers drain
         self._is_over = False  # they have ended
         self._is_asked = False  # the hub alone was sent SIGTERM, and ends
+        self._is_ready = asyncio.Event()
+        self._unanswered = 0
         self._task = self._loop.create_task(self._keep())
 
     @property
@@ -110,6 +115,9 @@ class HubKeeper:
             with theirs:
                 process = await SpawnLauncher(HUB).launch(theirs)
             begun_s = self._loop.time()
+            self._is_ready.clear()
+            self._unanswered = 0
+            watching = asyncio.ensure_future(self._watch(process))
             try:
                 await send_bootstrap(ours, packed_spec, [self.mailbox.hub_end.fileno()])
                 self._process, self._is_asked = process, False
@@ -117,6 +125,7 @@ class HubKeeper:
                 self._events.note("started", pid=process.pid, detail="topic hub")
                 code = await asyncio.shield(process.exit_code)
             finally:
+                watching.cancel()
                 self._process = None
                 if self._control is not None:
                     self._control.close()
@@ -138,9 +147,33 @@ class HubKeeper:
         again = f"; starting another{self._backoff.shown_delay}"
         _log.error("Topic hub [%d] %s%s", pid, described_exit(code), again)
 
+    async def _watch(self, process: Process) -> None:
+        """End a hub that is not ready in time, or has stopped to answer: publishers wait for it."""
+        limit_s = self._config.timeout_worker_startup
+        try:
+            await asyncio.wait_for(self._is_ready.wait(), limit_s)
+        except TimeoutError:
+            problem = f"was not ready within {limit_s:g} s (--timeout-worker-startup)"
+        else:
+            limit_s = self._config.timeout_worker_heartbeat
+            if not limit_s:
+                return
+            while self._unanswered < _QUESTIONS:
+                await asyncio.sleep(limit_s / _QUESTIONS)
+                self._unanswered += 1
+                if self._control is not None:
+                    self._control.send("ask")
+            problem = f"has not answered for {limit_s:g} s (--timeout-worker-heartbeat)"
+        _log.error("Topic hub [%d] %s; killing it", process.pid, problem)
+        process.send_signal(signal.SIGKILL)
+
     def _on_message(self, message: Message) -> None:
-        if message["kind"] == "leaving":
-            self._loop.call_later(_SETTLE_S, self._let_leave, self.pid)
+        match message["kind"]:
+            case "answer":
+                self._is_ready.set()
+                self._unanswered = 0
+            case "leaving":
+                self._loop.call_later(_SETTLE_S, self._let_leave, self.pid)
 
     def _let_leave(self, pid: int) -> None:
         if self.pid == pid and self._control is not None and not self._is_stopping:

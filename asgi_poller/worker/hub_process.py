@@ -96,6 +96,7 @@ class HubProcess:
             self._control = Control(
                 self._socket, on_message=self._on_message, on_end=self._on_orphaned
             )
+            self._control.send("answer")  # it is ready
         else:
             self._socket.close()
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
@@ -110,6 +111,9 @@ class HubProcess:
         match message["kind"]:
             case "end":
                 self._ended.set()
+            case "ask":
+                assert self._control is not None  # what it came by
+                self._control.send("answer")
             case "reopen_logs":
                 reopen_log_files()
 

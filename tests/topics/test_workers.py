@@ -8,13 +8,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from tests.support.command import Command, running
-from tests.support.processes import is_alive
+from tests.support.processes import is_alive, suspend
 from tests.support.waiting import DEADLINE_S, wait_until
 from tests.topics.workers import (
     APP,
@@ -282,3 +283,32 @@ def test_a_new_supervisor_has_a_hub_of_its_own() -> None:
         assert again.heard()["text"] == "new"
         os.kill(new, signal.SIGTERM)
         wait_gone(command.pid)
+
+
+@pytest.mark.long
+def test_a_hub_that_does_not_answer_is_replaced() -> None:
+    with served("--timeout-worker-heartbeat", "1.5") as (command, rooms):
+        member = rooms.member()
+        first = hub_of(command.pid)
+        suspend(first)
+        said = rooms.publish("meanwhile")  # it waits; whether the stopped hub had it nobody can say
+        assert "id" in said or "gone" in said["problem"]
+        command.wait_for(rf"Topic hub \[{first}\] has not answered for 1.5 s .*; killing it")
+        hub_of(command.pid, besides=first)
+        rooms.publish("after it")
+        while member.text() != "after it":
+            pass
+        assert not is_alive(first)
+        assert command.stop() == 0
+
+
+@pytest.mark.long
+def test_a_hub_that_answers_is_left_alone() -> None:
+    with served("--timeout-worker-heartbeat", "3") as (command, rooms):
+        member = rooms.member()
+        hub = hub_of(command.pid)
+        until_s = time.monotonic() + 5
+        while time.monotonic() < until_s:
+            member.say("hello")
+            assert member.text() == "hello"
+        assert hubs_of(command.pid) == [hub]
