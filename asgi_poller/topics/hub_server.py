@@ -18,6 +18,7 @@ from asgi_poller.topics import wire
 from asgi_poller.topics import wire_messages as said
 from asgi_poller.topics.hub import HistoryRules, Hub
 from asgi_poller.topics.hub_end import HubEnd
+from asgi_poller.topics.hub_upstream import FanOut, UpstreamSource, answer
 from asgi_poller.topics.mailbox import connected, taken_from
 from asgi_poller.topics.publication import Publication
 from asgi_poller.topics.upstream import Upstream
@@ -42,22 +43,68 @@ class _Tally:
     total: int = 0
 
 
+class LocalSource:
+    """Where the publications come from of a hub that is the only one: itself."""
+
+    def __init__(self, hub: Hub[HubEnd], fan_out: FanOut) -> None:
+        self._hub = hub
+        self._fan_out = fan_out
+
+    async def start(self) -> None:
+        """Nothing is needed."""
+
+    async def close(self) -> None:
+        """Nothing is left."""
+
+    def publish(self, end: HubEnd, message: said.Publish) -> None:
+        """Give it to all who want it, and say so."""
+        request, topic, form, data = message
+        publication = self._hub.publish(topic, form, data)
+        taken = wire.taken(request, publication.id)
+        slow = self._fan_out(publication)
+        if slow is None:
+            end.put(taken)
+        else:
+            slow.hold(functools.partial(end.put, taken))
+
+    def join(self, end: HubEnd, message: said.Join) -> None:
+        """Give the loop the topic, after what it missed."""
+        self._hub.join(message.topic, end)
+        answer(end, message.request, self._hub.missed(message.topic, message.since))
+
+    def leave(self, end: HubEnd, topic: str) -> None:
+        """Nothing more of the topic."""
+        self._hub.leave(topic, end)
+
+    def forget(self, end: HubEnd) -> None:
+        """The loop has gone."""
+        self._hub.forget(end)
+
+    def count(self, end: HubEnd, request: int, topic: str, *, here: int) -> None:
+        """Say how many subscribers there are."""
+        end.put(wire.counts(request, here, here))
+
+
 class HubServer:
     """Owned by the event loop that it is made on. `rules` say what is kept of which topic."""
 
     def __init__(self, rules: HistoryRules | None = None, upstream: Upstream | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._hub: Hub[HubEnd] = Hub(rules)
-        self._upstream = upstream
+        self._source = (
+            LocalSource(self._hub, self._fan_out)
+            if upstream is None
+            else UpstreamSource(self._hub, upstream, self._fan_out)
+        )
         self._ends: set[HubEnd] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._dirty: list[HubEnd] = []
         self._tallies: dict[int, _Tally] = {}
         self._numbers = itertools.count(1)
         self._handlers: dict[type, Callable[[HubEnd, Any], None]] = {
-            said.Publish: self._publish,
-            said.Join: self._join,
-            said.Leave: self._leave,
+            said.Publish: self._source.publish,
+            said.Join: self._source.join,
+            said.Leave: lambda end, message: self._source.leave(end, message.topic),
             said.Count: self._count,
             said.Counted: self._counted,
         }
@@ -65,6 +112,10 @@ class HubServer:
     def __len__(self) -> int:
         """Event loops that are joined."""
         return len(self._ends)
+
+    async def start(self) -> None:
+        """Before anything is added. `serve` does it."""
+        await self._source.start()
 
     def add(self, sock: socket.socket) -> None:
         """Serve the link whose end `sock` is, a connected stream socket, which is closed when the
@@ -78,6 +129,7 @@ class HubServer:
         """Serve the ends that come through `mailbox` until `ended` is set, or until nobody is there
         any more who could send one.
         """
+        await self.start()
         mailbox.setblocking(False)
         self._loop.add_reader(mailbox.fileno(), self._take, mailbox, ended)
         try:
@@ -90,6 +142,7 @@ class HubServer:
         """End all links, when what they are to be told is written."""
         for task in list(self._opening):
             task.cancel()
+        await self._source.close()
         for end in list(self._ends):
             end.close()
         until_s = self._loop.time() + END_S
@@ -117,33 +170,11 @@ class HubServer:
     def closed(self, end: HubEnd) -> None:
         """See Owner."""
         self._ends.discard(end)
-        self._hub.forget(end)
+        self._source.forget(end)
         for number, tally in list(self._tallies.items()):
             self._tell(number, tally, end, 0)
 
     # What loops ask for
-
-    def _publish(self, end: HubEnd, message: said.Publish) -> None:
-        _, topic, form, data = message
-        publication = self._hub.publish(topic, form, data)
-        taken = wire.taken(message.request, publication.id)
-        slow = self._fan_out(publication)
-        if slow is None:
-            end.put(taken)
-        else:
-            slow.hold(functools.partial(end.put, taken))
-
-    def _join(self, end: HubEnd, message: said.Join) -> None:
-        request, topic, since = message
-        self._hub.join(topic, end)
-        missed = self._hub.missed(topic, since)
-        end.put(wire.missed(request))
-        for publication in missed.publications:
-            end.put(wire.publication(publication))
-        end.put(wire.joined(request, missed.is_complete, missed.position))
-
-    def _leave(self, end: HubEnd, message: said.Leave) -> None:
-        self._hub.leave(message.topic, end)
 
     def _count(self, end: HubEnd, message: said.Count) -> None:
         number = next(self._numbers) & 0xFFFFFFFF
@@ -208,4 +239,4 @@ class HubServer:
     def _count_up(self, number: int) -> None:
         tally = self._tallies.pop(number)
         tally.timer.cancel()
-        tally.asker.put(wire.counts(tally.request, tally.total, tally.total))
+        self._source.count(tally.asker, tally.request, tally.topic, here=tally.total)
