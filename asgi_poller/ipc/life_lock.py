@@ -7,8 +7,8 @@ back when that process ends, however it ends. Source: fcntl(2), "Advisory record
 from __future__ import annotations
 
 import fcntl
-import os
-import tempfile
+
+from asgi_poller import platform
 
 
 class LifeLock:
@@ -38,6 +38,7 @@ class LifeLock:
 
 
 def lock_file() -> int:
-    """A descriptor of a new file without a name, for locks. Raises OSError."""
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    """A descriptor of a new file for locks; in memory where that can be, so that no folder need be
+    writable. Raises OSError.
+    """
+    return platform.shared_memory("asgi-poller-locks", 1)

@@ -14,7 +14,16 @@ import pytest
 from tests.support.gunicorn import Gunicorn, gunicorn
 from tests.support.processes import is_alive
 from tests.support.waiting import wait_until
-from tests.topics.workers import APP, Rooms, hub_of, hubs_of, processes_of, resumers, wait_gone
+from tests.topics.workers import (
+    APP,
+    Rooms,
+    hub_of,
+    hubs_of,
+    processes_of,
+    resumers,
+    sockets_of,
+    wait_gone,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
@@ -52,6 +61,15 @@ def test_what_one_worker_publishes_all_get(options: tuple[str, ...]) -> None:
         assert rooms.ask("/count")["here"] == 2
         assert len(hubs_of(server.pid)) == 1
         assert len(server.said("Started topic hub")) == 1
+        end(server)
+
+
+def test_the_hub_has_nothing_of_arbiter_and_workers_but_the_mailbox() -> None:
+    with served() as (server, rooms):
+        rooms.member_in_each()
+        hub = hub_of(server.pid)
+        for other in set(processes_of(server.pid)) - {hub}:
+            assert len(sockets_of(hub) & sockets_of(other)) == 1
         end(server)
 
 

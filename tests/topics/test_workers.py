@@ -25,6 +25,7 @@ from tests.topics.workers import (
     hub_of,
     hubs_of,
     resumers,
+    sockets_of,
     wait_gone,
 )
 
@@ -140,6 +141,17 @@ def test_a_worker_that_drains_still_publishes_and_the_hub_ends_last() -> None:
         ends = [line for line in command.lines if "Finished" in line]
         assert ["hub" in line for line in ends[-2:]] == [True, False], ends
         assert "supervisor" in ends[-1]
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=str)
+def test_the_hub_has_nothing_of_its_parents_but_the_mailbox(options: tuple[str, ...]) -> None:
+    """No listener, no lane: it would keep a port or a connection open."""
+    with served(*options) as (command, rooms):
+        rooms.member_in_each()
+        hub = hub_of(command.pid)
+        assert len(sockets_of(hub) & sockets_of(command.pid)) == 1
+        for worker in command.workers:
+            assert not sockets_of(hub) & sockets_of(worker)
 
 
 def test_a_killed_supervisor_leaves_no_hub() -> None:

@@ -199,6 +199,15 @@ def hub_of(session: int, *, besides: int = 0) -> int:
     return hub
 
 
+def sockets_of(pid: int) -> set[str]:
+    """The sockets that a process has, by the kernel's names of them."""
+    names = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            names.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return {name for name in names if name.startswith("socket:")}
+
+
 def wait_gone(session: int) -> None:
     """Wait until nothing is left of a command."""
     wait_until(lambda: not processes_of(session), "all processes have ended")
