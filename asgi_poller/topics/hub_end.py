@@ -52,6 +52,7 @@ class HubEnd(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._taken: list[bytes] = []  # behind `_out`
         self._flushed_bytes = 0  # since the beginning
         self._is_reading = True
         self._is_full = False
@@ -69,18 +70,30 @@ class HubEnd(asyncio.Protocol):
         """Call it when this end is not waited for any more."""
         self._held.append(call)
 
+    @property
+    def has_taken(self) -> bool:
+        """Whether it is still to be told that a publication was taken."""
+        return bool(self._taken)
+
     def put(self, message: bytes) -> None:
         """Tell the loop; it is written at the end of this turn of the hub's loop."""
-        if not self._out:
+        if not self._out and not self._taken:
             self._owner.written(self)
         self._out.append(message)
         self._out_bytes += len(message)
 
+    def put_taken(self, message: bytes) -> None:
+        """Tell the loop that a publication was taken, when others have been written to: what was
+        taken comes to them also if the hub dies then.
+        """
+        if not self._out and not self._taken:
+            self._owner.written(self)
+        self._taken.append(message)
+
     def flush(self) -> None:
-        """Write what there is, at once."""
+        """Write what there is, at once, but what was taken."""
         transport = self._transport
         if transport is None or not self._out:
-            self._out.clear()
             return
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
@@ -97,6 +110,12 @@ class HubEnd(asyncio.Protocol):
             return
         transport.write(data)
 
+    def flush_taken(self) -> None:
+        """Write that as well."""
+        self._out += self._taken
+        self._taken.clear()
+        self.flush()
+
     def cut_off(self) -> None:
         """This end is of no use any more."""
         if self._transport is not None:
@@ -104,7 +123,7 @@ class HubEnd(asyncio.Protocol):
 
     def close(self) -> None:
         """Write what there is, and end."""
-        self.flush()
+        self.flush_taken()
         if self._transport is not None:
             self._transport.close()
 
@@ -141,6 +160,7 @@ class HubEnd(asyncio.Protocol):
         """See asyncio.Protocol."""
         self._transport = None
         self._out.clear()
+        self._taken.clear()
         self._is_full = False
         if self._look is not None:
             self._look.cancel()

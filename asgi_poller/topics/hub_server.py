@@ -63,9 +63,9 @@ class LocalSource:
         taken = wire.taken(request, publication.id)
         slow = self._fan_out(publication)
         if slow is None:
-            end.put(taken)
+            end.put_taken(taken)
         else:
-            slow.hold(functools.partial(end.put, taken))
+            slow.hold(functools.partial(end.put_taken, taken))
 
     def join(self, end: HubEnd, message: said.Join) -> None:
         """Give the loop the topic, after what it missed."""
@@ -225,9 +225,19 @@ class HubServer:
         return slow
 
     def _flush(self) -> None:
+        """First what all are told, then to whom it came from that it was taken."""
         dirty, self._dirty = self._dirty, []
+        publishers = []
         for end in dirty:
-            end.flush()
+            if end.has_taken:
+                publishers.append(end)
+            else:
+                end.flush()
+        if len(publishers) > 1:
+            for end in publishers:
+                end.flush()
+        for end in publishers:
+            end.flush_taken()
 
     def _tell(self, number: int, tally: _Tally, end: HubEnd, count: int) -> None:
         if end in tally.waiting:

@@ -155,9 +155,9 @@ class UpstreamSource:
             return
         for each in self._hub.links(topic):
             if each.is_waited_for:
-                each.hold(lambda: end.put(wire.taken(request, taken)))
+                each.hold(lambda: end.put_taken(wire.taken(request, taken)))
                 return
-        end.put(wire.taken(request, taken))
+        end.put_taken(wire.taken(request, taken))
 
     async def _count(self, end: HubEnd, request: int, topic: str, *, here: int) -> None:
         try:

@@ -98,6 +98,10 @@ class Recorder:
         """Wait for a publication."""
         await self.until(lambda: self.place.get(topic) == id)
 
+    async def until_count(self, topic: str, count: int) -> None:
+        """Wait until so much has come."""
+        await self.until(lambda: len(self.got.get(topic, ())) >= count)
+
     async def until_topics(self, count: int) -> None:
         """Wait until something has come to so many."""
         await self.until(lambda: len(self.got) == count)

@@ -148,11 +148,12 @@ async def flood(
     count = 500
     clients = [Client(topic) for topic in TOPICS for _ in range(8)]
     for client in clients:
-        await client.subscribe(chance.choice(loops))
+        topics = chance.choice(loops)
+        await client.subscribe(topics)
+        topics.leave(client)
     wandering = [
         asyncio.create_task(wander(client, loops, random.Random(chance.random())))
         for client in clients
-        if client.topics is not None and client.topics.leave(client) is None
     ]
     publishing = asyncio.create_task(publish_all(publishers, chance, count))
     while not publishing.done():

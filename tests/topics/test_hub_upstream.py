@@ -30,6 +30,9 @@ class End:
         self.answers: dict[int, tuple[list[Publication], said.Joined]] = {}
         self.live: list[Publication] = []
 
+    def put_taken(self, message: bytes) -> None:
+        self.put(message)
+
     def put(self, message: bytes) -> None:
         self.decoder.feed(message)
         while (each := self.decoder.next()) is not None:
