@@ -66,6 +66,25 @@ async def slow(request: Request) -> Response:
     return JSONResponse({"got": got})
 
 
+async def beside(request: Request) -> Response:
+    """A reader that is closed, and one that is late, beside one that reads all."""
+    got: list[int] = []
+    async with (
+        topics.reading("beside", slow="close") as closed,
+        topics.reading("beside") as late,
+        topics.reading("beside") as awake,
+    ):
+        for number in range(400):
+            await topics.publish("beside", json=[number, "x" * 10_000])
+            if number % 50 == 49:
+                await anext(late)  # what it lacks is written between a publication and the others
+            got.append((await anext(awake)).json()[0])
+        with contextlib.suppress(topics.FellBehind):
+            async for _ in closed:
+                pass
+    return JSONResponse(got)
+
+
 async def polling(request: Request) -> Response:
     """A thread with a loop of its own reads with timeouts; nothing is lost by them."""
     ready = threading.Event()
@@ -107,6 +126,7 @@ app = Starlette(
         Route("/publish", publish, methods=["POST"]),
         Route("/count", count),
         Route("/slow", slow),
+        Route("/beside", beside),
         Route("/polling", polling),
         Route("/forms", forms),
     ]
@@ -204,6 +224,10 @@ def test_or_ends_if_it_wants_to(site: Site) -> None:
     told = asked(site, "/slow?slow=close")
     assert "not read" in told["error"]
     assert all(lost == 0 for _, lost in told["got"])  # what had come for it is whole
+
+
+def test_who_reads_loses_nothing_by_others_that_do_not(site: Site) -> None:
+    assert asked(site, "/beside") == list(range(400))
 
 
 def test_a_loop_of_another_thread_reads_without_a_loss(site: Site) -> None:
