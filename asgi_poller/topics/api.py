@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from asgi_poller.asgi.websocket import WebSocketSession
-from asgi_poller.topics.current import here, on_loop
+from asgi_poller.topics import portable
+from asgi_poller.topics.current import current, here, on_loop
 from asgi_poller.topics.loop_topics import LoopTopics
-from asgi_poller.topics.publication import content
-from asgi_poller.topics.subscription import Subscribed
+from asgi_poller.topics.process_topics import process_hub
+from asgi_poller.topics.publication import checked_topic, content
+from asgi_poller.topics.subscription import Subscribed, Target
 from asgi_poller.topics.target import session_of, target_of
 
 _NOTHING: Any = object()
@@ -35,36 +37,40 @@ async def subscribe(
 ) -> Subscribed:
     """Send to `websocket`, from now on, what is published to `topic`, until it ends.
 
-    `websocket` is what the framework gives (anything with a `scope`) or the scope itself; it has
-    been accepted. `since` is an id: what was published after it comes first, in order. `ids`: the
-    client gets the id of each message, wrapped in JSON (docs/topics.md has the form), so that it
-    can say `since` when it comes back. `slow` is what happens if it does not read and more than
-    1 MiB waits for it: "drop" (it loses the oldest; counted, and told where it has ids) or "close"
-    (1008). Nobody waits for it.
+    `websocket` is what the framework gives (anything with a `scope`), ASGI's `send` or, under this
+    server, the scope; it has been accepted. `since` is an id: what was published after it comes
+    first, in order. `ids`: the client gets the id of each message, wrapped in JSON (docs/topics.md
+    has the form), so that it can say `since` when it comes back. `slow` is what happens if it does
+    not read and more than 1 MiB waits for it: "drop" (it loses the oldest; counted, and told where
+    it has ids) or "close" (1008). Nobody waits for it.
 
     Raises ValueError for what is no topic, ClientDisconnected for a WebSocket that has ended,
     ApplicationFault for one that is not accepted, and TopicsUnavailable.
     """
     session = session_of(websocket)
+    if session is None:
+        elsewhere = portable.target_of(websocket)
+        work = elsewhere.topics.subscribe(elsewhere, topic, since=since, ids=ids, slow=slow)
+        return await on_loop(elsewhere.topics, work)
     topics = _topics_of(session)
 
-    async def work() -> Subscribed:
+    async def subscribe_session() -> Subscribed:
         target = target_of(session)
         return await topics.subscribe(target, topic, since=since, ids=ids, slow=slow)
 
-    return await on_loop(topics, work())
+    return await on_loop(topics, subscribe_session())
 
 
 async def unsubscribe(websocket: Any, topic: str) -> bool:
     """Send nothing more of `topic` to `websocket`; whether it was subscribed."""
     session = session_of(websocket)
+    if session is None:
+        elsewhere = portable.known_target(websocket)
+        return elsewhere is not None and await on_loop(
+            elsewhere.topics, _left(elsewhere.topics, elsewhere, topic)
+        )
     topics = _topics_of(session)
-
-    async def work() -> bool:
-        target = session.topic_target
-        return target is not None and topics.unsubscribe(target, topic)
-
-    return await on_loop(topics, work())
+    return await on_loop(topics, _left(topics, session.topic_target, topic))
 
 
 async def publish(
@@ -86,8 +92,12 @@ def publish_threadsafe(
     topic: str, *, text: str = _NOTHING, bytes: Any = _NOTHING, json: Any = _NOTHING
 ) -> concurrent.futures.Future[str]:
     """As `publish`, from a thread without an event loop; the future gives the id."""
-    topics = here()
+    topics = current()
     form, data = content(text, bytes, json, nothing=_NOTHING)
+    if topics is None:
+        published: concurrent.futures.Future[str] = concurrent.futures.Future()
+        published.set_result(process_hub().publish(checked_topic(topic), form, data))
+        return published
     return asyncio.run_coroutine_threadsafe(topics.publish(topic, form, data), topics.loop)
 
 
@@ -95,6 +105,10 @@ async def subscribers(topic: str) -> Subscribers:
     """How many subscribers `topic` has now."""
     topics = here()
     return Subscribers(*await on_loop(topics, topics.subscribers(topic)))
+
+
+async def _left(topics: LoopTopics, target: Target | None, topic: str) -> bool:
+    return target is not None and topics.unsubscribe(target, topic)
 
 
 def _topics_of(session: WebSocketSession) -> LoopTopics:

@@ -11,8 +11,8 @@ import contextvars
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from asgi_poller.errors import TopicsUnavailable
 from asgi_poller.topics.loop_topics import LoopTopics
+from asgi_poller.topics.process_topics import of_running_loop
 
 T = TypeVar("T")
 _current: contextvars.ContextVar[LoopTopics] = contextvars.ContextVar("asgi_poller.topics")
@@ -41,11 +41,8 @@ def current() -> LoopTopics | None:
 
 
 def here() -> LoopTopics:
-    """Those that the caller means. Raises TopicsUnavailable."""
-    topics = current()
-    if topics is None:
-        raise TopicsUnavailable("topics: no server runs in this process")
-    return topics
+    """Those that the caller means; without a server of ours, those of the running loop."""
+    return current() or of_running_loop()
 
 
 async def on_loop(topics: LoopTopics, work: Coroutine[Any, Any, T]) -> T:

@@ -72,10 +72,13 @@ class Link(Protocol):
 class LocalHub:
     """The hub of a process that has no other beside it. Any thread makes links."""
 
-    def __init__(self, rules: HistoryRules | None = None) -> None:
+    def __init__(self, rules: HistoryRules | None = None, *, is_shared: bool = False) -> None:
+        """`is_shared`: threads without a loop publish, too."""
         self.lock = threading.RLock()  # an answer may leave again
         self.hub: Hub[LocalLink] = Hub(rules)
         self.links: tuple[LocalLink, ...] = ()
+        # by several loops; or it was: what was posted to one of them may not have come yet
+        self.is_shared = is_shared
 
     @classmethod
     def of(cls, config: Config) -> LocalHub:
@@ -87,7 +90,16 @@ class LocalHub:
         link = LocalLink(self, receiver, asyncio.get_running_loop())
         with self.lock:
             self.links = (*self.links, link)
+            self.is_shared |= len(self.links) > 1
         return link
+
+    def publish(self, topic: str, form: str, data: str | bytes) -> str:
+        """Publish; the id. Any thread if it is shared."""
+        with self.lock:
+            publication = self.hub.publish(topic, form, data)
+            for link in self.hub.links(topic):
+                link._post(link._receiver.on_publication, publication)
+        return publication.id
 
 
 class LocalLink:
@@ -101,12 +113,7 @@ class LocalLink:
         self._loop = loop
 
     async def publish(self, topic: str, form: str, data: str | bytes) -> str:
-        hub = self._hub
-        with hub.lock:
-            publication = hub.hub.publish(topic, form, data)
-            for link in hub.hub.links(topic):
-                link._post(link._receiver.on_publication, publication)
-        return publication.id
+        return self._hub.publish(topic, form, data)
 
     def join(self, topic: str, since: str | None, answered: Answered) -> None:
         hub = self._hub
@@ -132,7 +139,7 @@ class LocalLink:
             hub.hub.forget(self)
 
     def _post(self, call: Callable[..., object], argument: object) -> None:
-        if len(self._hub.links) == 1:
+        if not self._hub.is_shared:
             call(argument)
             return
         try:

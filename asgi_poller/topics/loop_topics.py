@@ -50,7 +50,7 @@ class LoopTopics:
         counts: LoopCounts,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self._make_link = make_link
+        self.make_link = make_link
         self._link: Link | None = None
         self._counts = counts
         self._framer = Framer(max_bytes, deflate_threshold, cache)
@@ -195,6 +195,12 @@ class LoopTopics:
         for log in list(self._waiting):
             self._wake_publishers(log)
 
+    def abandon(self) -> None:
+        """The loop has ended already: nobody on it can be told. Any thread."""
+        self.is_closed = True
+        if self._link is not None:
+            self._link.close()
+
     # Receiver
 
     def on_publication(self, publication: Publication) -> None:
@@ -230,7 +236,7 @@ class LoopTopics:
 
     def _linked(self) -> Link:
         if self._link is None:
-            self._link = self._make_link(self)
+            self._link = self.make_link(self)
         return self._link
 
     def _answered(

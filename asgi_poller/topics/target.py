@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
-from asgi_poller.asgi.topics_port import SESSION
+from asgi_poller.asgi.topics_port import EXTENSION, SESSION
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.asgi.websocket_context import CONNECTING, OPEN
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
@@ -61,16 +61,25 @@ class TopicTarget:
         self._session._port.abort()
 
 
-def session_of(websocket: Any) -> WebSocketSession:
-    """`websocket` is a scope, or has one. Raises ApplicationFault and ClientDisconnected."""
+def session_of(websocket: Any) -> WebSocketSession | None:
+    """`websocket` is a scope, has one, or is ASGI's `send`; None: it is not a WebSocket of ours.
+    Raises TypeError, and ClientDisconnected if it was one of ours.
+    """
+    owner = getattr(websocket, "__self__", None)
+    if isinstance(owner, WebSocketSession):
+        return owner
     scope = (
         websocket if isinstance(websocket, MutableMapping) else getattr(websocket, "scope", None)
     )
+    if scope is None and callable(websocket):
+        return None
     if not isinstance(scope, MutableMapping) or scope.get("type") != "websocket":
-        raise TypeError(f"a WebSocket or its scope is wanted, not {websocket!r:.60}")
+        raise TypeError(f"a WebSocket, its scope or its send is wanted, not {websocket!r:.60}")
     session = scope.get(SESSION)
     if session is None:
-        raise ClientDisconnected("the WebSocket has ended")
+        if EXTENSION in (scope.get("extensions") or ()):
+            raise ClientDisconnected("the WebSocket has ended")
+        return None
     assert isinstance(session, WebSocketSession)
     return session
 
