@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +24,12 @@ from asgi_poller import topics
 from asgi_poller.topics.current import current
 from asgi_poller.topics.loop_topics import LoopTopics
 from tests.support.browser import Page, browser, executable
+from tests.support.command import running
 from tests.support.processes import ROOT
 from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until
+from tests.topics.test_workers import publishing
+from tests.topics.workers import HISTORY, Rooms
 
 pytestmark = [
     pytest.mark.tools,
@@ -323,3 +329,47 @@ def how_many(topic: str) -> int:
     loop_topics = the_topics()
     work = loop_topics.subscribers(topic)
     return asyncio.run_coroutine_threadsafe(work, loop_topics.loop).result(DEADLINE_S)[0]
+
+
+CLIENTS = """
+import("/topics.js").then(({ Topics }) => {
+  window.clients = Array.from({ length: 20 }, () => {
+    const client = { got: [], gaps: 0, opened: 0 };
+    client.topics = new Topics("/ws", { onState: (state) => client.opened += state === "open" });
+    client.topics.subscribe("a", (text) => client.got.push(+text), { onGap: () => client.gaps++ });
+    return client;
+  });
+})
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="workers")
+def test_pages_miss_nothing_while_workers_are_killed_and_replaced(tmp_path: Path) -> None:
+    with (
+        running(*HISTORY, workers=2, app="tests.topics.pages:app") as command,
+        Rooms("{}:{}".format(*command.address)) as rooms,
+        browser(tmp_path) as windows,
+    ):
+        page = windows.open(f"http://{rooms.address}", first=FIRST)
+        page.run(CLIENTS)
+        wait_until(lambda: rooms.ask("/count")["here"] == 20)
+        with publishing(rooms) as publisher:
+            wait_until(lambda: len(publisher.taken) > 20)
+            os.kill(command.workers[0], signal.SIGKILL)
+            command.wait_for("is ready", count=3)
+            wait_until(lambda: rooms.ask("/count")["here"] == 20)
+            command.signal(signal.SIGHUP)  # each of them loses its worker
+            command.wait_for("Restart complete")
+            wait_until(lambda: rooms.ask("/count")["here"] == 20)
+            last = publisher.stop()
+        page.wait_for(f"clients.every((each) => each.got.at(-1) === {last})")
+        for client in page.run("clients"):
+            assert client["gaps"] == 0
+            assert client["opened"] >= 2
+            assert client["got"] == sorted(set(client["got"]))
+            assert set(map(int, publisher.taken)) <= set(client["got"])
+        assert sum(client["opened"] for client in page.run("clients")) > 40
+        assert page.run("faults") == []
+        page.run("clients.forEach((each) => each.topics.close())")
+        wait_until(lambda: rooms.ask("/count")["here"] == 0)
