@@ -36,6 +36,7 @@ FOREIGN = {
     "docs/performance.md": {"quick", "goals", "connections", "burst", "interval", "only", "peers"},
     "docs/free-threading.md": {"disable-gil", "only", "peers", "python"},
     "docs/logging.md": {"kill-whom", "log-opt", "since"},
+    "docs/topics.md": {"subscribers"},
     "README.md": {"quick"},
     "CONTRIBUTING.md": {"server-name", "quick", "only", "peers"},
 }
