@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 from asgi_poller import platform
 from asgi_poller.errors import OperatorFault
@@ -24,12 +24,11 @@ from asgi_poller.logs import (
     ERROR_LOGGER,
     background_writing,
     configure_logging,
-    let_go_of_stalled_outputs,
     log_with_pid,
     reopen_log_files,
 )
 from asgi_poller.loops.loop_factory import loop_factory
-from asgi_poller.serve.runner import run_loop, settle_garbage
+from asgi_poller.serve.runner import end_process_now, run_loop, settle_garbage
 from asgi_poller.system.signals import leave_signals
 from asgi_poller.topics.hub import HistoryRules
 from asgi_poller.topics.hub_server import HubServer
@@ -42,15 +41,16 @@ LIFE: Final = 0
 _ORPHAN_MARGIN_S: Final = 15.0
 
 
-def main(fd: int) -> int:
-    """Live as the process that holds the control socket `fd`; the exit code."""
+def main(fd: int) -> NoReturn:
+    """Live as the process that holds the control socket `fd`. It ends without what Python does at
+    an end: the server's stop waits for it.
+    """
     try:
-        return _live(fd)
+        code = _live(fd)
     except OperatorFault as fault:
         print(f"asgi-poller: error: topic hub: {fault}", file=sys.stderr)
-        return fault.exit_code
-    finally:
-        let_go_of_stalled_outputs()
+        code = fault.exit_code
+    end_process_now(code)
 
 
 def _live(fd: int) -> int:
