@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 
 import yaml
+from fastapi import FastAPI, WebSocket
+from websockets.sync.client import connect
 
 import asgi_poller
+from asgi_poller import topics
 from tests.support.processes import ROOT
+from tests.support.server import serving
+from tests.support.waiting import DEADLINE_S
 
 CHECKS = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +43,24 @@ def test_the_extras_that_the_commands_install_exist() -> None:
     extras = set(re.findall(r"'\.\[(\w+)\]'", README))
     assert extras
     assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_one_message_to_everybody() -> None:
+    app = FastAPI()
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    exec(compile(code, "README.md", "exec"), {"app": app, "WebSocket": WebSocket})
+    with serving(app) as site, connect(site.url("/ws", "ws")) as client:
+
+        def answer(**message: str | None) -> dict[str, object]:
+            client.send(json.dumps(message))
+            heard: dict[str, object] = json.loads(client.recv(DEADLINE_S))
+            return heard
+
+        assert answer(subscribe="news")["subscribed"] is True
+        assert answer(subscribe="old")["error"] == "forbidden"
+        assert answer(publish="news", text="mine")["error"] == "forbidden"
+        topics.publish_threadsafe("news", json={}).result(DEADLINE_S)
+        assert json.loads(client.recv(DEADLINE_S))["json"] == {}
 
 
 def test_versions_agree() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import litestar
 import pytest
 import websockets.sync.client
 from starlette.applications import Starlette
@@ -18,8 +20,10 @@ from websockets.sync.client import ClientConnection
 from asgi_poller import topics
 from asgi_poller.errors import TopicsUnavailable
 from asgi_poller.topics.loop_topics import LoopTopics
+from tests.support.command import Process
 from tests.support.frames import text
-from tests.support.server import Site, serving
+from tests.support.processes import free_port
+from tests.support.server import Served, Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until
 
 LIMIT_BYTES = 4096
@@ -72,7 +76,7 @@ def site() -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def client(site: Site, path: str = "/") -> Iterator[ClientConnection]:
+def client(site: Served, path: str = "/") -> Iterator[ClientConnection]:
     with websockets.sync.client.connect(site.url(path, "ws"), max_size=None) as channel:
         yield channel
 
@@ -91,9 +95,9 @@ def join(channel: ClientConnection, topic: str, since: str | None = None) -> Any
     return heard(channel)
 
 
-def is_well(site: Site) -> None:
+def is_well(site: Served, path: str = "/") -> None:
     """An honest client is served, whatever others do."""
-    with client(site) as channel:
+    with client(site, path) as channel:
         assert join(channel, "room:well")["subscribed"] is True
         say(channel, {"publish": "room:well", "json": {"a": 1}})
         assert heard(channel)["json"] == {"a": 1}
@@ -275,6 +279,34 @@ def test_without_what_joins_workers_a_client_is_told_to_come_back(
             join(channel, "room:1")
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1013
+
+
+async def in_litestar(socket: litestar.WebSocket[Any, Any, Any]) -> None:
+    await topics.serve(socket, may=lambda socket, action, topic: topic == "room:well")
+
+
+def test_in_another_framework() -> None:
+    with serving(litestar.Litestar([litestar.websocket("/")(in_litestar)])) as site:
+        is_well(site)
+
+
+@pytest.mark.parametrize("ws", ["websockets", "wsproto"])
+def test_under_another_server(ws: str) -> None:
+    port = free_port()
+    arguments = ["tests.topics.pages:app", "--ws", ws, "--port", str(port), "--lifespan", "off"]
+    other = Process([sys.executable, "-m", "uvicorn", *arguments])
+    try:
+        other.wait_for("running on")
+        site = Served(port)
+        with client(site, "/ws") as ann, client(site, "/ws") as bob:
+            join(ann, "room:1")
+            say(bob, {"publish": "room:1", "json": 1}, [])
+            assert heard(bob)["error"] == "invalid"
+            assert heard(ann)["json"] == 1
+        is_well(site, "/ws")
+    finally:
+        other.close()
+    assert "Traceback" not in other.text
 
 
 def test_the_client_is_part_of_the_package() -> None:
