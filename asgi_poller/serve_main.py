@@ -14,6 +14,7 @@ from asgi_poller.serve.runner import end_process_soon
 from asgi_poller.serve.server import Server
 from asgi_poller.supervisor.reloader import Reloader
 from asgi_poller.supervisor.supervisor import Supervisor
+from asgi_poller.topics.upstreams import require_service
 
 
 def _role(config: Config) -> str:
@@ -49,6 +50,7 @@ def serve(
 def _serve(config: Config, owns_process: bool, sockets: Iterable[socket.socket] | None) -> int:
     configure_logging(config)
     log_notices(config)
+    require_service(config)
     if owns_process:
         platform.name_process(_role(config))
     if config.reload:

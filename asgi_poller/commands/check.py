@@ -35,6 +35,7 @@ from asgi_poller.serve.limits_wiring import reads_heads
 from asgi_poller.serve.runner import end_process_soon
 from asgi_poller.supervisor.reloader import watched_directories
 from asgi_poller.tls import context_of
+from asgi_poller.topics.upstreams import reached_service, require_service
 
 
 def faults(config: Config) -> Iterator[OperatorFault]:
@@ -46,6 +47,7 @@ def faults(config: Config) -> Iterator[OperatorFault]:
         lambda: _check_processes(config),
         lambda: _check_pid_file(config),
         lambda: require_library(config),
+        lambda: require_service(config),
     ]
     then: list[Callable[[], object]] = [
         lambda: context_of(config),
@@ -96,6 +98,16 @@ def _check_pid_file(config: Config) -> None:
         raise ConfigError("--pid", f"there is no directory {directory} for {config.pid_file}")
 
 
+def _look_at_service(config: Config) -> int:
+    """Say in a line whether the service of --topics answers; the exit code."""
+    try:
+        click.echo(f"--topics: {reached_service(config)}")
+    except OperatorFault as fault:
+        click.echo(one_line("error", str(fault)), err=True)
+        return fault.exit_code
+    return 0
+
+
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
@@ -104,8 +116,9 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
     """Check that APP could be served with these options, and serve nothing.
 
     Reads every source of options, the logging configuration, certificates and keys, looks up hosts,
-    users and directories, and imports the application. Does not bind an address, so that it can run
-    beside the server, and does not run the application's lifespan. Each finding is one line.
+    users and directories, imports the application, and asks the service of --topics whether it
+    answers. Does not bind an address, so that it can run beside the server, and does not run the
+    application's lifespan. Each finding is one line.
 
     Exit code as the server's would be: 0 if it could start, 2 for a wrong option, 1 for an address,
     3 for an application that cannot be loaded. The first fault decides.
@@ -120,6 +133,9 @@ def _run(app: str | None, config_file: str | None, **given: Any) -> None:
         exit_code = exit_code or fault.exit_code
         fault_count += 1
         click.echo(one_line("error", str(fault)), err=True)
+    if config.topics is not None and not exit_code:
+        exit_code = _look_at_service(config)
+        fault_count += exit_code and 1
     counted = _counted(warning_count, "warning")
     if fault_count:
         counted = f"{_counted(fault_count, 'error')}, {counted}"

@@ -106,7 +106,8 @@ def _typed(setting: Setting) -> list[str]:
     """The setting as words of a command line, one line for each time that it is given."""
     option, value = setting.option, setting.value
     if setting.is_hidden:
-        return [f"{option.switch} {NOT_SHOWN}"]
+        masked = option.kind.masked
+        return [f"{option.switch} {NOT_SHOWN if masked is None else masked(value)}"]
     if isinstance(value, bool):
         return [option.switch if value else f"--no-{option.flag}"]
     if isinstance(value, dict):

@@ -25,6 +25,7 @@ from asgi_poller.loops.loop_factory import LoopFactory, loop_factory
 from asgi_poller.loops.loop_server import LoopServer
 from asgi_poller.loops.server_state import ConnectionCounter
 from asgi_poller.serve import tls_reload
+from asgi_poller.serve.hub_thread import HubThread
 from asgi_poller.serve.runner import run_loop
 from asgi_poller.settings.rules import cpu_count
 from asgi_poller.tls import TlsContext
@@ -74,6 +75,10 @@ class LoopGroup:
         self._counter = counter
         self._websocket_share = websocket_share
         self._rows = rows
+        self._hub: HubThread | None = None
+        if link_topics is None and config.topics is not None:
+            self._hub = HubThread(config)
+            link_topics = self._hub.link
         self._link_topics = link_topics or LocalHub.of(config).link
         self._limit_reached = limit_reached
         self._threads: list[LoopThread] = []
@@ -84,6 +89,8 @@ class LoopGroup:
         """Start all loops, lifespans included. Raises StartupError; what had started is shut down
         then.
         """
+        if self._hub is not None:
+            await self._hub.start()
         _log.info("Waiting for application startup.")
         try:
             self.servers.append(await self._start_server(application, 0))
@@ -141,6 +148,8 @@ class LoopGroup:
             thread.stop()
         self.servers = []
         self._threads = []
+        if self._hub is not None:
+            self._hub.stop()
         return went_well
 
     async def _on_all(self, work: Callable[[LoopServer], Awaitable[bool]]) -> bool:

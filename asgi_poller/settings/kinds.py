@@ -43,7 +43,7 @@ class Kind:
 
     `repeatable` kinds hold tuples: the command line collects the option's occurrences and gives
     them to `check`. `nullable` says that None is a value of its own ("off"); elsewhere None means
-    "not given". A `secret` is never shown.
+    "not given". A `secret` is never shown, but for what `masked` says of it.
     """
 
     metavar: str
@@ -54,6 +54,7 @@ class Kind:
     flag: bool = False
     nullable: bool = False
     secret: bool = False
+    masked: Callable[[Any], str] | None = None
 
 
 def shown(value: object) -> str:

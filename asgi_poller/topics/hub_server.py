@@ -33,11 +33,9 @@ END_S: Final = 1.0
 
 @dataclass(slots=True, eq=False)
 class _Tally:
-    """A count of subscribers under way."""
+    """A count of subscribers of this machine under way; `done` gets it."""
 
-    asker: HubEnd
-    request: int
-    topic: str
+    done: Callable[[int], object]
     waiting: set[HubEnd]
     timer: asyncio.TimerHandle
     total: int = 0
@@ -94,7 +92,7 @@ class HubServer:
         self._source = (
             LocalSource(self._hub, self._fan_out)
             if upstream is None
-            else UpstreamSource(self._hub, upstream, self._fan_out)
+            else UpstreamSource(self._hub, upstream, self._fan_out, self._count_here)
         )
         self._ends: set[HubEnd] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -177,14 +175,8 @@ class HubServer:
     # What loops ask for
 
     def _count(self, end: HubEnd, message: said.Count) -> None:
-        number = next(self._numbers) & 0xFFFFFFFF
-        ends = self._hub.links(message.topic)
-        timer = self._loop.call_later(COUNT_S, self._count_up, number)
-        self._tallies[number] = _Tally(end, message.request, message.topic, set(ends), timer)
-        for each in ends:
-            each.put(wire.ask(number, message.topic))
-        if not ends:
-            self._count_up(number)
+        request, topic = message
+        self._tally(topic, lambda here: self._source.count(end, request, topic, here=here))
 
     def _counted(self, end: HubEnd, message: said.Counted) -> None:
         tally = self._tallies.get(message.request)
@@ -192,6 +184,27 @@ class HubServer:
             self._tell(message.request, tally, end, message.here)
 
     # Inside
+
+    async def _count_here(self, topic: str) -> int:
+        """Subscribers of this machine."""
+        counted: asyncio.Future[int] = self._loop.create_future()
+
+        def done(here: int) -> None:
+            if not counted.done():
+                counted.set_result(here)
+
+        self._tally(topic, done)
+        return await counted
+
+    def _tally(self, topic: str, done: Callable[[int], object]) -> None:
+        number = next(self._numbers) & 0xFFFFFFFF
+        ends = self._hub.links(topic)
+        timer = self._loop.call_later(COUNT_S, self._count_up, number)
+        self._tallies[number] = _Tally(done, set(ends), timer)
+        for each in ends:
+            each.put(wire.ask(number, topic))
+        if not ends:
+            self._count_up(number)
 
     async def _open(self, sock: socket.socket) -> None:
         try:
@@ -249,4 +262,4 @@ class HubServer:
     def _count_up(self, number: int) -> None:
         tally = self._tallies.pop(number)
         tally.timer.cancel()
-        self._source.count(tally.asker, tally.request, tally.topic, here=tally.total)
+        tally.done(tally.total)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 
 FanOut = Callable[[Publication], HubEnd | None]
+CountHere = Callable[[str], Awaitable[int]]
 
 
 @dataclass(slots=True, eq=False)
@@ -49,10 +50,15 @@ class _Topic:
 
 
 class UpstreamSource:
-    """Where a HubServer's publications come from. See also UpstreamReceiver."""
+    """Where a HubServer's publications come from. See also UpstreamReceiver. `count_here` counts
+    the subscribers of this machine.
+    """
 
-    def __init__(self, hub: Hub[HubEnd], upstream: Upstream, fan_out: FanOut) -> None:
+    def __init__(
+        self, hub: Hub[HubEnd], upstream: Upstream, fan_out: FanOut, count_here: CountHere
+    ) -> None:
         self._hub = hub
+        self._count_here = count_here
         self._upstream = upstream
         self._fan_out = fan_out
         self._topics: dict[str, _Topic] = {}
@@ -133,6 +139,10 @@ class UpstreamSource:
         known.moved.set()
         for end in self._hub.links(topic):
             end.put(wire.gap(topic, position))
+
+    async def subscribers_here(self, topic: str) -> int:
+        """See UpstreamReceiver."""
+        return await self._count_here(topic)
 
     # Inside
 

@@ -18,6 +18,9 @@ class UpstreamReceiver(Protocol):
     def on_gap(self, topic: str, position: str) -> None:
         """Publications of a joined topic are lost; those that come next are behind `position`."""
 
+    async def subscribers_here(self, topic: str) -> int:
+        """How many this machine has, for another one that counts."""
+
 
 class Upstream(Protocol):
     """With an upstream, ids and history are the upstream's. Owned by the hub's loop.
@@ -52,6 +55,11 @@ class Upstream(Protocol):
     def order(self, id: str) -> Any:
         """What ids of one topic are compared by (`<`, `==`); None: it is no id of this upstream, or
         its ids have no order.
+        """
+
+    async def reach(self) -> str:
+        """Ask the service whether it answers, without `start`; what it is, in a word or two. Raises
+        ServiceLost.
         """
 
     async def subscribers(self, topic: str, here: int) -> int:

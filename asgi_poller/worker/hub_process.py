@@ -32,6 +32,7 @@ from asgi_poller.serve.runner import end_process_now, run_loop, settle_garbage
 from asgi_poller.system.signals import leave_signals
 from asgi_poller.topics.hub import HistoryRules
 from asgi_poller.topics.hub_server import HubServer
+from asgi_poller.topics.upstreams import upstream_of
 from asgi_poller.worker.parent_watchdog import EXIT_ORPHANED
 
 #: The number of the lock that a hub without a parent holds while it lives.
@@ -102,7 +103,8 @@ class HubProcess:
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         log_with_pid("Started topic hub [%d]", os.getpid())
         settle_garbage()
-        server = HubServer(HistoryRules.parsed(self._spec.config.topics_history))
+        config = self._spec.config
+        server = HubServer(HistoryRules.parsed(config.topics_history), upstream_of(config))
         with self._mailbox:
             await server.serve(self._mailbox, self._ended)
         log_with_pid("Finished topic hub [%d]", os.getpid())

@@ -37,6 +37,7 @@ OTHERS = {
     "ssl_cert_reqs": ["1"],
     "worker_max_memory": ["1500m"],
     "h11_max_incomplete_event_size": ["4k"],
+    "topics_history": ["10,5s", "a*=1,1m"],
 }
 BY_METAVAR = {
     "N": ["3"],

@@ -91,6 +91,9 @@ class Service:
         number, _, zero = id.partition("-")
         return int(number) if zero == "0" else None
 
+    async def reach(self) -> str:
+        return "it"
+
     async def subscribers(self, topic: str, here: int) -> int:
         return here + 1
 
@@ -155,7 +158,10 @@ def _source(service: Service) -> tuple[UpstreamSource, Hub[HubEnd]]:
         for end in hub.links(publication.topic):
             end.put(wire.publication(publication))
 
-    return UpstreamSource(hub, service, fan_out), hub
+    async def count_here(topic: str) -> int:
+        return 0
+
+    return UpstreamSource(hub, service, fan_out, count_here), hub
 
 
 async def test_an_outage_refuses_publications_and_answers_joins_later() -> None:
