@@ -50,7 +50,7 @@ def main(fd: int) -> NoReturn:
         code = _live(fd)
     except OperatorFault as fault:
         print(f"asgi-poller: error: topic hub: {fault}", file=sys.stderr)
-        code = fault.exit_code
+        code = 1  # gunicorn as process 1 would take 3 and 4 for a worker that cannot start
     end_process_now(code)
 
 

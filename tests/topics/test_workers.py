@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -324,3 +326,33 @@ def test_a_hub_that_answers_is_left_alone() -> None:
             member.say("hello")
             assert member.text() == "hello"
         assert hubs_of(command.pid) == [hub]
+
+
+def test_the_hub_opens_its_log_anew_and_leaves_a_terminals_signals_to_the_supervisor(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {
+            "file": {"class": "logging.FileHandler", "filename": str(log)},
+            "err": {"class": "logging.StreamHandler"},
+        },
+        "loggers": {"asgi_poller": {"handlers": ["file", "err"], "level": "INFO"}},
+    }
+    (tmp_path / "logging.json").write_text(json.dumps(config))
+    with served("--log-config", str(tmp_path / "logging.json")) as (command, rooms):
+        rooms.member()
+        hub = hub_of(command.pid)
+        wait_until(lambda: f"Started topic hub [{hub}]" in log.read_text())
+        log.rename(tmp_path / "log.1")
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            os.killpg(command.pid, number)
+        command.wait_for("Restart complete")
+        assert hubs_of(command.pid) == [hub]
+        os.killpg(command.pid, signal.SIGINT)
+        assert command.wait() == 0
+        wait_gone(command.pid)
+        assert f"Finished topic hub [{hub}]" in log.read_text()
+        assert "Traceback" not in command.text
