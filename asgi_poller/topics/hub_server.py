@@ -246,9 +246,15 @@ class HubServer:
                 publishers.append(end)
             else:
                 end.flush()
-        if len(publishers) > 1:
+        if len(publishers) == 1:
+            publishers[0].flush_taken()
+        elif publishers:
             for end in publishers:
                 end.flush()
+            # in another turn, since uvloop writes when a turn ends
+            self._loop.call_soon(self._flush_taken, publishers)
+
+    def _flush_taken(self, publishers: list[HubEnd]) -> None:
         for end in publishers:
             end.flush_taken()
 
