@@ -34,7 +34,7 @@ from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.websocket.protocol import FrameCache, WebSocketWire
 from asgi_poller.protocols.websocket.wsproto_full import WsprotoWebSocketWire
 from asgi_poller.topics.current import enter, leave
-from asgi_poller.topics.links import LocalHub
+from asgi_poller.topics.local_link import LocalHub
 from asgi_poller.topics.loop_topics import LoopTopics, MakeLink
 
 

@@ -29,7 +29,7 @@ from asgi_poller.serve.hub_thread import HubThread
 from asgi_poller.serve.runner import run_loop
 from asgi_poller.settings.rules import cpu_count
 from asgi_poller.tls import TlsContext
-from asgi_poller.topics.links import LocalHub
+from asgi_poller.topics.local_link import LocalHub
 from asgi_poller.topics.loop_topics import MakeLink
 
 #: The beginning of the names of threads that run loops: Loop-1, Loop-2, ...

@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 from asgi_poller.errors import TopicsUnavailable
 from asgi_poller.topics import wire
 from asgi_poller.topics import wire_messages as said
-from asgi_poller.topics.links import Answer, Answered, Receiver
+from asgi_poller.topics.links import Answer, Answered, Receiver, recover
 from asgi_poller.topics.mailbox import connected
 from asgi_poller.topics.publication import Missed, Publication
 
@@ -206,13 +206,8 @@ class HubLink:
 
     def _recovered(self, topic: str, position: str, answer: Answer) -> None:
         """Give the loop what it missed of a topic."""
-        if isinstance(answer, Exception):
-            self._receiver.on_gap(topic, position)
-        elif not answer.is_complete:
-            self._receiver.on_gap(topic, answer.position)
-        else:
-            for publication in answer.publications:
-                self._receiver.on_publication(publication)
+        missed = answer if isinstance(answer, Missed) else Missed((), position, is_complete=False)
+        recover(self._receiver, topic, missed)
 
     async def _stay_connected(self) -> None:
         pause_s = _FIRST_PAUSE_S

@@ -7,13 +7,9 @@ comes later. So a subscriber that joins when the answer comes has no gap and not
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from asgi_poller.config import Config
-from asgi_poller.topics.hub import HistoryRules, Hub
 from asgi_poller.topics.publication import Missed, Publication
 
 Answer = Missed | Exception
@@ -69,80 +65,9 @@ class Link(Protocol):
         """The loop ends."""
 
 
-class LocalHub:
-    """The hub of a process that has no other beside it. Any thread makes links."""
-
-    def __init__(self, rules: HistoryRules | None = None, *, is_shared: bool = False) -> None:
-        """`is_shared`: threads without a loop publish, too."""
-        self.lock = threading.RLock()  # an answer may leave again
-        self.hub: Hub[LocalLink] = Hub(rules)
-        self.links: tuple[LocalLink, ...] = ()
-        # by several loops; or it was: what was posted to one of them may not have come yet
-        self.is_shared = is_shared
-
-    @classmethod
-    def of(cls, config: Config) -> LocalHub:
-        """With the settings' history."""
-        return cls(HistoryRules.parsed(config.topics_history))
-
-    def link(self, receiver: Receiver) -> LocalLink:
-        """For the running loop."""
-        link = LocalLink(self, receiver, asyncio.get_running_loop())
-        with self.lock:
-            self.links = (*self.links, link)
-            self.is_shared |= len(self.links) > 1
-        return link
-
-    def publish(self, topic: str, form: str, data: str | bytes) -> str:
-        """Publish; the id. Any thread if it is shared."""
-        with self.lock:
-            publication = self.hub.publish(topic, form, data)
-            for link in self.hub.links(topic):
-                link._post(link._receiver.on_publication, publication)
-        return publication.id
-
-
-class LocalLink:
-    """See Link. Where there are several loops, all that comes to one of them comes by its
-    `call_soon_threadsafe`, its own publications too: that is the one order.
-    """
-
-    def __init__(self, hub: LocalHub, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None:
-        self._hub = hub
-        self._receiver = receiver
-        self._loop = loop
-
-    async def publish(self, topic: str, form: str, data: str | bytes) -> str:
-        return self._hub.publish(topic, form, data)
-
-    def join(self, topic: str, since: str | None, answered: Answered) -> None:
-        hub = self._hub
-        with hub.lock:
-            hub.hub.join(topic, self)
-            self._post(answered, hub.hub.missed(topic, since))
-
-    def leave(self, topic: str) -> None:
-        with self._hub.lock:
-            self._hub.hub.leave(topic, self)
-
-    async def subscribers(self, topic: str) -> tuple[int, int]:
-        count = sum(link._receiver.count(topic) for link in self._hub.links)
-        return count, count
-
-    def resume(self) -> None:
-        """See Link."""
-
-    def close(self) -> None:
-        hub = self._hub
-        with hub.lock:
-            hub.links = tuple(link for link in hub.links if link is not self)
-            hub.hub.forget(self)
-
-    def _post(self, call: Callable[..., object], argument: object) -> None:
-        if not self._hub.is_shared:
-            call(argument)
-            return
-        try:
-            self._loop.call_soon_threadsafe(call, argument)
-        except RuntimeError:
-            pass  # that loop has ended: it forgets what it wanted in a moment
+def recover(receiver: Receiver, topic: str, missed: Missed) -> None:
+    """Give a loop what it missed of a topic since its position, or tell it of a gap."""
+    if not missed.is_complete:
+        receiver.on_gap(topic, missed.position)
+    for publication in missed.publications:
+        receiver.on_publication(publication)

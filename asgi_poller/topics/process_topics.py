@@ -16,7 +16,7 @@ from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.websocket.protocol import FrameCache
 from asgi_poller.settings.table import BY_SPELLING, parsed
 from asgi_poller.topics.hub import HistoryRules
-from asgi_poller.topics.links import LocalHub
+from asgi_poller.topics.local_link import LocalHub
 from asgi_poller.topics.loop_topics import LoopTopics, MakeLink
 
 HISTORY_VARIABLE: Final = BY_SPELLING["topics_history"].variable

@@ -17,7 +17,7 @@ from asgi_poller import platform
 from asgi_poller.topics.hub import HistoryRules
 from asgi_poller.topics.hub_link import HubLink
 from asgi_poller.topics.hub_server import HubServer
-from asgi_poller.topics.links import Receiver
+from asgi_poller.topics.links import Link, Receiver
 from asgi_poller.topics.mailbox import through
 from asgi_poller.topics.publication import Missed, Publication
 from tests.support.processes import ROOT
@@ -106,7 +106,7 @@ class Recorder:
         """Wait until something has come to so many."""
         await self.until(lambda: len(self.got) == count)
 
-    async def join(self, link: HubLink, topic: str = "a", since: str | None = None) -> Missed:
+    async def join(self, link: Link, topic: str = "a", since: str | None = None) -> Missed:
         """Join a topic of `link`, whose receiver this is; what was missed."""
         answer = asyncio.get_running_loop().create_future()
         link.join(topic, since, answer.set_result)

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_poller.errors import TopicsUnavailable
-from asgi_poller.topics import hub_end, wire
+from asgi_poller.topics import hub_end, inbox, wire
 from asgi_poller.topics.hub import HistoryRules
 from asgi_poller.topics.hub_link import HubLink
 from asgi_poller.topics.hub_server import HubServer
+from asgi_poller.topics.local_link import LocalHub
+from asgi_poller.topics.loop_topics import MakeLink
 from asgi_poller.topics.mailbox import through
 from tests.support.hub import HubProcess, Recorder, hub_process, links
 from tests.support.waiting import DEADLINE_S
@@ -88,28 +90,25 @@ async def test_publications_wait_while_there_is_no_hub_and_come_once(hub: HubPro
 
 
 class OwnLoop:
-    """A link on a loop of its own, in a thread that can be blocked."""
+    """A link on a loop of its own, in a thread that is blocked after the first message."""
 
-    def __init__(self, mailbox: socket.socket) -> None:
-        self.mailbox = mailbox
+    def __init__(self, make_link: MakeLink) -> None:
+        self.make_link = make_link
         self.ready = threading.Event()
         self.blocked = threading.Event()
         self.go_on = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.main()), daemon=True)
         self.got: list[str] = []
-        self.lines: set[object] = set()
 
     async def main(self) -> None:
         recorder = Recorder()
-        link = HubLink(through(self.mailbox), recorder)
+        link = self.make_link(recorder)
         await recorder.join(link)
         self.ready.set()
         await recorder.until(lambda: bool(recorder.got))
-        self.lines.add(link._line)
         self.blocked.set()
         self.go_on.wait(DEADLINE_S)  # the whole loop
         await recorder.until(lambda: recorder.got["a"][-1] == "last")
-        self.lines.add(link._line)
         self.got = ["gap" if each is None else str(each)[:8] for each in recorder.got["a"]]
         link.close()
 
@@ -127,7 +126,7 @@ async def test_a_loop_that_is_blocked_is_cut_off_and_comes_back(
     ended = asyncio.Event()
     server = HubServer(HistoryRules.parsed([history] if history else []))
     serving = asyncio.create_task(server.serve(theirs, ended))
-    blocked = OwnLoop(mailbox)
+    blocked = OwnLoop(lambda receiver: HubLink(through(mailbox), receiver))
     blocked.thread.start()
     recorder = Recorder()
     link = HubLink(through(mailbox), recorder)
@@ -143,18 +142,47 @@ async def test_a_loop_that_is_blocked_is_cut_off_and_comes_back(
         await asyncio.sleep(0)
     await link.publish("a", "text", "last")
     await asyncio.to_thread(blocked.thread.join, DEADLINE_S)
-    numbers = [f"{number:08}" for number in range(1000)]
-    assert len(blocked.lines) == 2
-    if history:
-        assert blocked.got == ["first", *numbers, "last"]
-    else:
-        at = blocked.got.index("gap")
-        assert blocked.got[1:at] == numbers[: at - 1]  # what was on its way
-        assert blocked.got[at:] == ["gap", "last"]
-    assert [str(each)[:8] for each in recorder.got["a"]] == ["first", *numbers, "last"]
+    is_what_is_kept(blocked.got, history)
+    is_what_is_kept([str(each)[:8] for each in recorder.got["a"]], "all")
     link.close()
     ended.set()
     await serving
+
+
+def is_what_is_kept(got: list[str], history: str) -> None:
+    numbers = [f"{number:08}" for number in range(1000)]
+    if history:
+        assert got == ["first", *numbers, "last"]
+        return
+    at = got.index("gap")
+    assert got[1:at] == numbers[: at - 1]  # what was on its way
+    assert got[at:] == ["gap", "last"]
+
+
+@pytest.mark.parametrize("history", ["1000000,600s", ""])
+async def test_so_is_one_of_the_same_process(monkeypatch: pytest.MonkeyPatch, history: str) -> None:
+    monkeypatch.setattr(inbox, "OVERRUN_BYTES", 4 << 20)
+    monkeypatch.setattr(inbox, "STILL_S", 0.1)
+    hub = LocalHub(HistoryRules.parsed([history] if history else []))
+    recorder = Recorder()
+    link = hub.link(recorder)
+    await recorder.join(link)
+    blocked = OwnLoop(hub.link)
+    blocked.thread.start()
+    await asyncio.to_thread(blocked.ready.wait, DEADLINE_S)
+    await link.publish("a", "text", "first")
+    await asyncio.to_thread(blocked.blocked.wait, DEADLINE_S)
+    for number in range(1000):  # 8 MB
+        await link.publish("a", "text", f"{number:08}" * 1000)
+    other = next(each for each in hub.links if each is not link)
+    assert other.inbox._is_overrun
+    blocked.go_on.set()
+    while other.inbox._is_overrun:
+        await asyncio.sleep(0)
+    await link.publish("a", "text", "last")
+    await asyncio.to_thread(blocked.thread.join, DEADLINE_S)
+    is_what_is_kept(blocked.got, history)
+    await recorder.until_count("a", 1002)
 
 
 async def test_nonsense_ends_one_link_alone(hub: HubProcess) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from asgi_poller.topics import delivery, hub_end
+from asgi_poller.topics import delivery, hub_end, inbox
 from asgi_poller.topics.hub_end import HubEnd
 from asgi_poller.topics.hub_link import HubLink
 from asgi_poller.topics.hub_server import HubServer
 from asgi_poller.topics.links import Receiver
+from asgi_poller.topics.local_link import LocalHub, LocalLink
 from asgi_poller.topics.publication import Publication
 from tests.topics.test_hub_resume import Client, loop_topics
 
@@ -93,3 +94,33 @@ async def test_publishers_wait_for_a_loop_that_is_slower(
     slow.close()
     fast.close()
     await server.close()
+
+
+async def test_so_do_those_of_the_same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "CONGESTED_BYTES", 1000)
+    monkeypatch.setattr(inbox, "FULL_BYTES", 4096)
+    hub = LocalHub()
+    slow, fast = loop_topics(hub.link), loop_topics(hub.link)
+    await fast.subscribers("a")  # it is linked, so that there are two
+    clients = [Counting() for _ in range(5)]
+    for client in clients:
+        await client.subscribe(slow)
+    waiting = 0
+
+    async def publish(name: int) -> None:
+        nonlocal waiting
+        for number in range(20):
+            await fast.publish("a", "text", f"{name} {number} {PADDING}")
+            link = slow._link
+            assert isinstance(link, LocalLink)
+            waiting = max(waiting, link.inbox._bytes)
+
+    await asyncio.gather(*(publish(name) for name in range(PUBLISHERS)))
+    for client in clients:
+        while client.count < 20 * PUBLISHERS:
+            client.changed.clear()
+            await client.changed.wait()
+    # what each publisher had just said, and not all that there is
+    assert 4096 < waiting < 20 * PUBLISHERS * len(PADDING) / 4
+    slow.close()
+    fast.close()

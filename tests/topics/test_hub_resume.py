@@ -16,7 +16,8 @@ from asgi_poller.protocols.websocket.protocol import FrameCache
 from asgi_poller.topics.framing import READER
 from asgi_poller.topics.hub import HistoryRules
 from asgi_poller.topics.hub_link import HubLink
-from asgi_poller.topics.links import LocalHub, Receiver
+from asgi_poller.topics.links import Receiver
+from asgi_poller.topics.local_link import LocalHub
 from asgi_poller.topics.loop_topics import LoopTopics, MakeLink
 from asgi_poller.topics.publication import Lost, Publication
 from asgi_poller.topics.subscription import Subscription
