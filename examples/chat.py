@@ -4,8 +4,9 @@ Run it from the directory above this one, and open http://127.0.0.1:8000/ in two
 
     asgi-poller examples.chat:app --pollers 8
 
-The room is one for all workers and event loops. With --topics-history 1000,10m a page that comes
-back is sent what it missed; without it the page fetches the last lines anew.
+The room is one for all workers and event loops; who comes new gets the last lines that its worker
+has heard. With --topics-history 1000,10m a page that comes back is sent what it missed; without it
+the page fetches the last lines anew.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ A client sends JSON, or a line of JSON and bytes:
     {"unsubscribe": "room:1"}                        {"topic": "room:1", "unsubscribed": true}
     {"publish": "room:1", "json": …} or "text": …
     {"publish": "room:1"}, a line feed, the bytes    in a binary message
+    {"ping": true}                                   {"pong": true}: the connection is alive
 
 What is not done is answered with {"error": …, "action": …, "topic": …, "detail": …}, where the
 error is one of those below. Nothing is trusted that a client sends, and nothing is allowed that the
@@ -14,6 +15,7 @@ application has not allowed.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Awaitable, Callable
@@ -46,6 +48,7 @@ May = Callable[[Any, str, str], bool | Awaitable[bool]]
 Prepare = Callable[[Any, str, Any], Any]
 
 _ID_BYTES = 255
+_TURN_COUNT = 16  # messages of one client, after which others have a turn
 
 
 class _Refused(Exception):
@@ -74,12 +77,16 @@ async def serve(
     """
     client = _Client(websocket, may, prepare, slow)
     client.max_topics, client.max_bytes = max_topics, max_bytes
+    served_count = 0
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.connect":
             await websocket.send({"type": "websocket.accept"})
         elif message["type"] == "websocket.receive":
             await client.on_message(message)
+            served_count += 1
+            if not served_count % _TURN_COUNT:
+                await asyncio.sleep(0)
         else:
             return
 
@@ -101,6 +108,9 @@ class _Client:
         asked: dict[str, Any] = {}
         try:
             fields, payload = self._parsed(message)
+            if "ping" in fields:  # a browser's page does not see the server's pings
+                await self._say({"pong": True})
+                return
             action = _action(fields)
             asked["action"] = action
             asked["topic"] = topic = _topic(fields[action])

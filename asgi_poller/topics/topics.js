@@ -2,12 +2,13 @@
 // and none comes twice; where too much was missed, onGap() has to fetch the state anew. docs/topics.md: In the browser.
 const LONGEST_MS = 30_000; // between two attempts
 const STABLE_MS = 10_000; // a connection that lasted so long was a good one
+const BEAT_MS = 30_000; // who hears nothing for so long asks; without an answer for so long the connection is dead
 
 // A random part of a time that doubles: all clients of a server lose it at once, and must not come back at once.
 export const waitMs = (attempt, random = Math.random) => random() * Math.min(LONGEST_MS, 1000 * 2 ** attempt);
 
 export class Topics {
-  #url; #onState; #onError; #socket = null; #timer; #openedAt = Infinity; #attempt = 0; #isClosed = false;
+  #url; #onState; #onError; #socket = null; #timer; #beat; #isHeard; #openedAt = Infinity; #attempt = 0; #isClosed = false;
   #topics = new Map(); #leaving = new Map(); // by name: subscriptions; how often the server has still to say "unsubscribed"
 
   constructor(url, { onState = () => {}, onError = console.warn } = {}) {
@@ -41,6 +42,12 @@ export class Topics {
   #connect() {
     const socket = this.#socket = new WebSocket(this.#url);
     socket.binaryType = "arraybuffer";
+    this.#isHeard = true;
+    this.#beat = setInterval(() => {
+      if (!this.#isHeard) this.#lose();
+      this.#isHeard = false;
+      this.#send({ ping: true });
+    }, BEAT_MS);
     socket.onopen = () => {
       this.#openedAt = performance.now();
       for (const [topic, { since }] of this.#topics) this.#send({ subscribe: topic, since });
@@ -52,6 +59,7 @@ export class Topics {
   }
   #lose() {
     clearTimeout(this.#timer);
+    clearInterval(this.#beat);
     const socket = this.#socket;
     if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
     socket?.close();
@@ -70,6 +78,7 @@ export class Topics {
     return true;
   }
   #take(data) {
+    this.#isHeard = true;
     const bytes = typeof data === "string" ? null : new Uint8Array(data), end = bytes?.indexOf(10);
     const message = JSON.parse(bytes ? new TextDecoder().decode(bytes.subarray(0, end)) : data);
     const name = message.topic, topic = this.#topics.get(name), left = this.#leaving.get(name) ?? 0;

@@ -25,7 +25,7 @@ from asgi_poller.topics.current import current
 from asgi_poller.topics.loop_topics import LoopTopics
 from tests.support.browser import Page, browser, executable
 from tests.support.command import running
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, suspend
 from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, wait_until
 from tests.topics.test_workers import publishing
@@ -341,6 +341,31 @@ import("/topics.js").then(({ Topics }) => {
   });
 })
 """
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="workers")
+def test_a_server_that_says_nothing_any_more_is_left(tmp_path: Path) -> None:
+    """As one whose machine has lost its power: no Close, no end of the connection."""
+    quicker = "window.beats = setInterval; window.setInterval = (work, ms) => beats(work, ms / 60);"
+    with (
+        running(*HISTORY, workers=2, app="tests.topics.pages:app") as command,
+        Rooms("{}:{}".format(*command.address)) as rooms,
+        browser(tmp_path) as windows,
+    ):
+        page = windows.open(f"http://{rooms.address}", first=FIRST + quicker)
+        page.run(START)
+        page.run("start(); listen('a')")
+        wait_until(lambda: rooms.ask("/count")["here"] == 1)
+        for pid in command.workers:
+            suspend(pid)
+        page.wait_for("states.includes('waiting')")
+        for pid in command.workers:
+            os.kill(pid, signal.SIGCONT)
+        rooms.publish("7")
+        page.wait_for("got.length === 1")
+        assert page.run("gaps") == 0
+        page.run("topics.close()")
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -247,6 +248,41 @@ def test_what_is_no_message_is_answered_and_harms_nobody(
         assert join(channel, "room:1")["subscribed"] is True  # it goes on
         say(channel, {"publish": "room:1", "text": "fine"})
         assert heard(bystander)["text"] == "fine"  # and was told nothing else
+
+
+class Flood:
+    """A client whose messages are all there already."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.answers: list[Any] = []
+        self.scope = {"type": "websocket"}
+
+    async def receive(self) -> dict[str, Any]:
+        self.left -= 1
+        if self.left < 0:
+            return {"type": "websocket.disconnect", "code": 1000}
+        return {"type": "websocket.receive", "text": '{"subscribe": "a"}'}
+
+    async def send(self, message: Any) -> None:
+        self.answers.append(message)
+
+
+async def test_a_flood_leaves_others_their_turn() -> None:
+    flood = Flood(1600)
+    serving_it = asyncio.ensure_future(topics.serve(flood, may=lambda *asked: False))
+    turns = 0
+    while not serving_it.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 100
+    assert len(flood.answers) == 1600
+
+
+def test_a_page_may_ask_whether_the_connection_is_alive(site: Site) -> None:
+    with client(site) as channel:
+        say(channel, {"ping": True})
+        assert heard(channel) == {"pong": True}
 
 
 @pytest.mark.parametrize("since", ["x", "-1", "00000000-1", "é".encode().hex(), "1-0", "$", ">"])
