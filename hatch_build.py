@@ -19,8 +19,17 @@ _SWITCH = "ASGI_POLLER_COMPILE"
 PACKAGE = "asgi_poller"
 # All of these is compiled, for it runs for each connection, request or message ...
 FOLDERS = ("asgi", "loops", "protocols")
-# ... and these, which such code counts in ...
-MODULES = ("metrics/histogram.py", "metrics/loop_counts.py")
+# ... and these, which such code counts in, or which write what is published to each subscriber ...
+MODULES = (
+    "metrics/histogram.py",
+    "metrics/loop_counts.py",
+    "topics/backlog.py",
+    "topics/delivery.py",
+    "topics/framing.py",
+    "topics/publication.py",
+    "topics/subscription.py",
+    "topics/target.py",
+)
 # ... but for what runs seldom, or stands on classes that are not compiled.
 INTERPRETED = frozenset(
     {

@@ -22,7 +22,7 @@ from asgi_poller.topics.framing import IDS, READER, Framer, has_ids
 from asgi_poller.topics.links import Answer, Link, Receiver
 from asgi_poller.topics.publication import Missed, Publication, checked_topic, content
 from asgi_poller.topics.subscription import DROP, SLOW, Subscribed, Subscription, Target
-from asgi_poller.topics.target import target_of
+from asgi_poller.topics.target import TopicTarget, target_of
 
 _logger = logging.getLogger("asgi_poller.error")
 
@@ -84,7 +84,12 @@ class LoopTopics:
         if since is not None and not isinstance(since, str):
             raise ValueError(f"since is an id, not {since!r:.60}")
         kind = target.framing
-        subscription = Subscription(target, kind + IDS if ids and kind != READER else kind, slow)
+        subscription = Subscription(
+            target,
+            kind + IDS if ids and kind != READER else kind,
+            slow,
+            target.direct if isinstance(target, TopicTarget) else None,
+        )
         self.unsubscribe(target, topic)
         log = self._logs.get(topic)
         if log is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from asgi_poller.asgi.websocket import WebSocketSession
 
 #: What happens to a subscriber that falls further behind than is kept for it: it loses messages, or
 #: its WebSocket.
@@ -28,8 +29,7 @@ class Target(Protocol):
     def subscriptions(self) -> dict[str, Subscription]:
         """By topic. The loop's topics keep it."""
 
-    @property
-    def deliver(self) -> Callable[[Any, int], bool]:
+    def deliver(self, frames: Any, count: int) -> bool:
         """Take `count` publications, as `Framer.joined` gives them for its kind; False, and nothing
         is taken: it is slow, or has ended. Who is slow calls `LoopTopics.resume` when it no longer
         is.
@@ -51,14 +51,17 @@ class Target(Protocol):
 class Subscription:
     """One target's part in one topic. `next` is the number, in the loop's backlog of the topic, of
     the first publication that it has not got; for one that is BEHIND that is `place`. `kind` says
-    which frames it gets: `framing.py`.
+    which frames it gets: `framing.py`. A WebSocket that takes frames as they are is its `session`:
+    passes write to that without asking the target.
     """
 
-    __slots__ = ("deliver", "is_greeting", "kind", "lost", "next", "place", "slow", "target")
+    __slots__ = ("is_greeting", "kind", "lost", "next", "place", "session", "slow", "target")
 
-    def __init__(self, target: Target, kind: int, slow: str) -> None:
+    def __init__(
+        self, target: Target, kind: int, slow: str, session: WebSocketSession | None = None
+    ) -> None:
         self.target = target
-        self.deliver = target.deliver
+        self.session = session
         self.kind = kind
         self.slow = slow
         self.next = ENDED

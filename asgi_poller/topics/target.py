@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from asgi_poller.asgi.topics_port import EXTENSION, SESSION
@@ -15,13 +15,10 @@ from asgi_poller.topics.subscription import Subscription
 
 class TopicTarget:
     """A WebSocket as a subscriber (see Target), made at its first subscription. Owned by the loop's
-    thread. `deliver` is the session's own method where it can be, since every publication goes
-    through it.
+    thread.
     """
 
-    __slots__ = ("_session", "_wire", "deliver", "framing", "subscriptions")
-
-    deliver: Callable[[Any, int], bool]
+    __slots__ = ("_session", "_wire", "framing", "subscriptions")
 
     def __init__(self, session: WebSocketSession) -> None:
         wire = session._wire
@@ -29,8 +26,19 @@ class TopicTarget:
         self._session = session
         self._wire = wire
         self.framing = wire.framing
-        self.deliver = self._frame_and_send if self.framing == FRAMED_ALONE else session.send_frames
         self.subscriptions: dict[str, Subscription] = {}
+
+    @property
+    def direct(self) -> WebSocketSession | None:
+        """The WebSocket, if it takes frames as they are."""
+        return None if self.framing == FRAMED_ALONE else self._session
+
+    def deliver(self, frames: Any, count: int) -> bool:
+        session = self._session
+        if self.framing != FRAMED_ALONE:
+            return session.send_frames(frames, count)
+        # frames that depend on what was sent before are made only when they are sent
+        return session.is_ready and session.send_frames(self._framed(frames), count)
 
     def greet(self, frames: Any, count: int) -> None:
         session = self._session
@@ -42,11 +50,6 @@ class TopicTarget:
         flow = self._session._flow
         if flow is not None and not flow.is_writable:
             await flow.drain()
-
-    def _frame_and_send(self, messages: Sequence[str | bytes], count: int) -> bool:
-        """Frames that depend on what was sent before are made only when they are sent."""
-        session = self._session
-        return session.is_ready and session.send_frames(self._framed(messages), count)
 
     def _framed(self, messages: Sequence[str | bytes]) -> bytes:
         wire = self._wire
