@@ -128,6 +128,14 @@ def _now(between: Between) -> Table:
     row("Refused or failed", lambda each: sum(refusals(each).values()))
     row("Messages received", lambda each: each.total.messages_received)
     row("Messages sent", lambda each: each.total.messages_sent)
+    if total.topic_subscriptions or total.topic_publications or total.topic_deliveries:
+        row("Topics: published", lambda each: each.total.topic_publications)
+        row(
+            "Topics: delivered",
+            lambda each: each.total.topic_deliveries,
+            total.topic_subscriptions,
+        )
+        row("Topics: lost", lambda each: each.total.topic_drops)
     for name, of in (("Handshake", _handshakes), ("Loop lag", _lags)):
         p50, p99 = (duration(between.quantile_s(of, share)) for share in (0.5, 0.99))
         table.add_row(name, "", f"p50 {p50}", f"p99 {p99}")

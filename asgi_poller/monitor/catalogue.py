@@ -373,6 +373,27 @@ _WEBSOCKETS = (
     ),
 )
 
+_TOPICS = (
+    Metric(
+        f"{PREFIX}topic_subscriptions",
+        "gauge",
+        "Subscriptions to topics, now.",
+        (),
+        lambda _, total: [((), total.topic_subscriptions)],
+    ),
+    _sum("topic_publications_total", "Messages that were published here.", "topic_publications"),
+    _sum(
+        "topic_deliveries_total",
+        "Messages of topics that were delivered, one for each subscriber.",
+        "topic_deliveries",
+    ),
+    _sum(
+        "topic_drops_total",
+        "Messages of topics that a subscriber lost, since it did not read.",
+        "topic_drops",
+    ),
+)
+
 SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
     ("The server", _SERVER),
     ("Listening", _LISTENING),
@@ -381,5 +402,6 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
     ("Event loops", _LOOPS),
     ("HTTP", _HTTP),
     ("WebSockets", _WEBSOCKETS),
+    ("Topics", _TOPICS),
 )
 CATALOGUE: tuple[Metric, ...] = tuple(metric for _, metrics in SECTIONS for metric in metrics)

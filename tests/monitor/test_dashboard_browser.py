@@ -138,6 +138,9 @@ def test_the_page_shows_what_python_reads(tmp_path: Path) -> None:
         "messages_received_rate": rate(between.rate(lambda each: each.total.messages_received)),
         "messages_sent": whole(total.messages_sent),
         "messages_sent_rate": rate(between.rate(lambda each: each.total.messages_sent)),
+        "topic_deliveries_rate": rate(between.rate(lambda each: each.total.topic_deliveries)),
+        "topic_subscriptions": whole(total.topic_subscriptions),
+        "topic_drops": whole(total.topic_drops),
     }
     assert tables["closes"] == [
         [f"{code} normal", *map(whole, counts)] for code, counts in closes(second).items()
