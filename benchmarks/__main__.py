@@ -61,7 +61,7 @@ def main(**given: Any) -> None:
     path = given["out"] or RESULTS / f"{kind}-{stamp}.json"
     save(found, path)
     click.echo(markdown(found))
-    if run.kind == "goals":
+    if run.kind == "goals" or given["only"]:
         click.echo(goals.goals_table(found["scenarios"]))
     say(f"written: {path}")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.interpreters import CURRENT, Interpreter
-from benchmarks.peers import COMMON_PACKAGES, ROOT, Peer
+from benchmarks.peers import APPLICATIONS, COMMON_PACKAGES, ROOT, Peer
 
 FOLDER = Path(__file__).resolve().parent / ".envs"
 INSTALL_LIMIT_S = 1800.0  # a compiled build on a busy machine
@@ -41,6 +41,9 @@ def prepare(
 ) -> dict[str, str]:
     """Make the peer's venv unless it is there; what is in it. Raises NotInstalled."""
     folder = folder_of(peer, interpreter)
+    if peer.source:
+        _compile_source(peer.source, folder / "bin")
+        return {}
     wanted = [*peer.packages, *COMMON_PACKAGES]
     sources = source_digest() if peer.compiled else ""
     key = {"packages": wanted, "python": interpreter.full, "sources": sources}
@@ -62,6 +65,16 @@ def prepare(
     versions = {one["name"].lower(): one["version"] for one in json.loads(listed)}
     record.write_text(json.dumps(key | {"versions": versions}, indent=1))
     return versions
+
+
+def _compile_source(source: str, folder: Path) -> None:
+    """Raises NotInstalled."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise NotInstalled("there is no C compiler, cc")
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / Path(source).stem
+    _run([compiler, "-O2", "-o", str(program), str(APPLICATIONS / source)], {})
 
 
 def is_compiled(folder: Path) -> bool:

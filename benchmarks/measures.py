@@ -109,17 +109,24 @@ def echo(
     return measure
 
 
-def fan_out(*, text: bool = False, deflate: bool = False) -> Callable[[Asked], Metrics]:
-    """Deliveries per second of one message to 1,000 channels."""
+def fan_out(
+    path: str = "/fan",
+    *,
+    payload: bytes | None = None,
+    connections: int = 1000,
+    text: bool = False,
+    deflate: bool = False,
+) -> Callable[[Asked], Metrics]:
+    """Deliveries per second of one message, by default 32 octets, to so many channels."""
 
     def measure(asked: Asked) -> Metrics:
         found = storm(
             asked,
-            "/fan",
+            path,
             mode="fan-out",
-            connections=1000,
+            connections=connections,
             concurrency=100,
-            payload=json_message(576) if deflate else made_payload(32),
+            payload=made_payload(32) if payload is None else payload,
             text=text,
             deflate=deflate,
             warmup_s=asked.warmup_s,

@@ -30,8 +30,9 @@ class Peer:
     installed in it, `shown` the packages whose versions a reader wants. `cannot` says, for what a
     scenario may need, why this server does not have it. A peer with `only`, shell patterns, takes
     part in these scenarios and in no other. `compiled` is our own package, built from the working
-    tree. Every peer gets uvloop where it can use it, no access log, and the largest backlog it lets
-    one ask for.
+    tree. `source`, one of the applications in C, is compiled into {bin}; nothing else is there.
+    Every peer gets uvloop where it can use it, no access log, and the largest backlog it lets one
+    ask for.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Peer:
     cannot: Mapping[str, str] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     compiled: bool = False
+    source: str = ""
 
     def words(self, *, bin_folder: Path, app: str, port: int, workers: int) -> list[str]:
         """The command line."""
@@ -130,6 +132,7 @@ def _peregrine(name: str, more: str = "", *, only: tuple[str, ...] = ()) -> Peer
 
 
 _COMPUTING = ("computing-*",)
+_TOPICS = ("topics",)
 
 PEERS = (
     ours(),
@@ -192,6 +195,31 @@ PEERS = (
         ("socketify",),
         "{bin}/python -m socketify {app} --host 127.0.0.1 --port {port} --workers {workers}"
         " --interface asgi --disable-listen-log",
+    ),
+    Peer(
+        "websockets, broadcast",
+        "websockets",
+        ("websockets", "uvloop"),
+        ("websockets", "uvloop"),
+        "{bin}/python -m serve_broadcast {port}",
+        only=_TOPICS,
+    ),
+    Peer(
+        "socketify, topics",
+        "socketify",
+        ("socketify",),
+        ("socketify",),
+        "{bin}/python -m serve_socketify {port}",
+        only=_TOPICS,
+    ),
+    Peer(
+        "C, only writes",
+        "c",
+        (),
+        (),
+        "{bin}/fan_out {port}",
+        only=_TOPICS,
+        source="fan_out.c",
     ),
     Peer(
         "m0serve",

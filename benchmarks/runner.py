@@ -128,7 +128,7 @@ class Runner:
     def _scenarios_of(self, peer: Peer) -> Iterator[Scenario]:
         """Those that the peer takes part in; what it cannot do is recorded."""
         for scenario in self.run.scenarios:
-            if not peer.takes_part(scenario.name):
+            if not peer.takes_part(scenario.name) or not scenario.is_for(peer.name):
                 continue
             lacking = [peer.cannot[need] for need in scenario.needs if need in peer.cannot]
             if lacking:

@@ -10,7 +10,9 @@ from benchmarks import measures
 from benchmarks.measures import Asked, Metrics
 from benchmarks.peers import SEVERAL_WORKERS, WEBSOCKETS
 
-BARE, FRAMEWORK, COMPUTING = "bare:app", "framework:app", "computing:app"
+BARE, FRAMEWORK, COMPUTING, TOPICS = "bare:app", "framework:app", "computing:app", "topics:app"
+# Who sends to all by something that is made for it; the others have only loops.
+SENDERS = ("asgi-poller*", "websockets, broadcast", "socketify, topics", "C, only writes")
 BUSY_S = "0.2"
 
 
@@ -44,6 +46,11 @@ class Scenario:
     less_is_better: bool = False
     quick: bool = False
     needs: tuple[str, ...] = (WEBSOCKETS,)
+    peers: tuple[str, ...] = ()  # patterns: these only
+
+    def is_for(self, peer: str) -> bool:
+        """Whether a peer of this name takes part."""
+        return not self.peers or any(fnmatch(peer, pattern) for pattern in self.peers)
 
 
 MESSAGES = {
@@ -121,10 +128,46 @@ def _fan_out(*, framework: bool = False, deflate: bool = False, quick: bool = Fa
     return Scenario(
         f"{'framework-' if framework else ''}fan-out{'-deflate' if deflate else ''}",
         f"One message to 1,000 channels{sender}, {size}",
-        measures.fan_out(text=framework or deflate, deflate=deflate),
+        measures.fan_out(
+            payload=measures.json_message(576) if deflate else None,
+            text=framework or deflate,
+            deflate=deflate,
+        ),
         setup=Setup(app=FRAMEWORK if framework else BARE),
         columns=DELIVERIES_DEFLATED if deflate else DELIVERIES,
         quick=quick,
+    )
+
+
+def _topics(kind: str = "") -> Scenario:
+    """In one server: by topics, by topics to who has asked for compression, by a loop."""
+    path, how = ("/loop", "FastAPI's send_text in a loop") if kind == "loop" else ("/fan", "topics")
+    offered = ", permessage-deflate offered" if kind == "deflate" else ""
+    return Scenario(
+        f"topics-{kind}" if kind else "topics",
+        f"256 octets of JSON to 10,000 WebSockets: {how}{offered}",
+        measures.fan_out(
+            path,
+            payload=measures.json_message(256),
+            connections=10_000,
+            text=True,
+            deflate=kind == "deflate",
+        ),
+        setup=Setup(app=TOPICS, alone="topics"),
+        columns=DELIVERIES_DEFLATED if offered else DELIVERIES,
+        peers=SENDERS[:1] if kind else SENDERS,
+    )
+
+
+def _topics_of_workers(workers: int) -> Scenario:
+    return Scenario(
+        f"workers-topics-{workers}",
+        f"256 octets of JSON to 10,000 WebSockets of {workers} worker{'s'[: workers - 1]}, on all"
+        " cores: topics",
+        measures.fan_out(payload=measures.json_message(256), connections=10_000, text=True),
+        setup=Setup(app=TOPICS, workers=workers, alone="workers-topics", pinned=False),
+        columns=DELIVERIES,
+        peers=SENDERS[:1],
     )
 
 
@@ -202,6 +245,11 @@ SCENARIOS = (
     _framework_echo(16),
     _fan_out(framework=True),
     _fan_out(framework=True, deflate=True),
+    _topics(),
+    _topics("deflate"),
+    _topics("loop"),
+    _topics_of_workers(1),
+    _topics_of_workers(2),
     _get(framework=True, quick=True),
     _get(framework=True, connections=8),
     _get(framework=True, connections=1),

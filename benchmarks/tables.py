@@ -150,6 +150,7 @@ def about(found: dict[str, Any]) -> str:
         f"{name}: "
         + ", ".join(f"{package} {version}" for package, version in peer["versions"].items())
         for name, peer in found["peers"].items()
+        if peer["versions"]
     )
     lines = [
         measured_on(found, " (in brackets the least and the most)"),

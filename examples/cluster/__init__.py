@@ -1,1 +1,0 @@
-"""One application on several machines: see README.md in this directory."""
