@@ -30,6 +30,7 @@ LAYERS = {
     f"{PACKAGE}.protocols": 10,
     f"{PACKAGE}.asgi": 20,
     f"{PACKAGE}.topics": 25,
+    f"{PACKAGE}.channels": 26,
     f"{PACKAGE}.loops": 30,
     f"{PACKAGE}.listeners": 32,
     f"{PACKAGE}.embedding": 33,

@@ -44,6 +44,7 @@ from asgi_poller.serve.runner import run_loop, settle_garbage
 from asgi_poller.serve.serving import Serving
 from asgi_poller.system.fork_guard import ForkGuard
 from asgi_poller.topics.hub_link import HubLink
+from asgi_poller.topics.upstreams import require_service
 
 _BEAT_S = 1.0  # the arbiter looks at the heartbeats once a second
 _BEATS_PER_TIMEOUT = 4
@@ -74,6 +75,7 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         try:
             for notice in notices(cfg):
                 log.warning(notice)
+            require_service(worker_config(cfg, "checked:later"))
         except OperatorFault as fault:
             log.error("%s", fault)
             raise SystemExit(fault.exit_code) from None

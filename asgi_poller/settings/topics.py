@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from asgi_poller.settings.kinds import Kind, integer, optional, seconds, shown, text
+from asgi_poller.settings.kinds import NONE_WORDS, Kind, integer, optional, seconds, shown, text
 from asgi_poller.settings.option import option
 from asgi_poller.settings.service_url import shown_service, split_service
 
@@ -36,7 +36,10 @@ def _history() -> Kind:
             raise ValueError(f"{_HINT}, not {shown(value)}")
         return tuple(_rule(each) for each in value if each != "")
 
-    return Kind("[TOPIC=]COUNT,AGE", check, check, repeatable=True)
+    def parse(text: str) -> tuple[str, ...]:
+        return () if text.strip().lower() in NONE_WORDS else check(text)
+
+    return Kind("[TOPIC=]COUNT,AGE", parse, check, repeatable=True)
 
 
 def _rule(value: object) -> str:

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.gunicorn import Gunicorn, gunicorn
-from tests.support.processes import is_alive
+from tests.support.processes import ROOT, is_alive
 from tests.support.waiting import wait_until
 from tests.topics.workers import (
     APP,
@@ -154,6 +155,18 @@ def published(rooms: Rooms, text: str) -> bool:
     with contextlib.suppress(httpx.TransportError):  # its worker has just been killed
         return "id" in rooms.publish(text)
     return False
+
+
+def test_a_service_that_cannot_be_used_is_one_line_before_any_worker(tmp_path: Path) -> None:
+    (tmp_path / "redis.py").write_text("raise ImportError('not here')")
+    environ = {
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "ASGI_POLLER_TOPICS": "redis://127.0.0.1:1",
+    }
+    with gunicorn("-w", "1", app=APP, ready=0, **environ) as server:
+        assert server.wait() == 2
+        assert len(server.said("--topics: needs redis-py")) == 1
+        assert not server.said("Booting worker|Traceback")
 
 
 def test_a_killed_arbiter_leaves_no_hub() -> None:

@@ -1,0 +1,1 @@
+"""One application on several machines: see README.md in this directory."""
