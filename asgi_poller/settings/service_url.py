@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 _REDIS: Final = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 UNIX: Final = "unix"
 REDIS_SCHEMES: Final = (*_REDIS, UNIX)
+NATS_SCHEMES: Final = ("nats", "tls")
+_SCHEMES: Final = (*REDIS_SCHEMES, *NATS_SCHEMES)
 _HINT = "must be a URL such as redis://HOST:6379 or rediss://:PASSWORD@HOST:6379/0"
 
 
@@ -19,8 +21,8 @@ def split_service(url: str) -> SplitResult:
         parts.port  # noqa: B018  # raises ValueError for what is none
     except ValueError:
         raise ValueError(f"{_HINT}: host or port is wrong") from None
-    if parts.scheme not in REDIS_SCHEMES:
-        schemes = ", ".join(f"{each}://" for each in REDIS_SCHEMES)
+    if parts.scheme not in _SCHEMES:
+        schemes = ", ".join(f"{each}://" for each in _SCHEMES)
         raise ValueError(f"{_HINT}; it begins with one of {schemes}")
     if parts.scheme == UNIX:
         if not parts.path:

@@ -93,7 +93,8 @@ class Topics:
         optional(_service()),
         "Redis or NATS, which joins the topics of several machines.",
         note="redis://HOST:6379, rediss:// with TLS, unix:///PATH, redis+cluster:// and"
-        " rediss+cluster:// for a Redis Cluster. Needs redis-py: pip install 'asgi-poller[redis]'."
+        " rediss+cluster:// for a Redis Cluster, nats://HOST:4222, tls:// for NATS with TLS. Needs"
+        " redis-py or nats-py: pip install 'asgi-poller[redis]' or 'asgi-poller[nats]'."
         " With a password in it, it is better given as an environment variable, which is taken out"
         " of the environment once read; neither logs nor errors show the password.",
     )

@@ -19,15 +19,15 @@ from asgi_poller.topics.hub import HistoryRules, Keep
 from asgi_poller.topics.outage import Outage, delays
 from asgi_poller.topics.publication import Missed, Publication
 from asgi_poller.topics.redis_feed import RedisFeed
-from asgi_poller.topics.redis_message import (
+from asgi_poller.topics.redis_store import STATE_S, RedisStore
+from asgi_poller.topics.upstream import UpstreamReceiver
+from asgi_poller.topics.upstream_message import (
     PLAIN,
     QUESTION,
     Place,
     parsed_live,
     publication_of,
 )
-from asgi_poller.topics.redis_store import STATE_S, RedisStore
-from asgi_poller.topics.upstream import UpstreamReceiver
 from asgi_poller.topics.upstream_tasks import Tasks
 
 _logger = logging.getLogger("asgi_poller.error")

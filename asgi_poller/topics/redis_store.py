@@ -10,9 +10,9 @@ from asgi_poller.errors import TopicsUnavailable
 from asgi_poller.topics.hub import Keep
 from asgi_poller.topics.outage import Outage, plain
 from asgi_poller.topics.outbox import ServiceLost
-from asgi_poller.topics.redis_message import Place
 from asgi_poller.topics.redis_scripts import MISSED
 from asgi_poller.topics.redis_service import Command, RedisService
+from asgi_poller.topics.upstream_message import Place
 
 #: Seconds that the numbers of a topic outlive its last use: who listens renews it in time.
 STATE_S: Final = 86400

@@ -19,11 +19,11 @@ from asgi_poller.topics.outage import Outage, delays, plain
 from asgi_poller.topics.outbox import Outbox, Outgoing, ServiceLost
 from asgi_poller.topics.publication import Missed
 from asgi_poller.topics.redis_listener import RedisListener
-from asgi_poller.topics.redis_message import PLAIN, QUESTION, Place, body_of
 from asgi_poller.topics.redis_scripts import PUBLISH
 from asgi_poller.topics.redis_service import Command, service_of
 from asgi_poller.topics.redis_store import RedisStore
 from asgi_poller.topics.upstream import UpstreamReceiver
+from asgi_poller.topics.upstream_message import PLAIN, QUESTION, Place, body_of
 from asgi_poller.topics.upstream_tasks import Tasks
 
 #: Seconds for all machines to say how many subscribers they have: each asks its loops (COUNT_S).

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from tests.support.processes import free_port
 from tests.support.waiting import DEADLINE_S, wait_until
 
 needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server")
+
+needs_nats = pytest.mark.skipif(shutil.which("nats-server") is None, reason="no nats-server")
 
 
 class RedisServer:
@@ -101,3 +105,52 @@ def _is_whole(node: RedisServer) -> bool:
     with node.client() as client:
         info: dict[str, str] = client.cluster("INFO")
         return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3"
+
+
+class NatsServer:
+    """One nats-server with JetStream, which can end and start again."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.port = free_port()
+        self.monitor_port = free_port()
+        self._command = [
+            *("nats-server", "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(directory)),
+            *("-m", str(self.monitor_port), *options),
+        ]
+        self.process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns when it serves."""
+        self.process = Process(self._command, both_streams=True)
+        self.process.wait_for("Server is ready")
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, in order or not."""
+        if self.process is not None:
+            if not kill:
+                self.process.stop()
+            self.process.close()
+            self.process = None
+
+    def subjects(self, beginning: str) -> list[str]:
+        """What clients have subscribed that begins so."""
+        url = f"http://127.0.0.1:{self.monitor_port}/connz?subs=1"
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+            found = json.load(answer)
+        lists = [each.get("subscriptions_list", []) for each in found["connections"]]
+        return sorted(each for one in lists for each in one if each.startswith(beginning))
+
+
+@contextlib.contextmanager
+def nats_server(directory: Path, *options: str) -> Iterator[NatsServer]:
+    """Runs meanwhile."""
+    server = NatsServer(directory, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(kill=True)
