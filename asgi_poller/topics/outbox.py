@@ -33,7 +33,7 @@ class ServiceLost(Exception):
 @dataclass(slots=True, eq=False)
 class Outgoing:
     """A publication under way. `number` rises with each one of this machine, so that the service,
-    or who gets it, knows one that is sent twice. `id` is what `done` gives.
+    or who gets it, knows one that is sent twice. `done` gives the id.
     """
 
     number: int
@@ -41,6 +41,7 @@ class Outgoing:
     form: str
     data: bytes
     done: asyncio.Future[str]
+    has_waited: bool = False  # for the end of an outage
 
     def taken(self, id: str) -> None:
         """The service has it."""
@@ -91,7 +92,8 @@ class Outbox:
             outage.buffered += 1
         self._number += 1
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._queue.append(Outgoing(self._number, topic, form, data, done))
+        outgoing = Outgoing(self._number, topic, form, data, done, has_waited=outage.is_on)
+        self._queue.append(outgoing)
         self._waiting_bytes += len(data)
         self._filled.set()
         return await done
@@ -147,7 +149,9 @@ class Outbox:
             self._waiting_bytes -= len(last.data)
             self._outage.refused += 1
             last.failed(f"{self._outage.reason}; whether it has been published is not known")
-        self._outage.buffered += len(self._queue)
+        for each in self._queue:
+            self._outage.buffered += not each.has_waited
+            each.has_waited = True
 
     async def _wait_reached(self) -> None:
         for delay_s in delays():

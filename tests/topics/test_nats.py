@@ -191,7 +191,7 @@ def test_without_a_buffer_publish_raises_at_once(server: NatsServer) -> None:
             assert client.lost == []
 
 
-def test_a_buffer_keeps_so_many(server: NatsServer) -> None:
+def test_a_buffer_keeps_so_many(server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
     with machines(server.url, topics_buffer=5, **HISTORY) as (one, _), followers(one) as (client,):
         published(one, "before")
         server.stop()
@@ -202,6 +202,7 @@ def test_a_buffer_keeps_so_many(server: NatsServer) -> None:
             server.start()
         assert refused == [True] * 3 + [False] * 5
         client.has(["before", 1, 1, 1, 1, 1])
+        assert "that waited: 5, that were refused: 3;" in caplog.text
 
 
 def test_a_wrong_password_is_one_line_that_does_not_show_it(tmp_path: Path) -> None:

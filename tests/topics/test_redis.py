@@ -192,7 +192,7 @@ def test_without_a_buffer_publish_raises_at_once(server: RedisServer) -> None:
             assert client.lost == []
 
 
-def test_a_buffer_keeps_so_many(server: RedisServer) -> None:
+def test_a_buffer_keeps_so_many(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     with machines(server.url, topics_buffer=5, **HISTORY) as (one, _), followers(one) as (client,):
         published(one, "before")
         server.stop()
@@ -203,6 +203,7 @@ def test_a_buffer_keeps_so_many(server: RedisServer) -> None:
             server.start()
         assert refused == [True] * 3 + [False] * 5
         client.has(["before", 1, 1, 1, 1, 1])
+        assert "that waited: 5, that were refused: 3;" in caplog.text
 
 
 def test_an_outage_is_two_lines_and_subscribing_waits(server: RedisServer) -> None:
