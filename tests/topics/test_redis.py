@@ -206,7 +206,7 @@ def test_a_buffer_keeps_so_many(server: RedisServer, caplog: pytest.LogCaptureFi
         assert "that waited: 5, that were refused: 3;" in caplog.text
 
 
-def test_an_outage_is_two_lines_and_subscribing_waits(server: RedisServer) -> None:
+def test_an_outage_is_two_lines_and_topics_work_behind_it(server: RedisServer) -> None:
     options = ("--topics", server.url, "--topics-history", "100,60s")
     with started(*options, app=APP) as command:
         command.wait_ready()
