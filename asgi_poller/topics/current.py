@@ -35,9 +35,14 @@ def leave(topics: LoopTopics) -> None:
 def current() -> LoopTopics | None:
     """None: no loop of this server runs in this process."""
     topics = _current.get(None)
-    if topics is not None and not topics.is_closed:
+    if topics is not None and _is_running(topics):
         return topics
-    return _open[-1] if _open else None
+    return next(filter(_is_running, reversed(_open)), None)
+
+
+def _is_running(topics: LoopTopics) -> bool:
+    """Not where its loop was stopped without a word: nobody would do what it is asked."""
+    return not topics.is_closed and topics.loop.is_running()
 
 
 def here() -> LoopTopics:

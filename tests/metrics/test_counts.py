@@ -284,7 +284,9 @@ def test_a_thousand_connections_over_four_loops() -> None:
         assert [loop.assigned for loop in worker.loops] == real
         assert max(real) - min(real) <= 1
         assert shown.total.adopted == sum(each.accepted for each in shown.pollers) == 1_000
-        assert sum(each.hand_over.count for each in shown.pollers) == 1_000
+        # a loop that was late gave some back, which were handed over once more
+        again = sum(loop.taken_back for loop in worker.loops)
+        assert sum(each.hand_over.count for each in shown.pollers) == 1_000 + again
         batches = [
             sum(each) for each in zip(*(each.batches for each in shown.pollers), strict=True)
         ]

@@ -21,7 +21,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from asgi_poller import topics
+from asgi_poller.config import Config
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
+from asgi_poller.loops.server_state import ServerState
 from tests.support.command import Process
 from tests.support.frames import CLOSE
 from tests.support.processes import free_port
@@ -315,3 +317,16 @@ async def test_a_send_that_fails_ends_its_subscription() -> None:
     await failed.wait()
     await asyncio.sleep(0)
     assert (await topics.subscribers("failing")).here == 0
+
+
+def test_a_loop_that_was_stopped_without_a_word_is_not_meant() -> None:
+    async def begin() -> None:
+        ServerState(Config(ROOMS["bare"]), ROOMS["bare"])
+
+    async def heard() -> str | bytes:
+        async with topics.reading("a") as messages:
+            await topics.publish("a", text="here")
+            return (await anext(messages)).data
+
+    asyncio.run(begin())
+    assert asyncio.run(heard()) == "here"
