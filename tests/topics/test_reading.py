@@ -174,6 +174,7 @@ def parsed(lines: Iterator[str]) -> Iterator[dict[str, str]]:
             event = {}
 
 
+@pytest.mark.long
 def test_server_sent_events_resume_where_they_stopped(site: Site) -> None:
     with listening(site) as events, listening(site) as others:
         greeting = next(events)

@@ -29,6 +29,7 @@ def served(folder: Path) -> Iterator[tuple[Command, Rooms]]:
             yield command, rooms
 
 
+@pytest.mark.long
 def test_clients_resume_over_reloads_and_miss_nothing(tmp_path: Path) -> None:
     with served(tmp_path) as (command, rooms), resumers(rooms.address, 3) as clients:
         hub = hub_of(command.pid)
@@ -50,6 +51,7 @@ def test_clients_resume_over_reloads_and_miss_nothing(tmp_path: Path) -> None:
         wait_gone(command.pid)
 
 
+@pytest.mark.long
 def test_a_killed_hub_is_replaced_and_a_killed_reloader_leaves_none(tmp_path: Path) -> None:
     with served(tmp_path) as (command, rooms):
         member = rooms.member()
@@ -63,6 +65,7 @@ def test_a_killed_hub_is_replaced_and_a_killed_reloader_leaves_none(tmp_path: Pa
         wait_gone(command.pid)
 
 
+@pytest.mark.long
 def test_without_topics_there_is_no_hub(tmp_path: Path) -> None:
     with served(tmp_path) as (command, _):
         (tmp_path / "source.py").write_text("changed")

@@ -108,6 +108,7 @@ def test_a_killed_hub_is_replaced_and_clients_are_told_of_the_gap() -> None:
         wait_gone(command.pid)
 
 
+@pytest.mark.long
 def test_a_hub_that_is_asked_to_end_is_replaced() -> None:
     with served() as (command, rooms):
         member = rooms.member()
@@ -120,6 +121,7 @@ def test_a_hub_that_is_asked_to_end_is_replaced() -> None:
         assert "killed" not in command.text
 
 
+@pytest.mark.long
 def test_a_worker_that_drains_still_publishes_and_the_hub_ends_last() -> None:
     with served() as (command, rooms):
         rooms.member()
@@ -145,6 +147,7 @@ def test_a_worker_that_drains_still_publishes_and_the_hub_ends_last() -> None:
         assert "supervisor" in ends[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=str)
 def test_the_hub_has_nothing_of_its_parents_but_the_mailbox(options: tuple[str, ...]) -> None:
     """No listener, no lane: it would keep a port or a connection open."""
@@ -156,6 +159,7 @@ def test_the_hub_has_nothing_of_its_parents_but_the_mailbox(options: tuple[str, 
             assert not sockets_of(hub) & sockets_of(worker)
 
 
+@pytest.mark.long
 def test_a_killed_supervisor_leaves_no_hub() -> None:
     with served() as (command, rooms):
         rooms.member()
@@ -257,6 +261,7 @@ def test_workers_that_come_and_go_leave_no_descriptor() -> None:
         assert hubs_of(command.pid) == [hub]
 
 
+@pytest.mark.long
 def test_a_child_of_the_application_does_not_keep_its_workers_link() -> None:
     with served() as (command, rooms):
         rooms.member_in_each()
@@ -270,6 +275,7 @@ def test_a_child_of_the_application_does_not_keep_its_workers_link() -> None:
         assert command.stop() == 0
 
 
+@pytest.mark.long
 def test_the_hub_survives_a_restart_of_all_workers_and_knows_what_was() -> None:
     with served() as (command, rooms):
         member = rooms.member(ids="1")
@@ -283,6 +289,7 @@ def test_the_hub_survives_a_restart_of_all_workers_and_knows_what_was() -> None:
         assert hubs_of(command.pid) == [hub]
 
 
+@pytest.mark.long
 def test_a_new_supervisor_has_a_hub_of_its_own() -> None:
     with served() as (command, rooms):
         member = rooms.member(ids="1")
@@ -328,6 +335,7 @@ def test_a_hub_that_answers_is_left_alone() -> None:
         assert hubs_of(command.pid) == [hub]
 
 
+@pytest.mark.long
 def test_the_hub_opens_its_log_anew_and_leaves_a_terminals_signals_to_the_supervisor(
     tmp_path: Path,
 ) -> None:
