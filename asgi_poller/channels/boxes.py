@@ -81,7 +81,7 @@ class Boxes:
             return True
 
     async def receive(self, name: str) -> bytes:
-        """The next message of a channel, or of a box. Only one receives it, whoever is cancelled
+        """The next message of a channel, or of a box. Only one receives it, who is cancelled
         takes none with it.
         """
         loop = asyncio.get_running_loop()
@@ -95,7 +95,7 @@ class Boxes:
                 box.waiters.append(waiter)
             try:
                 await waiter.woken
-            except BaseException:
+            except BaseException:  # raised again; the message is for another one
                 self._give_up(box, waiter)
                 raise
 

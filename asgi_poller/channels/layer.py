@@ -181,7 +181,7 @@ class TopicsLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no ty
         return data
 
     async def _look_after(self) -> None:
-        """In the child of a fork begin anew; now and then let go of what is too old."""
+        """In the child of a fork begin again; now and then let go of what is too old."""
         if self._pid != os.getpid():
             self._begin()
         now = time.monotonic()
@@ -232,7 +232,7 @@ class TopicsLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no ty
             self._groups_of.setdefault(channel, set()).add(group)
         try:
             await self._hear(self._topic_of_group(group))
-        except BaseException:
+        except BaseException:  # raised again; a group is joined or not
             await self._discard(group, channel)
             raise
 

@@ -7,7 +7,7 @@ began.
 
 A subscriber that is slow stays behind at its place in the backlog, which costs nothing but the
 backlog: passes leave it out, and it is served by itself when its peer has read. What is more than
-BACKLOG_BYTES behind is let go of, and whoever lacks it loses it, or its WebSocket. Nothing is let
+BACKLOG_BYTES behind is let go of, and who lacks it loses it, or its WebSocket. Nothing is let
 go of that somebody lacks who is not slow.
 """
 

@@ -84,7 +84,7 @@ class _Topic(Generic[L]):
 
 
 class Hub(Generic[L]):
-    """`L` is a link: whoever wants publications of a topic, one for each event loop.
+    """`L` is a link: who wants publications of a topic, one for each event loop.
 
     `clock` gives monotonic seconds.
     """

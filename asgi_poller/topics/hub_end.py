@@ -1,6 +1,6 @@
 """The hub's end of a link: what one event loop says and is told.
 
-A loop that does not read what it is told is served no further requests, and whoever publishes to
+A loop that does not read what it is told is served no further requests, and who publishes to
 its topics waits while it goes on reading, however slowly. One that stands still is not waited for.
 It is cut off when more than CUT_OFF_BYTES wait for it: then it connects again and asks for what it
 has missed.

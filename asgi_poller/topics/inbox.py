@@ -1,6 +1,6 @@
 """What comes to one event loop from the other loops and threads of its process, in one order.
 
-A loop that is congested takes no more, and whoever publishes to it waits while it goes on taking,
+A loop that is congested takes no more, and who publishes to it waits while it goes on taking,
 however slowly. One that stands still is not waited for. When more than OVERRUN_BYTES wait for it,
 they are let go of: when it goes on it is given what is kept of them, or told that there is a gap.
 """

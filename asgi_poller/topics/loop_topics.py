@@ -75,7 +75,7 @@ class LoopTopics:
         slow: str = DROP,
     ) -> Subscribed:
         """Deliver to `target` what is published to `topic` from now on, and before that what was
-        since the id `since`. Once more for the same topic begins anew. Raises ValueError and
+        since the id `since`. Once more for the same topic begins again. Raises ValueError and
         TopicsUnavailable.
         """
         checked_topic(topic)
@@ -281,7 +281,7 @@ class LoopTopics:
             self._say_subscribed(subscription, log.name, missed)
 
     async def _greet(self, log: TopicLog, subscription: Subscription, missed: Missed) -> None:
-        """Tell the subscriber what it missed, as fast as its peer reads. Whoever gives up waiting
+        """Tell the subscriber what it missed, as fast as its peer reads. Who gives up waiting
         is not subscribed.
         """
         kind, target = subscription.kind, subscription.target

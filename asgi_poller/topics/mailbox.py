@@ -26,7 +26,7 @@ def through(mailbox: socket.socket) -> Callable[[], socket.socket]:
         with theirs:
             try:
                 socket.send_fds(mailbox, [_LETTER], [theirs.fileno()], socket.MSG_DONTWAIT)
-            except BaseException:
+            except BaseException:  # raised again; nobody else would close it
                 ours.close()
                 raise
         return ours
@@ -59,6 +59,6 @@ async def connected(
             await loop.create_unix_connection(make, sock=sock)
         else:  # Windows: its socket pairs are TCP
             await loop.create_connection(make, sock=sock)
-    except BaseException:
+    except BaseException:  # raised again; nobody else would close it
         sock.close()
         raise

@@ -119,7 +119,7 @@ class SendTarget:
         except Exception as error:  # each server and framework has its own
             _logger.debug("A subscriber of topics has ended: %r", error)
             self.end()
-        except BaseException:
+        except BaseException:  # raised again; the subscription ends with it
             self.end()
             raise
         finally:

@@ -130,7 +130,7 @@ class Reading:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that was missed since `since` comes; else the state is to be fetched anew."""
+        """Whether all that was missed comes; else the state is to be fetched again."""
         return all(each.is_complete for each in self.subscribed.values())
 
     async def __aenter__(self) -> Reading:
@@ -185,7 +185,7 @@ class Reading:
                     self.subscribed[name] = await topics.subscribe(
                         target, name, since=since, slow=self._slow
                     )
-        except BaseException:
+        except BaseException:  # raised again; nobody reads then
             target.end()
             raise
 

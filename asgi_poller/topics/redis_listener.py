@@ -236,7 +236,7 @@ class RedisListener:
                     while joined.held is held:
                         if not await self._catch_up_some(joined, held):
                             return
-                return  # the subscription has ended: after the next one it begins anew
+                return  # the subscription has ended: after the next one it begins again
             except TopicsUnavailable:
                 await asyncio.sleep(delay_s)
 

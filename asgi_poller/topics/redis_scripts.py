@@ -1,7 +1,7 @@
 """What Redis does for topics with a history, each in one step that no other client comes between.
 
 A topic has a stream of what is kept of it and a hash about it. The number of a publication is the
-last part of its id in the stream, and numbers have no gap: so whoever listens sees that something
+last part of its id in the stream, and numbers have no gap: so who listens sees that something
 is missing, and what was trimmed from the stream is known to be. The first part is the time in
 milliseconds, by which old ones are trimmed. The hash has
 

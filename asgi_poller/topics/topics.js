@@ -1,5 +1,5 @@
 // Topics in the browser: subscribe, publish, and go on after a lost connection where it was lost. No message is missing
-// and none comes twice; where too much was missed, onGap() has to fetch the state anew. docs/topics.md: In the browser.
+// and none comes twice; where too much was missed, onGap() has to fetch the state again. docs/topics.md: In the browser.
 const LONGEST_MS = 30_000; // between two attempts
 const STABLE_MS = 10_000; // a connection that lasted so long was a good one
 const BEAT_MS = 30_000; // who hears nothing for so long asks; without an answer for so long the connection is dead

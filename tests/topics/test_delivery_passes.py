@@ -77,7 +77,7 @@ def test_who_comes_and_goes_during_a_pass(site: Served) -> None:
         for at in (3, CROWD - 3):
             sessions[at]._port.abort()
         target = sessions[CROWD - 4].topic_target
-        await site.topics.subscribe(target, "a")  # anew: from now on
+        await site.topics.subscribe(target, "a")  # once more: from now on
         await site.topics.publish("a", TEXT, "two")
 
     with contextlib.ExitStack() as stack:
