@@ -34,6 +34,9 @@ class RedisServer:
             "redis-server",
             *(listen if tls else ("--port", str(self.port))),
             *("--bind", "127.0.0.1", "--dir", str(directory), "--save", "", "--appendonly", "yes"),
+            # with everysec it answers before it writes while an fsync is under way: a killed one
+            # would have forgotten that, and subscribers would be told of a gap
+            *("--appendfsync", "always"),
             *options,
         ]
         self.process: Process | None = None
