@@ -62,9 +62,9 @@ class Figures:
         )
 
 
-# Of docs/performance.md, whose tables are of other runs: fan-out, compiled build; "CPU of idle
+# Of docs/topics.md, "What it costs", compiled build. Then of docs/performance.md: "CPU of idle
 # WebSockets" at 100,000; opening, compiled build; "a million", memory in all less clients and ours.
-DELIVERY_US = 7.99
+DELIVERY_US = 9.54
 IDLE_US = 0.92
 OPEN_US = 68.2
 KERNEL_BYTES = 3_400
