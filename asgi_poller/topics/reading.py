@@ -99,7 +99,7 @@ class ReaderTarget:
             raise self._error
         taken = list(self._items)
         self._items.clear()
-        self._takes_all = True  # each topic has its turn
+        self._takes_all = True  # one topic after the other
         try:
             self._topics.resume(self)
         finally:
