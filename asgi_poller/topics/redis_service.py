@@ -165,6 +165,10 @@ class _Cluster:
                 answers.append(await self._client.execute_command(*command))
             except LOST:
                 raise
+            except AttributeError:
+                # after "the cluster is down" the library closes all its connections, and one
+                # on which another command is being written then has no stream any more
+                raise ServiceLost("a connection to a server of the Cluster was closed") from None
             except RedisError as error:
                 answers.append(error)
         return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,8 +14,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import redis.asyncio
 import trustme
 
+from asgi_poller.topics.outbox import ServiceLost
+from asgi_poller.topics.redis_service import service_of
 from tests.support.command import run_python, started
 from tests.support.processes import ROOT, free_port
 from tests.support.server import Served, Site
@@ -340,6 +344,30 @@ def test_a_cluster_has_each_topic_on_one_server(tmp_path: Path, options: dict[st
                     if options:  # without a history, who listens again a moment later misses it
                         here.has([topic, "again"])
                         there.has([topic, "again"])
+
+
+def test_a_connection_of_a_cluster_that_closes_under_a_command_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library closes all of them when a server says that the Cluster is down."""
+
+    async def close(connection: Any) -> None:
+        await connection.disconnect(nowait=True)
+
+    async def run(url: str) -> None:
+        service = service_of(url)
+        try:
+            assert await service.run([[("SET", "key", 1)]]) == [[True]]
+            with monkeypatch.context() as patch:
+                patch.setattr(redis.asyncio.Connection, "check_health", close)  # as another task
+                with pytest.raises(ServiceLost, match="a server of the Cluster was closed"):
+                    await service.run([[("SET", "key", 2)]])
+            assert await service.run([[("GET", "key")]]) == [[b"1"]]
+        finally:
+            await service.close()
+
+    with redis_cluster(tmp_path) as nodes:
+        asyncio.run(run(nodes[0].url.replace("redis://", "redis+cluster://")))
 
 
 def test_workers_share_one_hub_whose_death_loses_nothing(server: RedisServer) -> None:
