@@ -17,6 +17,7 @@ from asgi_poller.errors import ConfigError
 from asgi_poller.settings import sources
 from asgi_poller.settings.application import Application, Logging
 from asgi_poller.settings.edge import Proxies, Tls
+from asgi_poller.settings.http2 import Http2
 from asgi_poller.settings.listening import Admission, Listening, Pollers
 from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.process import Lifetime, Processes, Reload
@@ -45,6 +46,7 @@ class Config(
     Lifetime,
     Reload,
     Http,
+    Http2,
     WebSockets,
     Proxies,
     Tls,

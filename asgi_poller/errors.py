@@ -4,6 +4,7 @@
     ├── PeerFault                 the other side broke a rule: it is answered; no failure of ours
     │   ├── HttpFault             answered with an HTTP status (RFC 9110, 15)
     │   ├── WebSocketFault        answered with a close code (RFC 6455, 7.4.1)
+    │   ├── Http2Fault            answered with GOAWAY (RFC 9113, 5.4.1)
     │   └── ProxyProtocolFault    a malformed or forbidden PROXY header: the connection is closed
     ├── ApplicationFault          the application broke the ASGI specification: a RuntimeError
     ├── ClientDisconnected        send() after the peer has left: an OSError, as ASGI wants it
@@ -62,6 +63,18 @@ class WebSocketFault(PeerFault):
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+
+
+class Http2Fault(PeerFault):
+    """What ends an HTTP/2 connection with error `code` (RFC 9113, 7); `reason` is safe to show the
+    peer. `name` is what it is counted under (one of metrics.refusals.REFUSALS; None: not at all).
+    """
+
+    def __init__(self, code: int, reason: str, *, name: str | None = None) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.name = name
 
 
 class ProxyProtocolFault(PeerFault):

@@ -18,10 +18,13 @@ import ssl
 
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
+from asgi_poller.settings.http2 import is_http2_spoken
 
 HANDSHAKE_RECORD = (
     0x16  # RFC 8446, 5.1: ContentType handshake, the first byte of every TLS connection
 )
+
+HTTP2 = "h2"  # in ALPN (RFC 9113, 3.2)
 
 # The answer to a client that speaks HTTP to a TLS port, as nginx gives it; then it is closed.
 PLAINTEXT_REFUSAL = (
@@ -127,9 +130,16 @@ def build_context(config: Config) -> ServerContext:
             problem = f"OpenSSL knows no cipher in {config.ssl_ciphers!r}"
             raise ConfigError("--ssl-ciphers", problem) from error
     context.cipher_ids = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
-    if config.ssl_alpn:
-        context.set_alpn_protocols(list(config.ssl_alpn))
+    context.set_alpn_protocols(_alpn(config))
     return context
+
+
+def _alpn(config: Config) -> list[str]:
+    """Protocols, the preferred first (RFC 7301)."""
+    if config.ssl_alpn:
+        return list(config.ssl_alpn)
+    spoken = [HTTP2] if is_http2_spoken(config.http) else []
+    return spoken if config.http == "2" else [*spoken, "http/1.1"]
 
 
 def _new_context(version: int) -> ServerContext:

@@ -25,7 +25,28 @@ def error_response(
 
     It carries Date, which 4xx need (RFC 9110, 6.6.1), and with 429 and 503 Retry-After.
     """
+    fields = _fields(status, extra, retry_after_s)
+    return simple_response(status, detail, fields, head_only=head_only)
+
+
+def error_fields(
+    status: int, detail: str, extra: Iterable[tuple[bytes, bytes]] = ()
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The same for HTTP/2: its fields, and its body."""
+    body = detail.encode("ascii", "replace")
+    fields = [
+        (b":status", b"%d" % status),
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        *_fields(status, extra, RETRY_AFTER_S),
+    ]
+    return fields, body
+
+
+def _fields(
+    status: int, extra: Iterable[tuple[bytes, bytes]], retry_after_s: int
+) -> list[tuple[bytes, bytes]]:
     fields = [(b"date", formatdate(time.time(), usegmt=True).encode()), *extra]
     if status in _TRY_AGAIN:
         fields.append((b"retry-after", b"%d" % retry_after_s))
-    return simple_response(status, detail, fields, head_only=head_only)
+    return fields

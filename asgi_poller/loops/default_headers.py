@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from email.utils import formatdate
 
 _DATE = b"date"
@@ -44,11 +44,15 @@ class DefaultHeaders:
             self._encoded = self._encode({})
         return self._encoded
 
-    def _encode(self, given: Mapping[bytes, bytes]) -> bytes:
+    def fields(self, given: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+        """The same as fields, for versions of HTTP that have no lines."""
         fields = []
         if self._has_date and _DATE not in given:
             fields.append((_DATE, formatdate(usegmt=True).encode()))
         if self._server is not None and _SERVER not in given:
             fields.append((_SERVER, self._server))
         fields += self._others
-        return b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+        return fields
+
+    def _encode(self, given: Collection[bytes]) -> bytes:
+        return b"".join(name + b": " + value + b"\r\n" for name, value in self.fields(given))

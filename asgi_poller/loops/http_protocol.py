@@ -18,6 +18,7 @@ from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER
 from asgi_poller.loops.upgrade import upgrade
 from asgi_poller.protocols.http1.parser import END, RequestEvent, RequestHead, RequestParser
+from asgi_poller.protocols.http2.frames import PREFACE
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -93,11 +94,16 @@ class HttpProtocol:
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
-        if self._phase is ENDING:
+        phase = self._phase
+        if phase is ENDING:
             return
-        if self._phase is UPGRADING:
+        if phase is UPGRADING:
             parser.leftover = (parser.leftover or b"") + data
             return
+        if phase is SILENT and self._server.http2_limits is not None:
+            data = self._look_for_http2(data)
+            if not data:
+                return
         try:
             events = parser.receive(data)
         except HttpFault as fault:
@@ -110,6 +116,25 @@ class HttpProtocol:
         elif parser.is_mid_head and self._phase in (IDLE, SILENT):
             self._phase = HEAD
             self._set_deadline(self._server.config.timeout_request_header)
+
+    def _look_for_http2(self, data: bytes) -> bytes:
+        """A client with prior knowledge sends HTTP/2's preface (RFC 9113, 3.3). What is to be read
+        as HTTP/1.1; nothing while it may still become one or the other.
+        """
+        data, self._early = self._early + data, b""
+        if data.startswith(PREFACE):
+            from asgi_poller.loops.http2_protocol import Http2Protocol
+
+            self._server.wheel.cancel(self)
+            self._leave()
+            Http2Protocol(self._server, self._peer, data).take_over(self, self._transport)
+            return b""
+        if not PREFACE.startswith(data):
+            return data
+        if not self._early:
+            self._set_deadline(self._server.config.timeout_request_header)
+        self._early = data
+        return b""
 
     def eof_received(self) -> bool:
         """The peer sends no more. As uvicorn, take it for the end (RFC 9112, 9.6: it may wait)."""

@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.error_response import error_response
@@ -35,8 +35,11 @@ from asgi_poller.loops.loop_meter import LoopMeter
 from asgi_poller.loops.preread import Refused, peek, read_proxy_header
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.protocols.proxy_protocol import Parsed
-from asgi_poller.tls import PLAINTEXT_REFUSAL, TlsContext, is_plaintext
+from asgi_poller.tls import HTTP2, PLAINTEXT_REFUSAL, TlsContext, is_plaintext
 from asgi_poller.topics.loop_topics import MakeLink
+
+if TYPE_CHECKING:
+    from asgi_poller.loops.http2_protocol import Http2Protocol
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -191,11 +194,23 @@ class LoopServer:
             self.state.hold_ticket(connection, accepted.ticket)
         return connection
 
+    def _secure_connection(
+        self, accepted: Accepted, peer: Peer, alpn: str | None
+    ) -> HttpProtocol | Http2Protocol:
+        if alpn != HTTP2 or self.state.http2_limits is None:
+            return self._connection(accepted, peer)
+        from asgi_poller.loops.http2_protocol import Http2Protocol
+
+        connection = Http2Protocol(self.state, peer)
+        if accepted.ticket >= 0:
+            self.state.hold_ticket(connection, accepted.ticket)
+        return connection
+
     async def _connect_tls(
         self, sock: socket.socket, accepted: Accepted, peer: Peer, tls: TlsContext
     ) -> None:
         first, ticket = b"", accepted.ticket
-        chosen = AfterTls(lambda _: self._connection(accepted, peer))
+        chosen = AfterTls(lambda alpn: self._secure_connection(accepted, peer, alpn))
         try:
             async with asyncio.timeout(self.state.config.timeout_first_octet):
                 first = await peek(self.loop, sock, 1)

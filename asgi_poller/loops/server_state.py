@@ -26,6 +26,7 @@ from asgi_poller.config import Config
 from asgi_poller.errors import EXIT_NOTE, HttpFault
 from asgi_poller.loops.default_headers import DefaultHeaders
 from asgi_poller.loops.drain_counts import DrainCounts
+from asgi_poller.loops.http2_limits import http2_limits
 from asgi_poller.loops.request_filter import head_limits, request_filter
 from asgi_poller.loops.timer_wheel import TimerWheel
 from asgi_poller.loops.websocket_timeouts import WebSocketTicks
@@ -101,6 +102,8 @@ class ServerState:
         self.config = config
         self._head_limits = head_limits(config)
         self._has_websockets = config.ws != "none"
+        #: What HTTP/2 connections are held to; None where HTTP/2 is not spoken.
+        self.http2_limits = http2_limits(config)
         self.first_octet_ticks = self.wheel.ticks(config.timeout_first_octet)
         self.keep_alive_ticks = self.wheel.ticks(config.timeout_keep_alive)
         self.websocket_ticks = WebSocketTicks(config)
@@ -188,10 +191,14 @@ class ServerState:
             connection.shutdown()
 
     def connection_changed(self, old: Connection, new: Connection) -> None:
-        """An upgrade: the same socket in other hands."""
+        """An upgrade to a WebSocket: the same socket in other hands."""
+        self._websocket_count += 1
+        self.connection_replaced(old, new)
+
+    def connection_replaced(self, old: Connection, new: Connection) -> None:
+        """The same socket in other hands."""
         self.connections.discard(old)
         self.connections.add(new)
-        self._websocket_count += 1
         if self._tickets and old in self._tickets:
             self._tickets[new] = self._tickets.pop(old)
 

@@ -113,9 +113,9 @@ class Tls:
         uvicorn="same",
     )
     ssl_alpn: tuple[str, ...] = option(
-        ("http/1.1",),
+        (),
         texts("NAME", one=_check_alpn, commas=True),
-        "Protocols offered by ALPN, the preferred first.",
+        "Protocols offered by ALPN, the preferred first, instead of those that --http means.",
     )
     ssl_handshake_timeout: float = option(
         10.0,

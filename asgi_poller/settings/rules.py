@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from asgi_poller.errors import ConfigError
+from asgi_poller.settings.http2 import is_http2_spoken
 from asgi_poller.settings.table import SETTINGS
 
 #: What --forwarded-allow-ips takes besides addresses and networks; nothing between two commas.
@@ -31,6 +32,7 @@ def apply_rules(app: object, values: Values) -> list[str]:
     if values["workers"] == "auto":
         values["workers"] = cpu_count()
     _check_app(app, values)
+    _check_http(values)
     _check_tls(values)
     _check_monitoring(values)
     return [
@@ -57,6 +59,11 @@ def _check_app(app: object, values: Values) -> None:
     # A forked worker inherits the object; any other must import it.
     if values["workers"] > 1 and not values["preload"]:
         raise ConfigError("--workers", f"{reason} (or preload=True)")
+
+
+def _check_http(values: Values) -> None:
+    if values["http"] == "2" and not is_http2_spoken("2"):
+        raise ConfigError("--http", "2 needs h2: pip install 'asgi-poller[http2]'")
 
 
 def _check_tls(values: Values) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from asgi_poller.errors import ConfigError
 from asgi_poller.settings.application import Application, Logging
 from asgi_poller.settings.edge import Proxies, Tls
+from asgi_poller.settings.http2 import Http2
 from asgi_poller.settings.listening import Admission, Listening, Pollers
 from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.option import Option, options_of
@@ -25,6 +26,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("Workers and event loops", Processes),
     ("Lifetime", Lifetime),
     ("HTTP", Http),
+    ("HTTP/2", Http2),
     ("WebSockets", WebSockets),
     ("Admission", Admission),
     ("Proxies", Proxies),

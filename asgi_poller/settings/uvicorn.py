@@ -23,13 +23,9 @@ class UvicornOptions:
 
     __slots__ = ()
 
-    http: str = option(
-        "auto",
-        choice("auto", "httptools", also=("h11", "zttp")),
-        "HTTP parser: httptools is the only one.",
-        uvicorn="same",
+    http2: bool | None = option(
+        None, optional(flag()), "The same as --http auto; --no-http2 as --http 1.", uvicorn="off"
     )
-    http2: bool = option(False, flag(), "HTTP/2: not served.", uvicorn="same")
     interface: str = option(
         "auto",
         choice("auto", "asgi3", also=("asgi2", "wsgi")),
@@ -83,18 +79,17 @@ def translate(given: Given) -> list[str]:
 
 
 def _http(given: Given) -> list[str]:
-    if given["http"] not in ("auto", "httptools"):
+    if given["http"] in ("h11", "zttp"):
         raise ConfigError(
             "--http", f"{given['http']} is not used here: leave it out (httptools parses)"
         )
+    if given["http"] == "httptools":
+        given["http"] = "1"
     return []
 
 
 def _http2(given: Given) -> list[str]:
-    if given["http2"]:
-        raise ConfigError(
-            "--http2", "is not served: leave it out, and let a proxy in front speak HTTP/2"
-        )
+    given.setdefault("http", "auto" if given["http2"] else "1")
     return []
 
 

@@ -70,8 +70,7 @@ def test_loop_none() -> None:
     ("options", "message"),
     [
         ({"http": "h11"}, "--http: h11 is not used here: leave it out"),
-        ({"http": object}, "--http: must be one of auto, httptools"),
-        ({"http2": True}, "--http2: is not served"),
+        ({"http": object}, "--http: must be one of auto, 1, 2"),
         ({"interface": "asgi2"}, "guarantee_single_callable"),
         ({"interface": "wsgi"}, "a2wsgi"),
         ({"loop": "my:loop"}, "--loop: must be one of"),
@@ -89,7 +88,8 @@ def test_what_cannot_be_honoured_is_refused(options: dict[str, Any], message: st
 
 def test_accepted_without_effect() -> None:
     config = Config("main:app", http="httptools", http2=False, interface="asgi3", timeout_notify=5)
-    assert config == Config("main:app")
+    assert config == Config("main:app", http="1")
+    assert Config("main:app", http2=True) == Config("main:app")
 
 
 def test_the_head_s_size() -> None:

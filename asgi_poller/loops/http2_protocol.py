@@ -1,0 +1,396 @@
+"""An asyncio protocol between the transport of one HTTP/2 client and its streams (RFC 9113)."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from asgi_poller.asgi.refusal_log import note_refusal
+from asgi_poller.asgi.scope import Peer
+from asgi_poller.errors import Http2Fault
+from asgi_poller.loops.http2_stream import Http2Stream
+from asgi_poller.loops.lingering_close import LingeringClose
+from asgi_poller.loops.server_state import Connection, ServerState
+from asgi_poller.loops.timer_wheel import NEVER
+from asgi_poller.protocols.http2.connection import Http2Connection
+from asgi_poller.protocols.http2.events import (
+    BodyEnded,
+    BodyReceived,
+    Event,
+    PeerLeaves,
+    PingAnswered,
+    RequestReceived,
+    RequestRefused,
+    StreamReset,
+    WindowOpened,
+)
+from asgi_poller.protocols.http2.frames import NO_ERROR
+
+_log = logging.getLogger("asgi_poller.error")
+
+_LAST_REQUEST_S: Final = 1.0  # while draining: for requests that are on their way
+_FLUSH_BYTES: Final = 65536  # above this is written without waiting for the end of the turn
+
+
+class Stream(Protocol):
+    """A request or a WebSocket on this connection."""
+
+    def feed(self, data: bytes, window_bytes: int) -> None: ...
+
+    def feed_end(self) -> None: ...
+
+    def pump(self, pieces: int) -> bool: ...
+
+    def was_reset(self) -> None: ...
+
+
+class Http2Protocol:
+    """One client, with any number of streams. An asyncio.Protocol by its methods, as HttpProtocol
+    is. Owned by the loop's thread.
+
+    What its streams say in one turn of the loop is written at the end of it, in one write.
+    """
+
+    is_websocket = False
+    __slots__ = (
+        "_early",
+        "_end_at",
+        "_is_draining",
+        "_is_ending",
+        "_is_flushing",
+        "_is_leaving",
+        "_ping_at",
+        "_pong_by",
+        "_streams",
+        "_transport",
+        "_unsent_bytes",
+        "_unwritten_bytes",
+        "_write_by",
+        "http2",
+        "is_choked",
+        "peer",
+        "server",
+        "timer_tick",
+    )
+    _transport: asyncio.Transport  # from connection_made on
+
+    def __init__(self, server: ServerState, peer: Peer, early: bytes = b"") -> None:
+        self.server = server
+        self.peer = peer
+        limits = server.http2_limits
+        assert limits is not None  # HTTP/2 is spoken
+        self.http2 = Http2Connection(limits)
+        self._early = early  # what has been read already
+        self._streams: dict[int, Stream] = {}
+        self._is_flushing = False  # the end of this turn is on its way
+        self._unwritten_bytes = 0  # about so many, in this turn
+        self._is_leaving = False  # the peer begins no more streams
+        self._is_draining = False  # nor do we take any
+        self._is_ending = False  # nothing is read as HTTP/2 any more
+        self.is_choked = False
+        self._unsent_bytes = 0  # when it was last looked whether the peer reads
+        self._end_at = NEVER  # of what the connection waits for: a whole frame, a request
+        self._ping_at = NEVER
+        self._pong_by = NEVER
+        self._write_by = NEVER
+        self.timer_tick = NEVER
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        server = self.server
+        self._transport = transport  # type: ignore[assignment]  # typed as its base
+        server.connection_made(self)
+        if self.peer.scheme == "https":
+            server.note_tls(self.peer, transport)
+        self._begin(server.first_octet_ticks)
+
+    def take_over(self, old: Connection, transport: asyncio.Transport) -> None:
+        """Go on with a connection whose first bytes were those of HTTP/2."""
+        self._transport = transport
+        self.server.connection_replaced(old, self)
+        transport.set_protocol(self)  # type: ignore[arg-type]  # it has the methods
+        self._begin(self.server.wheel.ticks(self.server.config.timeout_request_header))
+
+    def _begin(self, ticks: int) -> None:
+        wheel = self.server.wheel
+        self._set_end(wheel.now() + ticks)
+        interval_s = self.server.config.http2_keep_alive_interval
+        if interval_s is not None:
+            self._ping_at = wheel.after(interval_s)
+            wheel.schedule(self, self._ping_at)
+        self.wrote(0)
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_ending:
+            return
+        http2 = self.http2
+        fault = None
+        try:
+            events = http2.receive(data, time.monotonic())
+        except Http2Fault as error:
+            events, fault = http2.events, error
+        if self._pong_by:
+            self._pong_by = NEVER  # any byte is a proof of life
+        for event in events:
+            if self._is_ending:
+                break
+            _HANDLERS[type(event)](self, event)
+        if fault is not None:
+            self._break(fault)
+            return
+        self.wrote(0)
+        self._await_request()
+
+    def eof_received(self) -> bool:
+        self._flush()
+        return False
+
+    def pause_writing(self) -> None:
+        self.is_choked = True
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self.is_choked = False
+        self._write_by = NEVER
+        self._pump()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.server.wheel.cancel(self)
+        self._is_ending = True
+        streams, self._streams = self._streams, {}
+        try:
+            for stream in streams.values():
+                self._tell(stream)
+        finally:  # whatever happens here, the server's books are to be right
+            self.server.connection_lost(self)
+
+    def _tell(self, stream: Stream) -> None:
+        """One stream's trouble is its own."""
+        try:
+            stream.was_reset()
+        except Exception:
+            _log.exception("A stream could not be ended.")
+
+    # Events
+
+    def _on_request(self, event: Any) -> None:
+        self.peer.accepted_at = 0.0  # a WebSocket that comes after this did not wait since then
+        self._end_at = NEVER
+        stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
+        self._streams[event.stream_id] = stream
+        if event.head.upgrade:
+            stream.refuse_broken(501, "WebSockets over HTTP/2 are not supported", is_head=False)
+            return
+        stream.start(event.head)
+
+    def _on_refused(self, event: Any) -> None:
+        fault = event.fault
+        stream = Http2Stream(self, event.stream_id, is_complete=False)
+        self._streams[event.stream_id] = stream
+        stream.refuse_broken(fault.status, fault.detail, is_head=event.is_head)
+
+    def _on_body(self, event: Any) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            stream.feed(event.data, event.window_bytes)
+
+    def _on_body_end(self, event: Any) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            stream.feed_end()
+
+    def _on_reset(self, event: Any) -> None:
+        stream = self._streams.pop(event.stream_id, None)
+        if stream is not None:
+            self._tell(stream)
+
+    def _on_window(self, event: Any) -> None:
+        if event.stream_id == 0:
+            self._pump()
+        else:
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.pump(2**31)
+
+    def _on_ping_answer(self, event: Any) -> None:
+        self._pong_by = NEVER
+        if self._is_draining:  # what was on its way when we said so has come by now
+            self._say_last()
+
+    def _on_leave(self, event: Any) -> None:
+        self._is_leaving = True
+
+    # For its streams
+
+    def wrote(self, size: int) -> None:
+        """See Http2Writer."""
+        self._unwritten_bytes += size
+        if self._unwritten_bytes > _FLUSH_BYTES:
+            self._flush()
+        elif not self._is_flushing:
+            self._is_flushing = True
+            self.server.loop.call_soon(self._flush)
+
+    def stream_ended(self, stream_id: int) -> None:
+        """See Http2Owner."""
+        self._streams.pop(stream_id, None)
+        if not self._streams:
+            self._await_request()
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        self._unwritten_bytes = 0
+        if self._transport.is_closing():
+            return
+        data = self.http2.take_output()
+        if data:
+            self._transport.write(data)
+
+    def _pump(self) -> None:
+        """Give each stream that waits its turn, a piece at a time."""
+        is_moving = True
+        while is_moving and not self.is_choked:
+            is_moving = False
+            for stream in list(self._streams.values()):
+                is_moving = stream.pump(1) or is_moving
+
+    # Deadlines
+
+    def _set_end(self, tick: int) -> None:
+        self._end_at = tick
+        self.server.wheel.schedule(self, tick)
+
+    def _await_request(self) -> None:
+        """Where no stream is open: wait for the next, or for the rest of a frame."""
+        if self._streams or self._is_ending:
+            return
+        config, wheel = self.server.config, self.server.wheel
+        if self._is_draining:
+            if self.http2.is_leaving:
+                self._end(linger=False)
+            return
+        if self._is_leaving:
+            self._say_last()
+            return
+        if self.http2.is_mid_frame:
+            if not self._end_at:
+                self._set_end(wheel.after(config.timeout_request_header))
+        elif self.http2.has_settings:
+            self._set_end(wheel.after(config.timeout_keep_alive))
+
+    def on_timer(self, tick: int) -> int:
+        if self._write_by and tick >= self._write_by and not self._is_read_on():
+            return NEVER
+        if self._is_ending:
+            return self._write_by
+        if self._pong_by and tick >= self._pong_by:
+            _log.info("Cut off %s: it answers no PING.", self.peer.client)
+            self.abort()
+            return NEVER
+        if self._ping_at and tick >= self._ping_at:
+            self._ping()
+        if self._end_at and tick >= self._end_at:
+            self._end_at = NEVER
+            if self._is_draining or not self._streams:
+                self._say_last()
+        ticks = (self._end_at, self._ping_at, self._pong_by, self._write_by)
+        return NEVER if self._is_ending else min((each for each in ticks if each), default=NEVER)
+
+    def _ping(self) -> None:
+        config, wheel = self.server.config, self.server.wheel
+        self._ping_at = wheel.after(config.http2_keep_alive_interval or 0)
+        self._pong_by = self._pong_by or wheel.after(config.http2_keep_alive_timeout)
+        self.http2.ping()
+        self.wrote(0)
+
+    def _watch_writing(self) -> None:
+        """See that what waits to be written goes on its way: else the peer will never read it."""
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        limit_s = self.server.config.timeout_write
+        self._write_by = NEVER
+        if self._unsent_bytes and limit_s is not None:
+            self._write_by = self.server.wheel.after(limit_s)
+            self.server.wheel.schedule(self, self._write_by)
+
+    def _is_read_on(self) -> bool:
+        before = self._unsent_bytes
+        self._watch_writing()
+        if self._unsent_bytes and self._unsent_bytes >= before:
+            _log.info("Cut off %s: it reads no response (--timeout-write).", self.peer.client)
+            self.abort()
+            return False
+        return True
+
+    # The end
+
+    def shutdown(self) -> None:
+        """The server stops: what is on its way is served for a moment, then only the streams that
+        are open (RFC 9113, 6.8).
+        """
+        if self._is_draining or self._is_ending:
+            return
+        self._is_draining = True
+        self.http2.warn_of_end()
+        self.http2.ping()
+        self.wrote(0)
+        self._set_end(self.server.wheel.after(_LAST_REQUEST_S))
+
+    def abort(self) -> None:
+        try:
+            self._flush()
+        finally:
+            self._transport.abort()
+
+    def _say_last(self) -> None:
+        """No further stream; the connection ends with those that are open."""
+        self._is_draining = True
+        self.http2.go_away(NO_ERROR)
+        self.wrote(0)
+        if not self._streams:
+            self._end(linger=False)
+
+    def _break(self, fault: Http2Fault) -> None:
+        """The peer broke a rule: GOAWAY says which (RFC 9113, 5.4.1)."""
+        note_refusal(f"HTTP/2: {fault.reason}", self.peer.client)
+        self.server.counts.count_refusal(fault.name or "400")
+        self._end(linger=True)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            self._tell(stream)
+
+    def _end(self, *, linger: bool) -> None:
+        """Close once all is written."""
+        if self._is_ending:
+            return
+        self._flush()
+        self._is_ending = True
+        self._end_at = self._ping_at = self._pong_by = NEVER
+        transport = self._transport
+        if linger and not transport.is_closing():
+            self.server.wheel.cancel(self)
+            lost = functools.partial(self.connection_lost, None)
+            LingeringClose(transport, self.server.wheel, lost).start()
+        else:
+            if not transport.is_closing():
+                transport.close()
+            self._watch_writing()
+
+
+_HANDLERS: Final[dict[type[Event], Callable[[Http2Protocol, Any], None]]] = {
+    RequestReceived: Http2Protocol._on_request,
+    RequestRefused: Http2Protocol._on_refused,
+    BodyReceived: Http2Protocol._on_body,
+    BodyEnded: Http2Protocol._on_body_end,
+    StreamReset: Http2Protocol._on_reset,
+    WindowOpened: Http2Protocol._on_window,
+    PingAnswered: Http2Protocol._on_ping_answer,
+    PeerLeaves: Http2Protocol._on_leave,
+}

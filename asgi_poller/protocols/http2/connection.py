@@ -1,0 +1,359 @@
+"""One HTTP/2 connection, server side, on h2: bytes to events and back (RFC 9113).
+
+h2 has the states, HPACK and the flow control. Beside it is done here:
+
+- Frames are looked at before h2 gets them: what only costs us work is counted (`flood_guard.py`),
+  and a GOAWAY does not end the streams that are under way, which it does in h2.
+- A request that is not valid, or one stream too many, costs its stream and not its connection.
+- Windows: what is received is credited to the connection at once and to its stream when it is
+  wanted. So a request whose application does not read holds up no other, and the streams'
+  windows bound what waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from h2 import events as h2_events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+
+from asgi_poller.errors import Http2Fault, HttpFault
+from asgi_poller.protocols.http2.events import (
+    BodyEnded,
+    BodyReceived,
+    Event,
+    PeerLeaves,
+    PingAnswered,
+    RequestReceived,
+    RequestRefused,
+    StreamReset,
+    WindowOpened,
+)
+from asgi_poller.protocols.http2.flood_guard import FloodGuard
+from asgi_poller.protocols.http2.frames import (
+    CONTINUATION,
+    DEFAULT_WINDOW_BYTES,
+    ENABLE_CONNECT_PROTOCOL,
+    END_HEADERS,
+    FRAME_BYTES,
+    FRAME_SIZE_ERROR,
+    GOAWAY,
+    HEADER_BYTES,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LAST_STREAM,
+    MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_LIST_SIZE,
+    NO_ERROR,
+    PREFACE,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    goaway_frame,
+    settings_frame,
+)
+from asgi_poller.protocols.http2.limits import Http2Limits
+from asgi_poller.protocols.http2.requests import check_trailers, request_head
+
+_UNLIMITED: Final = 2**31 - 1
+_GOAWAY_BYTES: Final = 8  # at least
+_PING: Final = b"asgi-pol"
+Field = tuple[bytes, bytes]
+
+
+class Http2Connection:
+    """Feed `receive`; it returns events. What is to be written is in `take_output`.
+
+    Owned by the connection's loop. `receive` raises Http2Fault when the connection must end: the
+    GOAWAY that says so is among the output then, and nothing more may be fed.
+    """
+
+    __slots__ = (
+        "_fault",
+        "_guard",
+        "_h2",
+        "_in_headers",
+        "_is_settled",
+        "_limits",
+        "_output",
+        "_preface_bytes",
+        "_unread",
+        "events",
+        "is_leaving",
+        "last_stream",
+        "open_streams",
+    )
+
+    def __init__(self, limits: Http2Limits) -> None:
+        self._limits = limits
+        self._guard = FloodGuard()
+        self._output: list[bytes] = []  # what is not in h2's own buffer; that comes after it
+        self._unread = b""
+        self._preface_bytes = 0  # of it that have come
+        self._in_headers = False  # CONTINUATION is to follow
+        self._is_settled = False  # the peer has acknowledged our settings
+        self._fault: Http2Fault | None = None
+        self.is_leaving = False  # the last GOAWAY is sent: no further stream
+        self.events: list[Event] = []
+        self.last_stream = 0  # that was taken
+        self.open_streams: set[int] = set()  # on which something is still to be sent or received
+        self._h2 = self._make(limits)
+
+    def _make(self, limits: Http2Limits) -> H2Connection:
+        h2 = H2Connection(
+            H2Configuration(
+                client_side=False,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        given: dict[Any, int] = {
+            INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+            MAX_HEADER_LIST_SIZE: limits.head.head_bytes,
+            ENABLE_CONNECT_PROTOCOL: int(limits.websockets),
+        }
+        # Beyond its limit h2 would end the connection, and peers that have not heard of our limit
+        # yet do nothing wrong: the limit that they are told is looked after here.
+        unlimited = {**given, MAX_CONCURRENT_STREAMS: _UNLIMITED}
+        h2.local_settings = Settings(
+            client=False, initial_values={SettingCodes(code): unlimited[code] for code in unlimited}
+        )
+        h2.decoder.max_header_list_size = limits.head.head_bytes
+        h2.initiate_connection()
+        h2.clear_outbound_data_buffer()
+        self._output.append(settings_frame({MAX_CONCURRENT_STREAMS: limits.stream_count, **given}))
+        more = limits.connection_window_bytes - DEFAULT_WINDOW_BYTES
+        if more > 0:
+            h2.increment_flow_control_window(more)
+        return h2
+
+    # What comes
+
+    @property
+    def is_mid_frame(self) -> bool:
+        """Whether the preface, a frame or a header block has begun and is not complete."""
+        return bool(self._unread) or self._in_headers or self._preface_bytes < len(PREFACE)
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the peer has sent all that opens a connection (RFC 9113, 3.4)."""
+        return self._is_settled
+
+    def receive(self, data: bytes, now_s: float) -> list[Event]:
+        """The events that `data` completes; it is `now_s`, in monotonic seconds. Raises Http2Fault:
+        what was complete before is in `events` then.
+        """
+        self._guard.at(now_s)
+        found: list[Event] = []
+        self.events = found
+        if self._preface_bytes < len(PREFACE):
+            data = self._take_preface(data)
+        data = self._unread + data if self._unread else data
+        at = done = 0
+        size = len(data)
+        while size - at >= HEADER_BYTES:
+            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            if length > FRAME_BYTES:
+                self._pass(data[done:at], found)
+                self._end(Http2Fault(FRAME_SIZE_ERROR, "a frame is too large"))
+            end = at + HEADER_BYTES + length
+            if end > size:
+                break
+            kind, flags = data[at + 3], data[at + 4]
+            fault = self._guard.frame(kind, flags, length)
+            if fault is not None:
+                self._pass(data[done:at], found)
+                self._end(fault)
+            if kind in (HEADERS, CONTINUATION):
+                self._in_headers = not flags & END_HEADERS
+            elif kind == GOAWAY and self._is_goaway(data, at, length):
+                self._pass(data[done:at], found)
+                found.append(PeerLeaves())
+                done = end
+            at = end
+        self._unread = data[at:]
+        self._pass(data[done:at], found)
+        return found
+
+    def _take_preface(self, data: bytes) -> bytes:
+        begun = self._preface_bytes
+        part = data[: len(PREFACE) - begun]
+        if part != PREFACE[begun : begun + len(part)]:
+            self._end(Http2Fault(PROTOCOL_ERROR, "this is not HTTP/2"))
+        self._preface_bytes += len(part)
+        self._h2.receive_data(part)
+        return data[len(part) :]
+
+    def _is_goaway(self, data: bytes, at: int, length: int) -> bool:
+        """Whether it is one that a peer may send now; else h2 says what is wrong with it."""
+        is_of_connection = not any(data[at + 5 : at + 9])
+        return is_of_connection and length >= _GOAWAY_BYTES and not self._in_headers
+
+    def _pass(self, frames: bytes, found: list[Event]) -> None:
+        """Give whole frames to h2."""
+        if not frames:
+            return
+        try:
+            for event in self._h2.receive_data(frames):
+                handler = _HANDLERS.get(type(event))
+                if handler is not None:
+                    handler(self, event, found)
+        except ProtocolError as error:
+            self._take_from_h2()
+            self._fault = Http2Fault(int(error.error_code), str(error) or "protocol error")
+            raise self._fault from error
+        fault = self._guard.resets(self._h2_output())
+        if fault is not None:
+            self._end(fault)
+
+    def _end(self, fault: Http2Fault) -> None:
+        """The connection ends, for the peer's fault."""
+        self.go_away(fault.code, fault.reason)
+        self._fault = fault
+        raise fault
+
+    def _on_request(self, event: Any, found: list[Event]) -> None:
+        stream_id: int = event.stream_id
+        is_complete = event.stream_ended is not None
+        if self.is_leaving or len(self.open_streams) >= self._limits.stream_count:
+            self._h2.reset_stream(stream_id, REFUSED_STREAM)
+            fault = self._guard.refused()
+            if fault is not None:
+                self._end(fault)
+            return
+        self.last_stream = stream_id
+        self.open_streams.add(stream_id)
+        try:
+            head = request_head(
+                event.headers,
+                self._limits.head,
+                is_complete=is_complete,
+                websockets=self._limits.websockets,
+            )
+        except HttpFault as fault:
+            is_head = (b":method", b"HEAD") in event.headers
+            found.append(RequestRefused(stream_id, fault, is_head))
+            return
+        found.append(RequestReceived(stream_id, head, is_complete))
+
+    def _on_data(self, event: Any, found: list[Event]) -> None:
+        used: int = event.flow_controlled_length
+        if used:
+            self._h2.increment_flow_control_window(used)
+        if event.stream_id not in self.open_streams:
+            return
+        if event.data:
+            self._guard.received(len(event.data))
+            found.append(BodyReceived(event.stream_id, bytes(event.data), used))
+        elif used and event.stream_ended is None:
+            self.credit(event.stream_id, used)  # padding alone
+
+    def _on_end(self, event: Any, found: list[Event]) -> None:
+        if event.stream_id in self.open_streams:
+            found.append(BodyEnded(event.stream_id))
+
+    def _on_trailers(self, event: Any, found: list[Event]) -> None:
+        try:
+            check_trailers(event.headers)
+        except HttpFault:
+            if event.stream_id in self.open_streams:
+                self.reset(event.stream_id, PROTOCOL_ERROR)
+                found.append(StreamReset(event.stream_id, PROTOCOL_ERROR))
+
+    def _on_reset(self, event: Any, found: list[Event]) -> None:
+        if event.stream_id in self.open_streams:
+            self.open_streams.discard(event.stream_id)
+            found.append(StreamReset(event.stream_id, int(event.error_code)))
+
+    def _on_window(self, event: Any, found: list[Event]) -> None:
+        found.append(WindowOpened(event.stream_id))
+
+    def _on_settings(self, event: Any, found: list[Event]) -> None:
+        self._is_settled = True
+        found.append(WindowOpened(0))  # the initial window may be larger now
+
+    def _on_ping_answer(self, event: Any, found: list[Event]) -> None:
+        found.append(PingAnswered())
+
+    # What is sent
+
+    def take_output(self) -> bytes:
+        """What is to be written now."""
+        self._take_from_h2()
+        output, self._output = self._output, []
+        return output[0] if len(output) == 1 else b"".join(output)
+
+    def _h2_output(self) -> bytes:
+        """What h2 wants to send since it was last looked at."""
+        data = self._h2.data_to_send()
+        if data:
+            self._output.append(data)
+        return data
+
+    def _take_from_h2(self) -> None:
+        self._h2_output()
+
+    def send_head(self, stream_id: int, fields: Iterable[Field], *, is_last: bool) -> None:
+        """A response's head (also an interim one) or its trailers. `is_last`: nothing follows."""
+        self._h2.send_headers(stream_id, fields, end_stream=is_last)
+
+    def room(self, stream_id: int) -> int:
+        """Bytes of a body that may be sent now on a stream, in one piece."""
+        window: int = self._h2.local_flow_control_window(stream_id)
+        return min(window, self._h2.max_outbound_frame_size, FRAME_BYTES)
+
+    def send_body(self, stream_id: int, data: bytes, *, is_last: bool) -> None:
+        """A piece of a body, for which there must be room."""
+        self._h2.send_data(stream_id, data, end_stream=is_last)
+        self._guard.sent()
+
+    def credit(self, stream_id: int, window_bytes: int) -> None:
+        """The stream's peer may send so many bytes more."""
+        stream = self._h2.streams.get(stream_id)
+        if stream is not None and stream.open:
+            self._h2.increment_flow_control_window(window_bytes, stream_id)
+
+    def close_stream(self, stream_id: int) -> None:
+        """Both sides have said all on it."""
+        self.open_streams.discard(stream_id)
+        self._guard.served()
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """End a stream before its end (RFC 9113, 6.4)."""
+        if stream_id in self.open_streams:
+            self.open_streams.discard(stream_id)
+            self._h2.reset_stream(stream_id, code)
+
+    def ping(self) -> None:
+        """PING (RFC 9113, 6.7)."""
+        self._h2.ping(_PING)
+
+    def warn_of_end(self) -> None:
+        """The connection will end; what is on its way is still taken (RFC 9113, 6.8)."""
+        self._take_from_h2()
+        self._output.append(goaway_frame(LAST_STREAM, NO_ERROR))
+
+    def go_away(self, code: int, reason: str = "") -> None:
+        """No further stream is taken. Once: what is said again is not sent."""
+        if self.is_leaving:
+            return
+        self.is_leaving = True
+        self._take_from_h2()
+        self._output.append(goaway_frame(self.last_stream, code, reason.encode("ascii", "replace")))
+
+
+_HANDLERS: Final[dict[type, Callable[[Http2Connection, Any, list[Event]], None]]] = {
+    h2_events.RequestReceived: Http2Connection._on_request,
+    h2_events.DataReceived: Http2Connection._on_data,
+    h2_events.StreamEnded: Http2Connection._on_end,
+    h2_events.TrailersReceived: Http2Connection._on_trailers,
+    h2_events.StreamReset: Http2Connection._on_reset,
+    h2_events.WindowUpdated: Http2Connection._on_window,
+    h2_events.RemoteSettingsChanged: Http2Connection._on_settings,
+    h2_events.PingAckReceived: Http2Connection._on_ping_answer,
+}

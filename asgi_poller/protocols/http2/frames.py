@@ -1,0 +1,70 @@
+"""What of HTTP/2's frames is needed beside h2: kinds, flags, error codes and headers (RFC 9113,
+4.1, 6 and 7).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
+HEADER_BYTES: Final = 9
+#: A frame's payload, in both directions: SETTINGS_MAX_FRAME_SIZE stays what it is at first.
+FRAME_BYTES: Final = 16384
+
+# Kinds (RFC 9113, 6)
+DATA: Final = 0x0
+HEADERS: Final = 0x1
+PRIORITY: Final = 0x2
+RST_STREAM: Final = 0x3
+SETTINGS: Final = 0x4
+PUSH_PROMISE: Final = 0x5
+PING: Final = 0x6
+GOAWAY: Final = 0x7
+WINDOW_UPDATE: Final = 0x8
+CONTINUATION: Final = 0x9
+
+# Flags
+END_STREAM: Final = 0x1  # and of SETTINGS and PING: ACK
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+
+# Settings (RFC 9113, 6.5.2; RFC 8441, 3)
+MAX_CONCURRENT_STREAMS: Final = 0x3
+INITIAL_WINDOW_SIZE: Final = 0x4
+MAX_HEADER_LIST_SIZE: Final = 0x6
+ENABLE_CONNECT_PROTOCOL: Final = 0x8
+
+# Error codes (RFC 9113, 7)
+NO_ERROR: Final = 0x0
+PROTOCOL_ERROR: Final = 0x1
+INTERNAL_ERROR: Final = 0x2
+FLOW_CONTROL_ERROR: Final = 0x3
+FRAME_SIZE_ERROR: Final = 0x6
+REFUSED_STREAM: Final = 0x7
+CANCEL: Final = 0x8
+ENHANCE_YOUR_CALM: Final = 0xB
+
+LAST_STREAM: Final = 2**31 - 1  # in a GOAWAY: none is refused yet (RFC 9113, 6.8)
+DEFAULT_WINDOW_BYTES: Final = 65535  # RFC 9113, 6.9.2
+
+_HEADER = struct.Struct(">HBBBL")
+_SETTING = struct.Struct(">HL")
+_GOAWAY = struct.Struct(">LL")
+
+
+def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    """A whole frame."""
+    size = len(payload)
+    return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
+
+
+def settings_frame(values: dict[int, int]) -> bytes:
+    """SETTINGS (RFC 9113, 6.5)."""
+    return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in values.items()))
+
+
+def goaway_frame(last_stream: int, code: int, reason: bytes = b"") -> bytes:
+    """GOAWAY (RFC 9113, 6.8)."""
+    return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream, code) + reason)

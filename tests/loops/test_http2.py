@@ -1,0 +1,74 @@
+"""HTTP/2 as a client sees it: requests, streams, windows, the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h2.events
+
+from tests.support.http2 import http2_client
+from tests.support.server import serving
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with what it got."""
+    assert scope["type"] == "http"
+    assert scope["http_version"] == "2"
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    headers = [(b"X-Path", scope["raw_path"]), (b"connection", b"keep-alive")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body or b"hello"})
+
+
+def test_requests_on_one_connection() -> None:
+    with serving(echo) as site, http2_client(site.port) as client:
+        streams = [client.request(f"/{number}") for number in range(20)]
+        streams.append(client.request("/post", "POST", body=b"x" * 1000))
+        for number, stream in enumerate(streams[:-1]):
+            status, fields, body = client.response(stream)
+            assert (status, fields["x-path"], body) == (200, f"/{number}", b"hello")
+            assert fields["content-length"] == "5"
+            assert fields["server"] == "asgi-poller"
+            assert "date" in fields
+            assert "connection" not in fields
+        assert client.response(streams[-1])[2] == b"x" * 1000
+
+
+def test_a_large_body_both_ways() -> None:
+    with serving(echo) as site, http2_client(site.port) as client:
+        stream = client.request("/", "POST", ends=False)
+        left = 3_000_000
+        while left:
+            room = min(client.h2.local_flow_control_window(stream), 16384, left)
+            if room:
+                client.h2.send_data(stream, b"y" * room, end_stream=left == room)
+                client.flush()
+                left -= room
+            else:
+                client.read()
+        assert client.response(stream)[2] == b"y" * 3_000_000
+
+
+def test_a_drain_lets_streams_end() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await receive()
+
+    with serving(echo) as site, http2_client(site.port) as client:
+        stream = client.request("/", "POST", ends=False)
+        client.wait(h2.events.RemoteSettingsChanged)
+        site.server.should_exit = True
+        client.h2.send_data(stream, b"late", end_stream=True)
+        client.flush()
+        assert client.response(stream)[2] == b"late"
