@@ -130,13 +130,15 @@ def build_context(config: Config) -> ServerContext:
             problem = f"OpenSSL knows no cipher in {config.ssl_ciphers!r}"
             raise ConfigError("--ssl-ciphers", problem) from error
     context.cipher_ids = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
-    context.set_alpn_protocols(_alpn(config))
+    alpn = _alpn(config)
+    if alpn:
+        context.set_alpn_protocols(alpn)
     return context
 
 
 def _alpn(config: Config) -> list[str]:
     """Protocols, the preferred first (RFC 7301)."""
-    if config.ssl_alpn:
+    if config.ssl_alpn is not None:
         return list(config.ssl_alpn)
     spoken = [HTTP2] if is_http2_spoken(config.http) else []
     return spoken if config.http == "2" else [*spoken, "http/1.1"]

@@ -80,7 +80,10 @@ def test_alpn_prefers_our_order_and_survives_no_common_protocol(
     both = Handshake(context, client_context(authority, ("http/1.1", "h2"))).run()
     assert both.server.selected_alpn_protocol() == "h2"
     default = build_context(settings(files))
-    ours = Handshake(default, client_context(authority, ("h2", "http/1.1"))).run()
+    ours = Handshake(default, client_context(authority, ("http/1.1", "h2"))).run()
+    assert ours.server.selected_alpn_protocol() == "h2"
+    one = build_context(settings(files, http="1"))
+    ours = Handshake(one, client_context(authority, ("h2", "http/1.1"))).run()
     assert ours.server.selected_alpn_protocol() == "http/1.1"
     neither = Handshake(default, client_context(authority, ("spdy/3",))).run()
     assert neither.server.selected_alpn_protocol() is None

@@ -112,9 +112,9 @@ class Tls:
         "Cipher list in OpenSSL's format, instead of OpenSSL's own choice.",
         uvicorn="same",
     )
-    ssl_alpn: tuple[str, ...] = option(
-        (),
-        texts("NAME", one=_check_alpn, commas=True),
+    ssl_alpn: tuple[str, ...] | None = option(
+        None,
+        optional(texts("NAME", one=_check_alpn, commas=True)),
         "Protocols offered by ALPN, the preferred first, instead of those that --http means.",
     )
     ssl_handshake_timeout: float = option(

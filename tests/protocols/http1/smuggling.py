@@ -92,7 +92,7 @@ UNSUPPORTED = {
     "chunked behind an odd blank": (POST + b"Transfer-Encoding: \xa0chunked\r\n\r\n", 501),
     "chunked in quotes": (POST + b'Transfer-Encoding: "chunked"\r\n\r\n', 501),
     "CONNECT": (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "HTTP/2, not as the first bytes": (b"\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "HTTP/3": (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
     "HTTP/0.9": (b"GET /\r\nHost: a\r\n\r\n", 505),
 }
