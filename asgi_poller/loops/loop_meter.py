@@ -13,7 +13,7 @@ import time
 from asgi_poller.asgi.websocket import WebSocketSession
 from asgi_poller.logs import dropped_lines
 from asgi_poller.loops.server_state import ServerState
-from asgi_poller.loops.websocket_protocol import WebSocketProtocol
+from asgi_poller.loops.websocket_connection import WebSocketConnection
 from asgi_poller.metrics.loop_counts import PUBLISH_S, RAN_AT, LoopCounts
 
 # WebSockets that are visited in one turn of the loop, which takes 0.1 ms, and seconds until the
@@ -79,7 +79,7 @@ class LoopMeter:
         self._to_visit = [
             connection.session
             for connection in self._server.connections
-            if isinstance(connection, WebSocketProtocol) and connection.session is not None
+            if isinstance(connection, WebSocketConnection) and connection.session is not None
         ]
 
     def _go_on(self) -> None:

@@ -1,4 +1,6 @@
-"""The opening handshake, server side (RFC 6455, 4.2), from a parsed request head to the 101."""
+"""The opening handshake, server side, from a parsed request head to what is agreed (RFC 6455, 4.2),
+and to the 101 of HTTP/1.1. In HTTP/2 it is an extended CONNECT and a 200 (RFC 8441, 5).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _NAMES = frozenset(
     b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")
 )
-_OURS = (b"sec-websocket-accept: ", b"sec-websocket-protocol: ", b"sec-websocket-extensions: ")
+_OUR_NAMES = frozenset(b"sec-websocket-" + name for name in (b"accept", b"protocol", b"extensions"))
+_OURS = tuple(name + b": " for name in _OUR_NAMES)
+_NOT_YOURS = "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
+Field = tuple[bytes, bytes]
 
 
 class Handshake:
@@ -30,12 +35,12 @@ class Handshake:
     answered.
     """
 
-    __slots__ = ("_key", "_offers", "accepted_at", "request_id", "subprotocols")
+    __slots__ = ("_offers", "accepted_at", "key", "request_id", "subprotocols")
 
     def __init__(self, key: bytes, subprotocols: list[str], offers: str) -> None:
         #: When the system gave us the connection, in monotonic seconds; 0.0: nobody asks.
         self.accepted_at = 0.0
-        self._key = key
+        self.key = key  # empty in HTTP/2
         self._offers = offers
         self.request_id = b""  # with --request-id
         self.subprotocols = subprotocols
@@ -51,32 +56,46 @@ class Handshake:
         """The 101 response, and the compression that was agreed.
 
         `default_headers` gives whole header lines. `deflate` is `off`, `on` or `takeover`. Raises
-        ApplicationFault for a subprotocol that the client did not offer (RFC 6455, 4.2.2) and for
-        headers that are ours to set.
+        ApplicationFault as `agree` does, and for headers that are ours to set.
         """
         if subprotocol is None and not headers and (deflate == "off" or not self._offers):
-            token = _accept_token(self._key)
+            token = _accept_token(self.key)
             return b"".join((_SWITCHING, token, default_headers({}), b"\r\n")), None
-        lines = [_SWITCHING + _accept_token(self._key)]
+        agreed, compression = self.agree(subprotocol, deflate)
+        lines = [_SWITCHING + _accept_token(self.key)]
+        lines += [b"%b: %b\r\n" % field for field in agreed]
+        own_count = len(lines)
+        given = encode_headers(headers, lines)
+        if any(line.lower().startswith(_OURS) for line in lines[own_count:]):
+            raise ApplicationFault(_NOT_YOURS)
+        lines += (default_headers(given), b"\r\n")
+        return b"".join(lines), compression
+
+    def agree(self, subprotocol: object, deflate: str) -> tuple[list[Field], Deflate | None]:
+        """The fields that say what is agreed, and the compression. `deflate` is as for `accept`.
+
+        Raises ApplicationFault for a subprotocol that the client did not offer (RFC 6455, 4.2.2).
+        """
+        agreed: list[Field] = []
         if subprotocol is not None:
             if not isinstance(subprotocol, str) or subprotocol not in self.subprotocols:
                 raise ApplicationFault(
                     f"subprotocol {subprotocol!r} was not offered: {self.subprotocols}"
                 )
-            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1") + b"\r\n")
-        agreed = None
-        if deflate != "off":
-            agreed = negotiate(self._offers, takeover=deflate == "takeover")
-        if agreed is not None:
-            lines.append(b"Sec-WebSocket-Extensions: " + agreed[0].encode() + b"\r\n")
-        own_count = len(lines)
-        given = encode_headers(headers, lines)
-        if any(line.lower().startswith(_OURS) for line in lines[own_count:]):
-            raise ApplicationFault(
-                "Sec-WebSocket-* headers are set by the server; use `subprotocol`"
-            )
-        lines += (default_headers(given), b"\r\n")
-        return b"".join(lines), agreed[1] if agreed is not None else None
+            agreed.append((b"Sec-WebSocket-Protocol", subprotocol.encode("latin-1")))
+        if deflate == "off":
+            return agreed, None
+        negotiated = negotiate(self._offers, takeover=deflate == "takeover")
+        if negotiated is None:
+            return agreed, None
+        agreed.append((b"Sec-WebSocket-Extensions", negotiated[0].encode()))
+        return agreed, negotiated[1]
+
+
+def check_own_fields(fields: Iterable[Field]) -> None:
+    """Raises ApplicationFault if the application gives a field (in lower case) that is ours."""
+    if any(name in _OUR_NAMES for name, _ in fields):
+        raise ApplicationFault(_NOT_YOURS)
 
 
 def check_handshake(head: RequestHead) -> Handshake:
@@ -87,6 +106,21 @@ def check_handshake(head: RequestHead) -> Handshake:
         raise HttpFault(400, "a WebSocket handshake needs HTTP/1.1")
     if head.has_body:  # its octets would be taken for frames
         raise HttpFault(400, "a WebSocket handshake has no body")
+    handshake = _read(head)
+    if not handshake.key:
+        raise HttpFault(400, "no Sec-WebSocket-Key")
+    if not _is_key(handshake.key):
+        raise HttpFault(400, "Sec-WebSocket-Key is not 16 octets in base64")
+    return handshake
+
+
+def check_connect(head: RequestHead) -> Handshake:
+    """The same for an extended CONNECT, which needs no key (RFC 8441, 5). Raises HttpFault 400."""
+    return _read(head)
+
+
+def _read(head: RequestHead) -> Handshake:
+    """What both versions of HTTP have."""
     key = version = None
     subprotocols: list[str] = []
     offers = ""
@@ -110,11 +144,7 @@ def check_handshake(head: RequestHead) -> Handshake:
         if version is None:
             raise HttpFault(400, "no Sec-WebSocket-Version")
         raise HttpFault(426, "WebSocket version 13 is spoken here", _UPGRADE)
-    if key is None:
-        raise HttpFault(400, "no Sec-WebSocket-Key")
-    if not _is_key(key):
-        raise HttpFault(400, "Sec-WebSocket-Key is not 16 octets in base64")
-    return Handshake(key, subprotocols, offers)
+    return Handshake(key or b"", subprotocols, offers)
 
 
 def _accept_token(key: bytes) -> bytes:
