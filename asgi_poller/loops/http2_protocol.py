@@ -11,11 +11,13 @@ from typing import Any, Final, Protocol
 
 from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.asgi.scope import Peer
-from asgi_poller.errors import Http2Fault
+from asgi_poller.errors import Http2Fault, HttpFault
 from asgi_poller.loops.http2_stream import Http2Stream
+from asgi_poller.loops.http2_websocket import open_websocket
 from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.loops.server_state import Connection, ServerState
 from asgi_poller.loops.timer_wheel import NEVER
+from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http2.connection import Http2Connection
 from asgi_poller.protocols.http2.events import (
     BodyEnded,
@@ -187,15 +189,24 @@ class Http2Protocol:
         stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
         self._streams[event.stream_id] = stream
         if event.head.upgrade:
-            stream.refuse_broken(501, "WebSockets over HTTP/2 are not supported", is_head=False)
+            self._open_websocket(event.stream_id, event.head, stream)
+        else:
+            stream.start(event.head)
+
+    def _open_websocket(self, stream_id: int, head: RequestHead, stream: Http2Stream) -> None:
+        """An extended CONNECT (RFC 8441, 4): `stream` answers one that is not to be served."""
+        try:
+            websocket, session = open_websocket(self, stream_id, head)
+        except HttpFault as fault:
+            stream.refuse_broken(fault, is_head=False)
             return
-        stream.start(event.head)
+        self._streams[stream_id] = websocket
+        websocket.run(session)
 
     def _on_refused(self, event: Any) -> None:
-        fault = event.fault
         stream = Http2Stream(self, event.stream_id, is_complete=False)
         self._streams[event.stream_id] = stream
-        stream.refuse_broken(fault.status, fault.detail, is_head=event.is_head)
+        stream.refuse_broken(event.fault, is_head=event.is_head)
 
     def _on_body(self, event: Any) -> None:
         stream = self._streams.get(event.stream_id)

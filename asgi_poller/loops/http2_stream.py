@@ -11,6 +11,7 @@ from asgi_poller.asgi.http import HttpExchange
 from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.asgi.request_id import HEADER
 from asgi_poller.asgi.scope import Peer
+from asgi_poller.errors import HttpFault
 from asgi_poller.loops.http2_output import Http2Output, Http2Writer
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER
@@ -180,11 +181,11 @@ class Http2Stream:
         extra = () if not hasattr(request, "request_id") else ((HEADER, request.request_id),)
         self._answer(status, detail, extra, is_head=request.method == "HEAD")
 
-    def refuse_broken(self, status: int, detail: str, *, is_head: bool) -> None:
+    def refuse_broken(self, fault: HttpFault, *, is_head: bool) -> None:
         """Answer what is no request."""
-        self._note_refusal(status, detail)
-        self._connection.server.counts.count_response(status)
-        self._answer(status, detail, (), is_head=is_head)
+        self._note_refusal(fault.status, fault.detail, fault.name)
+        self._connection.server.counts.count_response(fault.status)
+        self._answer(fault.status, fault.detail, fault.headers, is_head=is_head)
 
     def send_continue(self) -> None:
         self._connection.http2.send_head(self.id, [(b":status", b"100")], is_last=False)
@@ -198,10 +199,10 @@ class Http2Stream:
 
     # Inside
 
-    def _note_refusal(self, status: int, detail: str) -> None:
+    def _note_refusal(self, status: int, detail: str, name: str | None = None) -> None:
         words = f"{status} {detail}"
         note_refusal(words, self._connection.peer.client)
-        self._connection.server.counts.count_refusal(words)
+        self._connection.server.counts.count_refusal(name or words)
 
     def _answer(
         self, status: int, detail: str, extra: Iterable[tuple[bytes, bytes]], *, is_head: bool

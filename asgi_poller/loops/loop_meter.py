@@ -98,7 +98,7 @@ class LoopMeter:
 
     def _publish(self) -> None:
         server, counts = self._server, self._counts
-        counts.connections_open = len(server.connections)
+        counts.connections_open = len(server.connections) - server.stream_count
         counts.requests_running = len(server.conversations)
         counts.websockets_open = counts.websockets_opened - sum(counts.closes)
         if self._is_first:

@@ -62,6 +62,14 @@ class ConnectionCounter(Protocol):
     def open_websocket(self, ticket: int, /) -> bool:
         """Whether the connection may become a WebSocket; counted from then on. Idempotent."""
 
+    def begin_stream(self) -> bool:
+        """Whether a stream of HTTP/2 may become a WebSocket, as one of many of its connection;
+        counted from then on.
+        """
+
+    def end_stream(self) -> object:
+        """Such a WebSocket has ended. Once for each."""
+
     def identify(self, ticket: int, peer: Any, /) -> bool:
         """The connection is really `peer`'s; whether that one may have one more."""
 
@@ -133,7 +141,7 @@ class ServerState:
         enter(self.topics, self.context, self._base_context)
         self._counter: ConnectionCounter | None = None
         self._tickets: dict[Connection, int] = {}  # of those that a limit counts
-        self._websocket_count = 0
+        self._websocket_count = self.stream_count = 0  # the latter: those over HTTP/2
         self.connections: set[Connection] = set()
         self.conversations: dict[asyncio.Task[None], Conversation] = {}
         self._release = self._ended  # one bound method for all tasks
@@ -211,6 +219,21 @@ class ServerState:
         if self._changed is not None:
             self._changed.set()
 
+    def websocket_made(self, websocket: Connection) -> None:
+        """A stream of HTTP/2 has become a WebSocket: it ends with `websocket_lost`."""
+        self._websocket_count += 1
+        self.stream_count += 1
+        self.connection_made(websocket)
+
+    def websocket_lost(self, websocket: Connection) -> None:
+        """That WebSocket has ended; its socket has not."""
+        self.connections.discard(websocket)
+        self._websocket_count -= 1
+        self.stream_count -= 1
+        if self._counter is not None:
+            self._counter.end_stream()
+        self.note_change()
+
     # What limits count
 
     def hold_ticket(self, connection: Connection, ticket: int) -> None:
@@ -269,16 +292,26 @@ class ServerState:
 
     def admit_websocket(self, connection: Connection, head: RequestHead) -> None:
         """Raises HttpFault for a WebSocket handshake that is not to be served."""
+        self._check_websocket(head)
+        if self._counter is not None:
+            ticket = self._tickets.get(connection, -1)
+            if not self._counter.open_websocket(ticket):
+                raise _too_many_websockets()
+
+    def admit_stream(self, head: RequestHead) -> None:
+        """The same for a stream of HTTP/2. `websocket_made` is to follow."""
+        self._check_websocket(head)
+        if self._counter is not None and not self._counter.begin_stream():
+            raise _too_many_websockets()
+
+    def _check_websocket(self, head: RequestHead) -> None:
         if self._guards_websockets:
             if self.is_overloaded():
                 raise HttpFault(503, "Service Unavailable")
             self.rules.check_websocket(head)
         share = self.websocket_share
-        is_full = share is not None and self._websocket_count >= share
-        if not is_full and self._counter is not None:
-            is_full = not self._counter.open_websocket(self._tickets.get(connection, -1))
-        if is_full:
-            raise HttpFault(503, "Too many WebSockets", name="websockets")
+        if share is not None and self._websocket_count >= share:
+            raise _too_many_websockets()
 
     def is_overloaded(self) -> bool:
         """Whether --limit-concurrency is reached: requests are then answered 503, as in uvicorn."""
@@ -335,6 +368,10 @@ class ServerState:
         finally:  # whatever happens here, a stop must not wait for what has ended
             if self._changed is not None:
                 self._changed.set()
+
+
+def _too_many_websockets() -> HttpFault:
+    return HttpFault(503, "Too many WebSockets", name="websockets")
 
 
 def _note_exits(error: BaseException) -> None:

@@ -111,7 +111,16 @@ class ConnectionLimits:
     made here unless workers need a shared one.
     """
 
-    __slots__ = ("_config", "_exempt", "_lock", "_tickets", "_workers", "end", "table")
+    __slots__ = (
+        "_config",
+        "_exempt",
+        "_lock",
+        "_stream_count",
+        "_tickets",
+        "_workers",
+        "end",
+        "table",
+    )
 
     def __init__(
         self,
@@ -125,6 +134,7 @@ class ConnectionLimits:
         self._lock = threading.Lock()
         self.table = table or ConnectionTable(config.limit_connections or CAPACITY_COUNT)
         self._tickets = Tickets(self.table)
+        self._stream_count = 0  # WebSockets that are streams of HTTP/2
         self._workers: set[int] = set()
         #: `end(ticket)`: the connection has ended. Exactly once, from any thread, without a lock.
         self.end: Callable[[int], None] = self.table.end
@@ -138,10 +148,10 @@ class ConnectionLimits:
 
     @property
     def websocket_count(self) -> int:
-        """WebSockets among them, as far as `open_websocket` was called."""
+        """WebSockets, as far as `open_websocket` and `begin_stream` were called."""
         with self._lock:
             self._tickets.collect()
-            return self._tickets.websocket_count
+            return self._tickets.websocket_count + self._stream_count
 
     def enter(self, peer: Any) -> int | Refusal:
         """A ticket for a connection from `peer` (as accept() gives it), or why there is none.
@@ -191,12 +201,32 @@ class ConnectionLimits:
             tickets = self._tickets
             if tickets.is_websocket(ticket):
                 return None
-            if tickets.websocket_count >= limit:
-                tickets.collect()
-                if tickets.websocket_count >= limit:
-                    return Refusal.CHANNELS
+            if self._has_all_websockets(limit):
+                return Refusal.CHANNELS
             tickets.set_websocket(ticket)
             return None
+
+    def begin_stream(self) -> Refusal | None:
+        """A stream of HTTP/2 asks to become a WebSocket: one of many on a connection, whose ticket
+        says nothing of them. Counted until `end_stream`. For the loops of this process.
+        """
+        limit = self._config.limit_channels
+        with self._lock:
+            if limit is not None and self._has_all_websockets(limit):
+                return Refusal.CHANNELS
+            self._stream_count += 1
+            return None
+
+    def end_stream(self) -> None:
+        """Such a WebSocket has ended. Once for each."""
+        with self._lock:
+            self._stream_count -= 1
+
+    def _has_all_websockets(self, limit: int) -> bool:
+        if self._tickets.websocket_count + self._stream_count < limit:
+            return False
+        self._tickets.collect()
+        return self._tickets.websocket_count + self._stream_count >= limit
 
     def new_worker(self) -> int:
         """The number under which a worker process marks its tickets. OperatorFault if all are

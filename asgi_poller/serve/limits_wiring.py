@@ -30,9 +30,13 @@ class LocalCounter:
     def __init__(self, connection_limits: ConnectionLimits) -> None:
         self._connection_limits = connection_limits
         self.end = connection_limits.end
+        self.end_stream = connection_limits.end_stream
 
     def open_websocket(self, ticket: int) -> bool:
         return ticket < 0 or self._connection_limits.open_websocket(ticket) is None
+
+    def begin_stream(self) -> bool:
+        return self._connection_limits.begin_stream() is None
 
     def identify(self, ticket: int, peer: Any) -> bool:
         return self._connection_limits.identify(ticket, peer) is None
@@ -48,6 +52,12 @@ class SharedCounter:
 
     def open_websocket(self, ticket: int) -> bool:
         return True
+
+    def begin_stream(self) -> bool:
+        return True
+
+    def end_stream(self) -> None:
+        pass
 
     def identify(self, ticket: int, peer: Any) -> bool:
         return True

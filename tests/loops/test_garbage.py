@@ -10,6 +10,7 @@ import pytest
 
 from asgi_poller.asgi.http import HttpExchange
 from asgi_poller.asgi.websocket import WebSocketSession
+from asgi_poller.loops.http2_websocket import Http2WebSocket
 from asgi_poller.loops.http_protocol import HttpProtocol
 from asgi_poller.loops.websocket_protocol import WebSocketProtocol
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
@@ -17,12 +18,14 @@ from asgi_poller.protocols.websocket.protocol import WebSocketWire
 from tests.support.apps import answer, converse
 from tests.support.client import Client, get, post
 from tests.support.frames import close, frame, text
+from tests.support.http2_websockets import websockets
 from tests.support.server import Site, serving
 from tests.support.waiting import wait_until
 
 PARTS = (
     WebSocketSession,
     WebSocketProtocol,
+    Http2WebSocket,
     HttpExchange,
     HttpProtocol,
     RequestHead,
@@ -119,11 +122,29 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+def _over_http2(site: Site) -> None:
+    """Closed by the peer, reset, denied, and lost with the connection."""
+    with websockets(site.port) as client:
+        closed, gone, lost = client.websocket(), client.websocket(), client.websocket()
+        assert client.open("/denied").response().status == 500
+        gone.sendall(text("hello"))
+        assert gone.frame().payload == b"hello"
+        gone.reset()
+        closed.sendall(close(1000))
+        assert closed.frame().close_code == 1000
+        closed.shutdown()
+        lost.sendall(text("hello"))
+        assert lost.frame().payload == b"hello"
+
+
 # Without the GIL the last reference to what a core has made is dropped by the core, when it next
 # runs: it may sleep on what has ended.
-@pytest.mark.skipif(
+with_the_gil = pytest.mark.skipif(
     bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="an idle core lets go later"
 )
+
+
+@with_the_gil
 @pytest.mark.parametrize(
     "visit",
     [
@@ -148,6 +169,15 @@ def test_what_ends_is_gone(
         others = _living()  # what other tests have kept
         for _ in range(3):
             visit(site)
+        wait_until(lambda: _living() <= others)
+
+
+@with_the_gil
+def test_what_ends_is_gone_over_http2(loop: str, uncollected: None) -> None:
+    with serving(app, loop=loop) as site:
+        others = _living()
+        for _ in range(3):
+            _over_http2(site)
         wait_until(lambda: _living() <= others)
 
 

@@ -28,6 +28,7 @@ from tests.support.frames import (
     inflated,
     text,
 )
+from tests.support.http2_websockets import over
 from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, settled, wait_until
 
@@ -45,13 +46,19 @@ def site(loop: str, app: Application, request: pytest.FixtureRequest) -> Iterato
         yield site
 
 
+@pytest.fixture(params=["1.1", "2"])
+def version(request: pytest.FixtureRequest) -> str:
+    """Of HTTP, over which a WebSocket comes."""
+    return str(request.param)
+
+
 def is_over(client: Client) -> bool:
     """Whether the server has ended the connection, without a reset."""
     return client.rest() == b""
 
 
-def test_messages_and_a_clean_end(site: Site, app: Application) -> None:
-    with site.websocket() as client:
+def test_messages_and_a_clean_end(version: str, site: Site, app: Application) -> None:
+    with over(version, site).websocket() as client:
         for size in (0, 1, 125, 126, 65535, 65536, 300_000):
             client.sendall(binary(b"x" * size) + text("é" * (size // 2)))
             assert client.frame() == ServerFrame(BINARY, b"x" * size)
@@ -63,8 +70,8 @@ def test_messages_and_a_clean_end(site: Site, app: Application) -> None:
     assert app.messages == [{"type": "websocket.disconnect", "code": 4000, "reason": "enough"}]
 
 
-def test_octet_by_octet(site: Site) -> None:
-    with site.websocket(DEFLATE) as client:
+def test_octet_by_octet(version: str, site: Site) -> None:
+    with over(version, site).websocket(DEFLATE) as client:
         message = b"compress me, compress me, compress me"
         for data, answer in (
             (text("a"), ServerFrame(TEXT, b"a")),
@@ -132,10 +139,10 @@ def test_bad_handshakes(site: Site, app: Application, data: bytes, status: int) 
     ],
 )
 def test_the_reason_reaches_a_peer_that_is_still_sending(
-    site: Site, app: Application, fault: bytes, code: int
+    version: str, site: Site, app: Application, fault: bytes, code: int
 ) -> None:
     """close() with bytes unread would be a reset, which destroys what the peer has not read."""
-    with site.websocket() as client:
+    with over(version, site).websocket() as client:
         client.sendall(fault)
         for _ in range(50):
             client.sendall(bytes(65536))
@@ -150,8 +157,10 @@ def test_the_reason_reaches_a_peer_that_is_still_sending(
 @pytest.mark.parametrize(
     ("how", "code"), [("close", 1006), ("reset", 1006), ("half", 1006), ("Close", 1005)]
 )
-def test_the_truth_about_the_end(site: Site, app: Application, how: str, code: int) -> None:
-    client = site.websocket()
+def test_the_truth_about_the_end(
+    version: str, site: Site, app: Application, how: str, code: int
+) -> None:
+    client = over(version, site).websocket()
     client.sendall(text("a"))
     assert client.frame().payload == b"a"
     if how == "half":
@@ -180,8 +189,8 @@ def test_compression_of_each_message_by_itself(site: Site) -> None:
             assert (inflated(answer.payload) if answer.rsv else answer.payload) == message
 
 
-def test_a_bomb_is_refused_while_it_is_inflated(site: Site) -> None:
-    with site.websocket(DEFLATE) as client:
+def test_a_bomb_is_refused_while_it_is_inflated(version: str, site: Site) -> None:
+    with over(version, site).websocket(DEFLATE) as client:
         client.sendall(frame(BINARY, deflated(bytes(17 * 1024 * 1024)), rsv=4))
         assert client.frame().close_code == 1009
 
@@ -235,17 +244,19 @@ def deaf() -> Deaf:
     ids=["small", "large", "compressed", "pings"],
 )
 def test_a_deaf_application_stops_its_peer(
-    loop: str, deaf: Deaf, data: bytes, headers: tuple[str, ...]
+    version: str, loop: str, deaf: Deaf, data: bytes, headers: tuple[str, ...]
 ) -> None:
-    with serving(deaf, loop=loop) as site, site.websocket(*headers) as client:
+    with serving(deaf, loop=loop) as site, over(version, site).websocket(*headers) as client:
         assert client.send_until_stuck(data * (100_000 // len(data) + 1), 60_000_000) < 30_000_000
         deaf.go_on.set()
 
 
-def test_a_deaf_application_does_not_cost_its_peer_the_channel(loop: str, deaf: Deaf) -> None:
+def test_a_deaf_application_does_not_cost_its_peer_the_channel(
+    version: str, loop: str, deaf: Deaf
+) -> None:
     """Peers are known that kill it: the Pong waits behind a message that nobody receives."""
     options = {"ws_ping_interval": 0.2, "ws_ping_timeout": 0.2}
-    with serving(deaf, loop=loop, **options) as site, site.websocket() as client:
+    with serving(deaf, loop=loop, **options) as site, over(version, site).websocket() as client:
         client.sendall(text("one") + text("two"))
         for _ in range(5):  # more than an interval and a timeout
             assert client.frame().opcode == PING
@@ -258,9 +269,9 @@ def test_a_deaf_application_does_not_cost_its_peer_the_channel(loop: str, deaf: 
     assert [message.get("text") for message in deaf.received] == ["one", "two", None]
 
 
-def test_a_dead_peer_is_noticed(loop: str, app: Application) -> None:
+def test_a_dead_peer_is_noticed(version: str, loop: str, app: Application) -> None:
     options = {"ws_ping_interval": 0.2, "ws_ping_timeout": 0.2, "ws_close_timeout": 0.2}
-    with serving(app, loop=loop, **options) as site, site.websocket() as client:
+    with serving(app, loop=loop, **options) as site, over(version, site).websocket() as client:
         assert client.frame().opcode == PING
         assert app.finished.wait(DEADLINE_S)  # it answers nothing
         assert app.messages[0]["code"] == 1011
@@ -271,9 +282,7 @@ def test_a_dead_peer_is_noticed(loop: str, app: Application) -> None:
 
 def test_send_waits_for_a_peer_that_does_not_read(loop: str, deaf: Deaf) -> None:
     with serving(deaf, loop=loop) as site:
-        client = site.connect(receive_buffer=8192)
-        client.sendall(handshake(path="/flood"))
-        assert client.head().status == 101
+        client = site.websocket(path="/flood", receive_buffer=8192)
         settled(lambda: deaf.sent)
         assert deaf.sent < 20_000_000
         client.sendall(
@@ -302,13 +311,16 @@ def test_an_application_that_does_not_accept(loop: str) -> None:
         assert is_over(client)
 
 
-def test_our_close_that_is_not_answered(loop: str) -> None:
+def test_our_close_that_is_not_answered(version: str, loop: str) -> None:
     async def goes(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": 1001})
 
-    with serving(goes, loop=loop, ws_close_timeout=0.3) as site, site.websocket() as client:
+    with (
+        serving(goes, loop=loop, ws_close_timeout=0.3) as site,
+        over(version, site).websocket() as client,
+    ):
         assert client.frame().close_code == 1001
         client.sendall(text("never mind"))
         assert is_over(client)

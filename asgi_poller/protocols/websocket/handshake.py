@@ -19,7 +19,10 @@ _SWITCHING = (
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 )
 _ALLOW = ((b"allow", b"GET"),)  # RFC 9110, 15.5.6
-_UPGRADE = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))  # RFC 6455, 4.4
+_VERSION = b"13"
+_SUPPORTED = (b"sec-websocket-version", _VERSION)  # RFC 6455, 4.4
+_NO_VERSION = "no Sec-WebSocket-Version"
+_OTHER_VERSION = "WebSocket version 13 is spoken here"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _NAMES = frozenset(
     b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")
@@ -106,7 +109,11 @@ def check_handshake(head: RequestHead) -> Handshake:
         raise HttpFault(400, "a WebSocket handshake needs HTTP/1.1")
     if head.has_body:  # its octets would be taken for frames
         raise HttpFault(400, "a WebSocket handshake has no body")
-    handshake = _read(head)
+    handshake, version = _read(head)
+    if version is None:
+        raise HttpFault(400, _NO_VERSION)
+    if version != _VERSION:
+        raise HttpFault(426, _OTHER_VERSION, (_SUPPORTED, (b"upgrade", b"websocket")))
     if not handshake.key:
         raise HttpFault(400, "no Sec-WebSocket-Key")
     if not _is_key(handshake.key):
@@ -116,11 +123,16 @@ def check_handshake(head: RequestHead) -> Handshake:
 
 def check_connect(head: RequestHead) -> Handshake:
     """The same for an extended CONNECT, which needs no key (RFC 8441, 5). Raises HttpFault 400."""
-    return _read(head)
+    handshake, version = _read(head)
+    if version is None:
+        raise HttpFault(400, _NO_VERSION)
+    if version != _VERSION:  # 426 needs Upgrade, which HTTP/2 does not have
+        raise HttpFault(400, _OTHER_VERSION, (_SUPPORTED,))
+    return handshake
 
 
-def _read(head: RequestHead) -> Handshake:
-    """What both versions of HTTP have."""
+def _read(head: RequestHead) -> tuple[Handshake, bytes | None]:
+    """What both versions of HTTP have, and the WebSocket version."""
     key = version = None
     subprotocols: list[str] = []
     offers = ""
@@ -140,11 +152,7 @@ def _read(head: RequestHead) -> Handshake:
         elif name == b"sec-websocket-extensions":
             # more than one field is the same as one joined by commas (RFC 6455, 9.1)
             offers = f"{offers},{value.decode('latin-1')}" if offers else value.decode("latin-1")
-    if version != b"13":
-        if version is None:
-            raise HttpFault(400, "no Sec-WebSocket-Version")
-        raise HttpFault(426, "WebSocket version 13 is spoken here", _UPGRADE)
-    return Handshake(key or b"", subprotocols, offers)
+    return Handshake(key or b"", subprotocols, offers), version
 
 
 def _accept_token(key: bytes) -> bytes:

@@ -9,7 +9,11 @@ import pytest
 
 from asgi_poller.errors import ApplicationFault, HttpFault
 from asgi_poller.protocols.http1.parser import RequestHead
-from asgi_poller.protocols.websocket.handshake import Handshake, check_handshake
+from asgi_poller.protocols.websocket.handshake import (
+    Handshake,
+    check_connect,
+    check_handshake,
+)
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, 1.3
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -179,3 +183,16 @@ def test_refusals_say_what_would_do() -> None:
         with pytest.raises(HttpFault) as fault:
             check_handshake(REFUSED[name][0])
         assert field in dict(fault.value.headers)
+
+
+def test_an_extended_connect_needs_no_key() -> None:
+    """RFC 8441, 5."""
+    offered = (b"sec-websocket-protocol", b"chat")
+    handshake = check_connect(opening(offered, drop=b"sec-websocket-key"))
+    assert handshake.agree("chat", "off") == ([(b"Sec-WebSocket-Protocol", b"chat")], None)
+    with pytest.raises(HttpFault, match="no Sec-WebSocket-Version"):
+        check_connect(opening(drop=b"sec-websocket-version"))
+    with pytest.raises(HttpFault, match="13 is spoken") as fault:
+        check_connect(opening((b"sec-websocket-version", b"8"), drop=b"sec-websocket-version"))
+    assert fault.value.status == 400  # 426 is not for HTTP/2, which has no Upgrade
+    assert fault.value.headers == ((b"sec-websocket-version", b"13"),)
