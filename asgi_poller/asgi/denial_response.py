@@ -13,6 +13,7 @@ from asgi_poller.errors import ApplicationFault
 from asgi_poller.protocols.http1.parser import RequestHead
 
 _PREFIX = "websocket."
+_KINDS = frozenset({"websocket.http.response.start", "websocket.http.response.body"})
 
 
 class Denial:
@@ -30,7 +31,7 @@ class Denial:
     async def send(self, message: Message) -> None:
         """websocket.http.response.start, then .body until `more_body` is false."""
         kind: str = message["type"]
-        if not kind.startswith("websocket.http.response."):
+        if kind not in _KINDS:
             raise ApplicationFault(f"{kind!r} cannot be sent: a denial response has begun")
         await self._exchange.send({**message, "type": kind.removeprefix(_PREFIX)})
 

@@ -196,6 +196,12 @@ class _MeasuredPort:
         self._port.send_body(body, more_body)
         self._count(body)
 
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._port.send_trailers(headers)
+
+    def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._port.send_early_hint(headers)
+
     def end(self) -> None:
         self._log.completed(self._entry)
         self._port.end()

@@ -4,10 +4,13 @@
 The response's states, and what the application may send in each:
 
     WAITING ── http.response.start ──► STARTED ── http.response.body ──► STREAMING ──► COMPLETE
+       │                                  │                                 ├──► TRAILERS ──┘
        └── the peer goes, or a fault ─────┴─────────────────────────────────┴──► GONE
 
 The head is written with the first body message, so that a small response is one write. In GONE
-`send` raises, so that an application stops at once and closes what it streams from.
+`send` raises, so that an application stops at once and closes what it streams from. TRAILERS is
+between the last http.response.body and the last http.response.trailers of a response that
+announced them, to a client that takes them; to others they are not sent.
 """
 
 from __future__ import annotations
@@ -28,18 +31,21 @@ from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Loop, Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected
 from asgi_poller.metrics.loop_counts import LoopCounts
+from asgi_poller.protocols.http1.headers import checked_trailers
 from asgi_poller.protocols.http1.parser import RequestHead
 
 _log = logging.getLogger("asgi_poller.error")
 # of request body waiting for the application: above it the peer is not read
 _APPLICATION_FAILED = 500  # RFC 9110, 15.6.1
 _BODY_HIGH_BYTES = 65536
+_BODILESS = frozenset({204, 304})  # RFC 9110, 6.4.1
 
 
 class State(Enum):
     WAITING = "waiting for http.response.start"
     STARTED = "waiting for the first http.response.body"
     STREAMING = "streaming the body"
+    TRAILERS = "waiting for http.response.trailers"
     COMPLETE = "complete"
     GONE = "the peer has left"
 
@@ -51,6 +57,7 @@ class State(Enum):
 _WAITING: Final = State.WAITING
 _STARTED: Final = State.STARTED
 _STREAMING: Final = State.STREAMING
+_TRAILERS: Final = State.TRAILERS
 _COMPLETE: Final = State.COMPLETE
 _GONE: Final = State.GONE
 
@@ -86,6 +93,7 @@ class HttpExchange:
         "_sent_count",
         "_start",
         "_started_at",
+        "_trailers",
         "_waiters",
         "head",
         "scope",
@@ -112,6 +120,7 @@ class HttpExchange:
         self._waiters: list[asyncio.Future[None]] = []
         self._flow: FlowControl | None = None
         self._start: Message | None = None
+        self._trailers: list[tuple[bytes, bytes]] | None = None  # so far, where it announced any
         self._started_at = time.monotonic() if context.counts.is_timed else 0.0
         self.state = _WAITING
         self._handlers = _WAITING.handlers
@@ -162,7 +171,7 @@ class HttpExchange:
             self._answered(status)
             self._enter(_GONE)
             self._port.refuse(self.head, status, detail)
-        elif self.state is _STREAMING:
+        elif self.state is _STREAMING or self.state is _TRAILERS:
             self._enter(_GONE)
             self._port.abort()
         self._wake()
@@ -239,6 +248,8 @@ class HttpExchange:
         if not isinstance(status, int) or not 200 <= status <= 599:  # 1xx are no responses
             raise ApplicationFault(f"{status!r} is not the status of a response")
         self._start = message
+        if message.get("trailers"):
+            self._trailers = []
         self._enter(_STARTED)
 
     def _on_first_body(self, message: Message) -> None:
@@ -252,22 +263,66 @@ class HttpExchange:
             # nobody said "continue": the peer may or may not send its body now (RFC 9110, 10.1.1)
             self.head.keep_alive = False
         status = start["status"]
+        goes_on = more if self._trailers is None else more or self._is_trailed()
         # if it raises, nothing is written: a clean 500
-        self._port.send_head(self.head, status, start.get("headers", ()), body=body, more_body=more)
+        self._port.send_head(
+            self.head, status, start.get("headers", ()), body=body, more_body=goes_on
+        )
         self._answered(status)
         if more:
             self._enter(_STREAMING)
         else:
-            self._complete()
+            self._end_body()
 
     def _on_body(self, message: Message) -> None:
         more = message.get("more_body", False)
         body = message.get("body", b"")
         if type(body) is not bytes:
             body = _as_bytes(body)
-        self._port.send_body(body, more)
+        goes_on = more if self._trailers is None else more or self._is_trailed()
+        self._port.send_body(body, goes_on)
         if not more:
+            self._end_body()
+
+    def _is_trailed(self) -> bool:
+        """Whether trailers follow the body (RFC 9110, 6.5.1: only to who asks for them)."""
+        head, start = self.head, self._start
+        if self._trailers is None or start is None or not head.accepts_trailers:
+            return False
+        return head.method != "HEAD" and start["status"] not in _BODILESS
+
+    def _end_body(self) -> None:
+        if self._trailers is not None and self._is_trailed():
+            self._enter(_TRAILERS)
+        else:
             self._complete()
+
+    def _on_trailers(self, message: Message) -> None:
+        assert self._trailers is not None
+        self._trailers += checked_trailers(message.get("headers", ()))
+        if not message.get("more_trailers", False):
+            self._port.send_trailers(self._trailers)
+            self._trailers = None
+            self._complete()
+
+    def _on_dropped_trailers(self, message: Message) -> None:
+        """The response has ended without those that it announced: its client does not take them."""
+        if self._trailers is None:
+            raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
+        checked_trailers(message.get("headers", ()))
+        if not message.get("more_trailers", False):
+            self._trailers = None
+
+    def _on_early_hint(self, message: Message) -> None:
+        try:
+            headers = [(b"link", link) for link in message["links"]]
+        except (KeyError, TypeError) as error:
+            raise ApplicationFault(f"`links` are values of Link fields: {error!r}") from error
+        if headers and self.head.http_version != "1.0":  # which knows no interim responses
+            self._port.send_early_hint(headers)
+
+    def _on_debug(self, message: Message) -> None:
+        """For who looks at the application from inside, as test clients do; not for the peer."""
 
     def _on_gone(self, message: Message) -> None:
         raise ClientDisconnected(f"{message['type']!r} cannot be sent: the peer has left")
@@ -315,11 +370,25 @@ def _as_bytes(body: object) -> bytes:
     raise ApplicationFault(f"`body` is bytes, not {type(body).__name__}")
 
 
-State.WAITING.handlers = {"http.response.start": HttpExchange._on_start}
-State.STARTED.handlers = {"http.response.body": HttpExchange._on_first_body}
-State.STREAMING.handlers = {"http.response.body": HttpExchange._on_body}
-State.COMPLETE.handlers = {}
+State.WAITING.handlers = {
+    "http.response.start": HttpExchange._on_start,
+    "http.response.early_hint": HttpExchange._on_early_hint,
+    "http.response.debug": HttpExchange._on_debug,
+}
+State.STARTED.handlers = {
+    "http.response.body": HttpExchange._on_first_body,
+    "http.response.debug": HttpExchange._on_debug,
+}
+State.STREAMING.handlers = {
+    "http.response.body": HttpExchange._on_body,
+    "http.response.debug": HttpExchange._on_debug,
+}
+State.TRAILERS.handlers = {
+    "http.response.trailers": HttpExchange._on_trailers,
+    "http.response.debug": HttpExchange._on_debug,
+}
+State.COMPLETE.handlers = {"http.response.trailers": HttpExchange._on_dropped_trailers}
 State.GONE.handlers = {
-    "http.response.start": HttpExchange._on_gone,
-    "http.response.body": HttpExchange._on_gone,
+    f"http.response.{name}": HttpExchange._on_gone
+    for name in ("start", "body", "trailers", "early_hint", "debug")
 }

@@ -15,6 +15,8 @@ _UNITS = {
     "bytes": "bytes",
     "text": "chars",
     "headers": "headers",
+    "info": "keys",
+    "links": "links",
     "query_string": "bytes",
     "reason": "chars",
     "state": "keys",

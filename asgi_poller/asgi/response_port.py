@@ -11,9 +11,9 @@ from asgi_poller.protocols.http1.parser import RequestHead
 class ResponsePort(Protocol):
     """The connection as its exchange sees it: whatever version of HTTP it speaks encodes there.
 
-    A response is `send_head`, any number of `send_body`, `end`; or `refuse` alone; or it breaks off
-    with `abort`. `send_head` and `send_body` raise ApplicationFault, and write nothing, for what
-    cannot be encoded.
+    A response is `send_head`, any number of `send_body`, perhaps `send_trailers`, `end`; or
+    `refuse` alone; or it breaks off with `abort`. What sends raises ApplicationFault, and writes
+    nothing, for what cannot be encoded.
     """
 
     def send_head(
@@ -28,6 +28,14 @@ class ResponsePort(Protocol):
         """The head and the first piece of the body, which is all of it unless `more_body`."""
 
     def send_body(self, body: bytes, more_body: bool) -> None: ...
+
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The end of a body that was sent with `more_body`, and fields behind it if there is a
+        place for them (RFC 9110, 6.5).
+        """
+
+    def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """103 Early Hints (RFC 8297), before the head."""
 
     def end(self) -> None:
         """The response is complete."""

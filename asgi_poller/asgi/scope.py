@@ -21,6 +21,10 @@ _TARGETS_LIMIT = 1024
 _HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
 _WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
 _TOPIC: dict[str, object] = {}
+# Each scope has a copy, for applications and what is around them may add to it.
+_EXTENSIONS_1_0: dict[str, Any] = {"http.response.debug": {}}
+_EXTENSIONS: dict[str, Any] = {"http.response.early_hint": {}, **_EXTENSIONS_1_0}
+_TRAILERS: dict[str, object] = {}
 
 
 class Hosts(Protocol):
@@ -88,6 +92,11 @@ class ScopeMaker:
         if head.is_forwarded and self.forwarding is not None:
             client, scheme = self.forwarding.apply(head.headers, client, scheme)
         path, raw_path, query = self._targets.get(head.target) or self._target(head.target)
+        extensions = (_EXTENSIONS if head.http_version != "1.0" else _EXTENSIONS_1_0).copy()
+        if head.accepts_trailers:
+            extensions["http.response.trailers"] = _TRAILERS
+        if peer.tls is not None:
+            extensions["tls"] = peer.tls
         scope = {
             "type": "http",
             "asgi": _HTTP,
@@ -102,9 +111,8 @@ class ScopeMaker:
             "query_string": query,
             "headers": head.headers,
             "state": self.state.copy(),
+            "extensions": extensions,
         }
-        if peer.tls is not None:
-            scope["extensions"] = {"tls": peer.tls}
         if self.id_proxies is not None:
             note_in(scope, self._identify(head, peer, self.id_proxies))
         return scope

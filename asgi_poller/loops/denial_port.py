@@ -49,6 +49,12 @@ class DenialPort:
         if encoded:
             self._write(encoded)
 
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """A denial has none (ASGI: Websocket Denial Response)."""
+
+    def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The same."""
+
     def end(self) -> None:
         self._done()
 

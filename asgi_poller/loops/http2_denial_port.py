@@ -76,6 +76,12 @@ class Http2DenialPort:
         if body or not more_body:
             self._stream.send_body(body, is_last=not more_body)
 
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """A denial has none (ASGI: Websocket Denial Response)."""
+
+    def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The same."""
+
     def end(self) -> None:
         self._done()
 

@@ -38,6 +38,7 @@ class Http2Output:
         "_is_blocking",
         "_is_last",
         "_stream_id",
+        "_trailers",
         "_waiting",
         "_writer",
         "sent_bytes",
@@ -59,6 +60,7 @@ class Http2Output:
         self._high_bytes = high_bytes
         self._waiting = bytearray()
         self._is_last = False
+        self._trailers: list[tuple[bytes, bytes]] | None = None  # that end the stream
         self._is_blocking = False
         self.sent_bytes = 0  # so far: whether the peer takes anything at all
 
@@ -87,6 +89,13 @@ class Http2Output:
         if not self._is_blocking and len(self._waiting) > self._high_bytes:
             self._is_blocking = True
             self._block(True)
+
+    def write_trailers(self, fields: list[tuple[bytes, bytes]]) -> None:
+        """Fields behind the body (RFC 9113, 8.1), which is complete. Nothing may follow."""
+        if self._writer is not None:
+            self._trailers = fields
+            self._is_last = True
+            self.pump()
 
     def pump(self, pieces: int = 2**31) -> bool:
         """Send what there is room for, so many pieces at most; whether something was sent."""
@@ -123,7 +132,12 @@ class Http2Output:
     def _send(self, writer: Http2Writer, piece: bytes, is_last: bool) -> None:
         if not piece and not is_last:
             return
-        writer.http2.send_body(self._stream_id, piece, is_last=is_last)
+        trailers = self._trailers if is_last else None
+        if piece or trailers is None:
+            is_end = is_last and trailers is None
+            writer.http2.send_body(self._stream_id, piece, is_last=is_end)
+        if trailers is not None:
+            writer.http2.send_head(self._stream_id, trailers, is_last=True)
         self.sent_bytes += len(piece)
         ended = self._ended
         writer.wrote(len(piece))

@@ -17,7 +17,7 @@ from asgi_poller.loops.server_state import ServerState
 from asgi_poller.loops.timer_wheel import NEVER
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http2.frames import CANCEL, INTERNAL_ERROR, NO_ERROR
-from asgi_poller.protocols.http2.responses import ResponseBody, response_head
+from asgi_poller.protocols.http2.responses import ResponseBody, response_fields, response_head
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -167,6 +167,20 @@ class Http2Stream:
         if body or not more_body:
             self._output.write(body, is_last=not more_body)
             self._watch()
+
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._body.take(b"", False)
+        fields = response_fields(headers)
+        if fields:
+            self._output.write_trailers(fields)
+        else:
+            self._output.write(b"", is_last=True)
+        self._watch()
+
+    def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        fields = [(b":status", b"103"), *response_fields(headers)]
+        self._connection.http2.send_head(self.id, fields, is_last=False)
+        self._connection.wrote(0)
 
     def end(self) -> None:
         """The exchange is complete; what waits for the peer's window is still sent."""

@@ -16,7 +16,7 @@ from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.protocols.http1.parser import RequestHead
-from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder
+from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder, encode_early_hint
 
 _APPLICATION_FAILED = 500  # RFC 9110, 15.6.1: that is logged with its exception
 _JOINED_BYTES = 65536  # above this the responses are written without waiting for further ones
@@ -96,6 +96,16 @@ class HttpResponses:
         encoded = self._encoder.body(body, more_body)
         if encoded:
             self.write(encoded)
+
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        encoded = self._encoder.trailers(headers)
+        if encoded:
+            self.write(encoded)
+
+    def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        hint = encode_early_hint(headers)
+        self.flush()  # what the application works on is not to be waited for
+        self._output.write_now(self._transport, hint)
 
     def end(self) -> None:
         self._owner.response_ended(self._encoder.keep_alive)

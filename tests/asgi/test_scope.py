@@ -35,6 +35,7 @@ def test_the_scope_of_a_request() -> None:
         "query_string": b"c=d",
         "headers": [(b"host", b"a"), (b"x-y", b"Z")],
         "state": {},
+        "extensions": {"http.response.early_hint": {}, "http.response.debug": {}},
     }
 
 
@@ -133,8 +134,27 @@ def test_every_scope_has_a_state_of_its_own() -> None:
 def test_the_tls_extension_is_there_where_tls_is() -> None:
     tls = {"tls_version": 0x0304}
     peer = Peer(None, None, "https", tls)
-    assert ScopeMaker().http(parsed(), peer)["extensions"] == {"tls": tls}
+    assert ScopeMaker().http(parsed(), peer)["extensions"]["tls"] is tls
     assert ScopeMaker().websocket(parsed(), peer, [])["extensions"]["tls"] == tls
+
+
+def test_extensions_are_announced_where_they_can_be_used() -> None:
+    def announced(headers: bytes = b"", version: bytes = b"1.1") -> set[str]:
+        return set(ScopeMaker().http(parsed(b"/", headers, version), PEER)["extensions"])
+
+    assert "http.response.early_hint" in announced()
+    assert "http.response.early_hint" not in announced(version=b"1.0")
+    for value in (b"trailers", b"gzip;q=0.5, Trailers"):
+        assert "http.response.trailers" in announced(b"TE: %b\r\n" % value)
+    assert "http.response.trailers" not in announced()
+    assert "http.response.trailers" not in announced(b"TE: gzip, xtrailers\r\n")
+    assert "http.response.trailers" not in announced(b"TE: trailers\r\n", b"1.0")
+
+
+def test_what_an_application_adds_to_its_extensions_is_its_own() -> None:
+    maker = ScopeMaker()
+    maker.http(parsed(), PEER)["extensions"]["mine"] = {}
+    assert "mine" not in maker.http(parsed(), PEER)["extensions"]
 
 
 class Forwarding:

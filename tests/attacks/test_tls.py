@@ -106,7 +106,7 @@ def test_plain_and_tls_side_by_side(
         is_served(site, authority)
         plain, tls = site.record.requests
         assert (plain["scheme"], tls["scheme"]) == ("http", "https")
-        assert "extensions" not in plain
+        assert "tls" not in plain["extensions"]
         assert tls["extensions"]["tls"]["tls_version"] == 0x0304
 
 

@@ -195,7 +195,7 @@ class Client(socket.socket):
         response = self.head()
         coding = response.header("transfer-encoding")
         length = response.header("content-length")
-        if not has_body or response.status in (100, 101, 204, 304):
+        if not has_body or response.status in (100, 101, 103, 204, 304):
             body = b""
         elif length is not None:
             body = self.exactly(int(length))

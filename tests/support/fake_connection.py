@@ -13,7 +13,12 @@ from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.types import Application, Message
 from asgi_poller.loops.denial_port import DenialPort
 from asgi_poller.protocols.http1.parser import RequestHead
-from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder, phrase
+from asgi_poller.protocols.http1.response import (
+    CONTINUE,
+    ResponseEncoder,
+    encode_early_hint,
+    phrase,
+)
 from asgi_poller.protocols.websocket.handshake import Handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate
 
@@ -79,6 +84,13 @@ class Wire:
     def send_body(self, body: bytes, more_body: bool) -> None:
         if encoded := self._encoder.body(body, more_body):
             self.write(encoded)
+
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if encoded := self._encoder.trailers(headers):
+            self.write(encoded)
+
+    def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.write(encode_early_hint(headers))
 
     def end(self) -> None:
         self.completed.append(self._encoder.keep_alive)

@@ -14,6 +14,14 @@ from asgi_poller.protocols.http1.parser import LENGTH_DIGITS
 _SHARED_NAMES = frozenset(
     {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
 )
+# What frames or routes a message, or says what its body is, comes before it (RFC 9110, 6.5.1).
+_NOT_IN_TRAILERS = frozenset(
+    {
+        *(b"content-length", b"transfer-encoding", b"connection", b"trailer", b"te", b"host"),
+        *(b"content-type", b"content-encoding", b"content-range", b"set-cookie"),
+        *(b"authorization", b"www-authenticate", b"cache-control", b"expires", b"location"),
+    }
+)
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _BAD_VALUE = re.compile(rb"[\r\n\0]")  # RFC 9110, 5.5: what could split a message
 
@@ -52,6 +60,22 @@ def encode_headers(headers: Iterable[Iterable[Any]], lines: list[bytes]) -> Mapp
     except (TypeError, ValueError, AttributeError) as error:
         raise ApplicationFault(f"headers are pairs of bytes: {error}") from error
     return shared
+
+
+def checked_trailers(headers: Iterable[Iterable[Any]]) -> list[tuple[bytes, bytes]]:
+    """Trailer fields that an application gives, with names in lower case. Raises ApplicationFault
+    for what is no field, or may not come behind a body (RFC 9110, 6.5.1).
+    """
+    try:
+        given = [(name, value) for name, value in headers]
+    except (TypeError, ValueError) as error:
+        raise ApplicationFault(f"headers are pairs of bytes: {error}") from error
+    encode_headers(given, [])  # raises for what is no header field
+    fields = [(name.lower(), value) for name, value in given]
+    for name, _ in fields:
+        if name in _NOT_IN_TRAILERS:
+            raise ApplicationFault(f"{name.decode()} cannot be a trailer (RFC 9110, 6.5.1)")
+    return fields
 
 
 def _encode(name: bytes, value: bytes, *, keep: bool) -> bytes:

@@ -47,6 +47,7 @@ class RequestHead:
     """
 
     __slots__ = (
+        "accepts_trailers",
         "expects_continue",
         "has_body",
         "has_underscores",
@@ -71,6 +72,7 @@ class RequestHead:
         self.has_underscores = False  # in the name of a field
         self.is_forwarded = False  # a proxy's header fields are among them
         self.expects_continue = False  # RFC 9110, 10.1.1
+        self.accepts_trailers = False  # RFC 9110, 6.5.1: "TE: trailers" says so
         # RFC 9110, 7.8: the protocol that the connection is to change to; b"" for none
         self.upgrade = b""
 
@@ -126,6 +128,7 @@ _NOTED_NAMES = _FORWARDING_NAMES | {
     b"transfer-encoding",
     b"content-length",
     b"connection",
+    b"te",
 }
 _KEPT = frozenset({b"Upgrade", b"upgrade", b"keep-alive", b"keep-alive, Upgrade"})
 _VERSIONS = frozenset({"1.1", "1.0"})
@@ -387,6 +390,9 @@ def _read_framing(head: RequestHead) -> None:
             if head.keep_alive and value not in _KEPT and b"close" in value.lower():
                 options = [option.strip() for option in value.lower().split(b",")]
                 head.keep_alive = b"close" not in options  # RFC 9112, 9.3: close comes first
+        elif name == b"te":
+            if head.http_version == "1.1" and _has_trailers(value):
+                head.accepts_trailers = True
         else:
             head.is_forwarded = True
     if not head.has_body:
@@ -396,3 +402,8 @@ def _read_framing(head: RequestHead) -> None:
         raise HttpFault(400, "exactly one Host header is needed")
     if head.method == "CONNECT":
         raise HttpFault(501, "CONNECT is not supported")
+
+
+def _has_trailers(value: bytes) -> bool:
+    """Whether a TE field says that trailers are taken (RFC 9110, 10.1.4)."""
+    return b"trailers" in [coding.strip() for coding in value.lower().split(b",")]

@@ -18,6 +18,7 @@ DefaultHeaders: TypeAlias = Callable[[Mapping[bytes, bytes]], bytes]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+_EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\n"
 
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 _STATUS_LINES: dict[object, bytes] = {
@@ -138,6 +139,14 @@ def encode_chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+def encode_early_hint(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """An interim response (RFC 8297). Raises ApplicationFault for headers that are not valid."""
+    lines = [_EARLY_HINTS]
+    encode_headers(headers, lines)
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
 # The heads of the last responses, by all that they are made of: within a second, whose Date is one
 # of these things, most are like one before. All are forgotten when there are too many.
 _HEADS: dict[tuple[object, ...], tuple[bytes, Framing]] = {}
@@ -218,6 +227,20 @@ class ResponseEncoder:
             if not more_body:
                 body += LAST_CHUNK
         return body
+
+    def trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The end of a body all of whose pieces were given with `more_body`: a chunked one's with
+        trailer fields (RFC 9112, 7.1.2), nothing where there is no place for them. Raises
+        ApplicationFault where the body is shorter than its head says.
+        """
+        if self._expected_bytes and self._framing.has_body:
+            raise ApplicationFault("response body is shorter than its Content-Length")
+        if not (self._framing.is_chunked and self._framing.has_body):
+            return b""
+        lines = [b"0\r\n"]
+        encode_headers(headers, lines)
+        lines.append(b"\r\n")
+        return b"".join(lines)
 
 
 def _as_tuple(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:

@@ -149,6 +149,7 @@ def _read_fields(head: RequestHead, authority: bytes | None, *, is_complete: boo
         elif name == b"te":
             if value.lower() != b"trailers":  # RFC 9113, 8.2.2
                 raise HttpFault(400, "TE is trailers in HTTP/2, or nothing")
+            head.accepts_trailers = True
         elif name == b"expect":
             head.expects_continue = not is_complete and value.lower() == b"100-continue"
         else:
