@@ -20,17 +20,24 @@ The octet goes through these values, each written by one side only:
 A worker that was killed ended none of its connections: the pollers' process forgets all tickets
 that bear its number. It marks a ticket *before* it claims the connection (`process_lane`), so that
 no connection can be lost without its number; what it marked and never claimed is taken back first.
+
+A connection of HTTP/2 may be many WebSockets, which only its worker knows of. So behind the octets
+there are two cells for each worker, written by it alone: how many WebSockets it has that are
+streams, and how many others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asgi_poller.handoff.shared_memory import SharedMemory
+from asgi_poller.handoff.shared_memory import CELL_BYTES, SharedMemory
 
 TICKET_NONE = -1  # of a connection that no limit counts
 ENDED = 1
 FIRST_WORKER, LAST_WORKER = 2, 255
+
+_WORKERS = LAST_WORKER + 1
+_CELLS_BYTES = 2 * _WORKERS * CELL_BYTES
 
 # Unit: tickets, which is octets of address space, used as they are needed. Exceeded: connections
 # are refused as over the limit. More than a system has descriptors for.
@@ -44,24 +51,26 @@ class ConnectionTable:
     pass `fd` on, and `attach` there.
     """
 
-    __slots__ = ("_bytes", "_shared")
+    __slots__ = ("_bytes", "_cells", "_shared", "capacity")
 
     def __init__(self, capacity: int = CAPACITY_COUNT, *, inheritable: bool = False) -> None:
-        self._shared = SharedMemory(capacity, named="asgi-poller-tickets" if inheritable else None)
-        self._bytes = self._shared.memory
+        cells_at = -(-capacity // CELL_BYTES) * CELL_BYTES  # rounded up
+        name = "asgi-poller-tickets" if inheritable else None
+        self._use(SharedMemory(cells_at + _CELLS_BYTES, named=name))
+        self.capacity = capacity  # how many tickets there are
+
+    def _use(self, shared: SharedMemory) -> None:
+        self._shared = shared
+        self._bytes = shared.memory
+        self.capacity = len(self._bytes) - _CELLS_BYTES
+        self._cells = shared.cells[self.capacity // CELL_BYTES :]
 
     @classmethod
     def attach(cls, fd: int) -> ConnectionTable:
         """The table of another process, by the descriptor that was inherited from it."""
         table = cls.__new__(cls)
-        table._shared = SharedMemory.attach(fd)
-        table._bytes = table._shared.memory
+        table._use(SharedMemory.attach(fd))
         return table
-
-    @property
-    def capacity(self) -> int:
-        """How many tickets there are."""
-        return len(self._bytes)
 
     @property
     def fd(self) -> int:
@@ -87,6 +96,23 @@ class ConnectionTable:
         """The connection has ended. Exactly once for each ticket, and nothing after it."""
         self._bytes[ticket] = ENDED
 
+    # WebSockets of workers
+
+    def count_websockets(self, worker: int, *, streams: int, others: int) -> None:
+        """`worker` has so many now. For that worker, under a lock of its own."""
+        self._cells[worker] = streams
+        self._cells[_WORKERS + worker] = others
+
+    @property
+    def stream_count(self) -> int:
+        """WebSockets that are streams, of all workers."""
+        return sum(self._cells[:_WORKERS])
+
+    @property
+    def websocket_count(self) -> int:
+        """WebSockets of all workers; those on their way to one are not among them."""
+        return sum(self._cells)
+
     def take_ended(self, used: int) -> Iterator[int]:
         """The tickets below `used` that have ended, each once. For the pollers' process."""
         return self._take(ENDED, used)
@@ -105,6 +131,7 @@ class ConnectionTable:
 
     def close(self) -> None:
         """Give the memory back. No thread of this process may use the table any more."""
+        self._cells.release()
         self._shared.close()
 
 

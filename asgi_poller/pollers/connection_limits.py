@@ -151,7 +151,8 @@ class ConnectionLimits:
         """WebSockets, as far as `open_websocket` and `begin_stream` were called."""
         with self._lock:
             self._tickets.collect()
-            return self._tickets.websocket_count + self._stream_count
+            streams = self._stream_count + self.table.stream_count
+            return self._tickets.websocket_count + streams
 
     def enter(self, peer: Any) -> int | Refusal:
         """A ticket for a connection from `peer` (as accept() gives it), or why there is none.
@@ -223,10 +224,11 @@ class ConnectionLimits:
             self._stream_count -= 1
 
     def _has_all_websockets(self, limit: int) -> bool:
-        if self._tickets.websocket_count + self._stream_count < limit:
+        streams = self._stream_count + self.table.stream_count
+        if self._tickets.websocket_count + streams < limit:
             return False
         self._tickets.collect()
-        return self._tickets.websocket_count + self._stream_count >= limit
+        return self._tickets.websocket_count + streams >= limit
 
     def new_worker(self) -> int:
         """The number under which a worker process marks its tickets. OperatorFault if all are
@@ -247,6 +249,7 @@ class ConnectionLimits:
         """
         with self._lock:
             self._workers.discard(worker)
+            self.table.count_websockets(worker, streams=0, others=0)
             return self._tickets.forget_worker(worker)
 
     def _key(self, peer: Any) -> str | bytes | None:

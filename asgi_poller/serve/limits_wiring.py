@@ -5,6 +5,7 @@ the configuration says. Without such an option nothing is made.
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from asgi_poller.asgi.proxy_headers import TrustedHosts
@@ -44,20 +45,56 @@ class LocalCounter:
 
 class SharedCounter:
     """For loops in workers: the ends of connections are counted in the pollers' process. What is to
-    be refused is refused there, or by each loop's share of --limit-channels. Any thread.
+    be refused is refused there, or by each loop's share of --limit-channels; but for WebSockets
+    that are streams of HTTP/2, which only the worker sees. Any thread.
+
+    `worker` is one of its numbers in the table, `limit` is --limit-channels.
     """
 
-    def __init__(self, table: ConnectionTable) -> None:
-        self.end = table.end
+    def __init__(self, table: ConnectionTable, worker: int, limit: int | None) -> None:
+        self._table = table
+        self._worker = worker
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._websockets: set[int] = set()  # tickets of those that are no streams
+        self._stream_count = 0
+
+    def end(self, ticket: int) -> None:
+        if ticket in self._websockets:
+            with self._lock:
+                self._websockets.discard(ticket)
+                self._publish()
+        self._table.end(ticket)
 
     def open_websocket(self, ticket: int) -> bool:
+        if ticket >= 0 and self._limit is not None:
+            with self._lock:
+                self._websockets.add(ticket)
+                self._publish()
         return True
 
     def begin_stream(self) -> bool:
-        return True
+        """Counted before it is looked whether there is room: of two workers that take the last
+        place at once both may be refused, and never both let in.
+        """
+        with self._lock:
+            self._stream_count += 1
+            self._publish()
+            if self._limit is None or self._table.websocket_count <= self._limit:
+                return True
+            self._stream_count -= 1
+            self._publish()
+            return False
 
     def end_stream(self) -> None:
-        pass
+        with self._lock:
+            self._stream_count -= 1
+            self._publish()
+
+    def _publish(self) -> None:
+        self._table.count_websockets(
+            self._worker, streams=self._stream_count, others=len(self._websockets)
+        )
 
     def identify(self, ticket: int, peer: Any) -> bool:
         return True

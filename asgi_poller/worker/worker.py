@@ -158,6 +158,11 @@ class Worker:
         log_with_pid("Finished worker %d [%d]", self._spec.number, os.getpid())
         return 0
 
+    def _counter(self) -> SharedCounter | None:
+        if self._table is None:
+            return None
+        return SharedCounter(self._table, self._spec.marks[0], self._config.limit_channels)
+
     async def _start(self) -> list[int]:
         """Start the loops and adopt from now on; returns their threads' identifiers."""
         config = self._config
@@ -171,7 +176,7 @@ class Worker:
             self._spec.infos,
             count=len(self._receivers),
             tls=self._tls,
-            counter=None if self._table is None else SharedCounter(self._table),
+            counter=self._counter(),
             websocket_share=self._spec.websocket_share,
             rows=[] if rows is None else [rows.row(index) for index in self._spec.rows],
             link_topics=functools.partial(HubLink, self._mail_slot.connect),

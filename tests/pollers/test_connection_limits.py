@@ -20,6 +20,7 @@ from asgi_poller.pollers.connection_limits import (
     address_key,
     make_connection_limits,
 )
+from asgi_poller.serve.limits_wiring import SharedCounter
 from tests.support.waiting import DEADLINE_S, in_threads
 
 
@@ -193,3 +194,31 @@ def test_limits_hold_while_many_threads_let_in_and_close() -> None:
     assert [isinstance(connection_limits.enter(peer("192.0.2.0")), int) for _ in range(10)] == [
         True
     ] * 9 + [False]
+
+
+def test_streams_of_workers_and_websockets_are_counted_together() -> None:
+    """WebSockets over HTTP/2 are known to their worker alone."""
+    limits = ConnectionLimits(Config("main:app", limit_channels=4))
+    first, second = limits.new_worker(), limits.new_worker()
+    counters = [SharedCounter(limits.table, worker, 4) for worker in (first, second)]
+    assert counters[0].begin_stream()
+    assert counters[1].begin_stream()
+    ticket = limits.enter(("127.0.0.1", 1))
+    assert isinstance(ticket, int)
+    assert limits.open_websocket(ticket) is None
+    assert counters[1].open_websocket(ticket)
+    assert counters[0].begin_stream()
+    assert limits.websocket_count == 4
+    for counter in counters:
+        assert not counter.begin_stream()
+    other = limits.enter(("127.0.0.1", 2))
+    assert isinstance(other, int)
+    assert limits.open_websocket(other) is Refusal.CHANNELS
+    counters[1].end(ticket)
+    assert counters[1].begin_stream()
+    assert not counters[0].begin_stream()
+    limits.worker_died(first)  # with two of them
+    assert counters[1].begin_stream()
+    counters[1].end_stream()
+    assert limits.open_websocket(other) is None
+    assert limits.websocket_count == 3
