@@ -40,6 +40,8 @@ INTERPRETED = frozenset(
         "asgi/lifespan.py",
         "asgi/message_log.py",
         "asgi/refusal_log.py",
+        "asgi/static_files.py",
+        "asgi/static_lookup.py",  # system calls, in threads
         "asgi/tls_extension.py",
         "loops/accepted_socket.py",  # inherits from socket.socket
         "loops/after_tls.py",

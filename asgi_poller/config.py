@@ -23,6 +23,7 @@ from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
 from asgi_poller.settings.rules import apply_rules
+from asgi_poller.settings.static import Static
 from asgi_poller.settings.table import OPTIONS, SETTINGS, by_option_name, checked, parsed
 from asgi_poller.settings.topics import Topics
 from asgi_poller.settings.uvicorn import translate, without_objects
@@ -51,6 +52,7 @@ class Config(
     Proxies,
     Tls,
     Application,
+    Static,
     Logging,
     Monitoring,
     Topics,

@@ -8,6 +8,7 @@
     │   └── ProxyProtocolFault    a malformed or forbidden PROXY header: the connection is closed
     ├── ApplicationFault          the application broke the ASGI specification: a RuntimeError
     ├── ClientDisconnected        send() after the peer has left: an OSError, as ASGI wants it
+    ├── ResponseBroken            a response of ours that cannot be completed: a line in the log
     ├── TopicsUnavailable         what joins the topics of processes and machines cannot be reached
     ├── FellBehind                a reader of topics was to end rather than to lose messages
     └── OperatorFault             a setting or the system is wrong: one line with the fix
@@ -87,6 +88,10 @@ class ApplicationFault(AsgiPollerError, RuntimeError):
 
 class ClientDisconnected(AsgiPollerError, OSError):
     """Raised from `send()` once the peer has left (ASGI: Disconnected Client)."""
+
+
+class ResponseBroken(AsgiPollerError):
+    """A response that the server itself began and cannot complete; the text is what is logged."""
 
 
 class TopicsUnavailable(AsgiPollerError, ConnectionError):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable
 
 from asgi_poller import platform
+from asgi_poller.asgi.static_files import static_mounts
 from asgi_poller.config import Config
 from asgi_poller.errors import ConfigError
 from asgi_poller.logs import configure_logging, let_go_of_stalled_outputs, log_notices
@@ -51,6 +52,7 @@ def _serve(config: Config, owns_process: bool, sockets: Iterable[socket.socket] 
     configure_logging(config)
     log_notices(config)
     require_service(config)
+    static_mounts(config)
     if owns_process:
         platform.name_process(_role(config))
     if config.reload:

@@ -29,7 +29,7 @@ from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl, wait_in
 from asgi_poller.asgi.request_id import log_extra
 from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Loop, Message
-from asgi_poller.errors import ApplicationFault, ClientDisconnected
+from asgi_poller.errors import ApplicationFault, ClientDisconnected, ResponseBroken
 from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.http1.headers import checked_trailers
 from asgi_poller.protocols.http1.parser import RequestHead
@@ -193,7 +193,10 @@ class HttpExchange:
             if self.state is _GONE and stems_from_disconnect(error):
                 return  # it saw that nobody listens, and has stopped
             note = log_extra(self.scope)
-            _log.error("Exception in ASGI application", exc_info=error, extra=note)
+            if isinstance(error, ResponseBroken):
+                _log.error("%s", error, extra=note)
+            else:
+                _log.error("Exception in ASGI application", exc_info=error, extra=note)
         elif self.state is _COMPLETE:
             return
         elif self.state is _WAITING:

@@ -15,6 +15,7 @@ import click
 
 from asgi_poller import platform
 from asgi_poller.asgi.proxy_headers import TrustedHosts
+from asgi_poller.asgi.static_files import static_mounts
 from asgi_poller.commands.table_command import (
     CONTEXT_SETTINGS,
     SubTableCommand,
@@ -53,6 +54,7 @@ def faults(config: Config) -> Iterator[OperatorFault]:
         lambda: context_of(config),
         lambda: TrustedHosts(config.forwarded_allow_ips),
         lambda: request_filter(config),
+        lambda: static_mounts(config),
         lambda: reads_heads(config, workers=config.workers > 1),
         lambda: load_application(config),
     ]

@@ -17,6 +17,7 @@ from asgi_poller.asgi.message_log import with_message_log
 from asgi_poller.asgi.proxy_headers import TrustedHosts
 from asgi_poller.asgi.refusal_log import NO_PROXY_HEADER, note_refusal
 from asgi_poller.asgi.scope import Peer
+from asgi_poller.asgi.static_files import static_files
 from asgi_poller.asgi.types import Application
 from asgi_poller.config import Config
 from asgi_poller.errors import ProxyProtocolFault
@@ -69,6 +70,9 @@ class LoopServer:
         access_log: AccessLog | None = None,
         link_topics: MakeLink | None = None,
     ) -> None:
+        self._static = static_files(config)
+        if self._static is not None:
+            application = self._static.before(application)
         application = with_message_log(application)
         self.state = ServerState(config, application, access_log, link_topics)
         self.loop = self.state.loop
@@ -352,6 +356,8 @@ class LoopServer:
             return await self._lifespan.shutdown()  # which may still publish
         finally:
             self.state.close_topics()
+            if self._static is not None:
+                self._static.close()
 
 
 def _peer(sock: socket.socket, accepted: Accepted, info: ListenerInfo) -> Peer:

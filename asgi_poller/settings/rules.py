@@ -43,6 +43,7 @@ def apply_rules(app: object, values: Values) -> list[str]:
         *_tls_notices(values),
         *_proxy_notices(values),
         *_log_notices(values),
+        *_static_notices(values),
     ]
 
 
@@ -102,6 +103,16 @@ def _reload_notices(values: Values) -> list[str]:
         name for name in ("reload_dirs", "reload_includes", "reload_excludes") if values[name]
     ]
     return [f"{SETTINGS[name].switch} does nothing without --reload" for name in unused]
+
+
+def _static_notices(values: Values) -> list[str]:
+    if values["static_path_mount"]:
+        return []
+    return [
+        f"{SETTINGS[name].switch} does nothing without --static-path-mount"
+        for name in ("static_path_dir_to_file", "static_path_expires")
+        if values[name] != SETTINGS[name].default
+    ]
 
 
 def _worker_notices(values: Values) -> list[str]:

@@ -15,6 +15,7 @@ from asgi_poller.settings.monitoring import Monitoring
 from asgi_poller.settings.option import Option, options_of
 from asgi_poller.settings.process import Lifetime, Processes, Reload
 from asgi_poller.settings.protocol import Http, WebSockets
+from asgi_poller.settings.static import Static
 from asgi_poller.settings.topics import Topics
 from asgi_poller.settings.uvicorn import UvicornOptions
 
@@ -22,6 +23,7 @@ from asgi_poller.settings.uvicorn import UvicornOptions
 GROUPS: tuple[tuple[str, type], ...] = (
     ("Listening", Listening),
     ("Application", Application),
+    ("Static files", Static),
     ("Pollers", Pollers),
     ("Workers and event loops", Processes),
     ("Lifetime", Lifetime),

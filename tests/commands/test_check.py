@@ -36,6 +36,14 @@ FAULTS = {
         (("--forwarded-allow-ips", "10.0.0.300"), "--forwarded-allow-ips: '10.0.0.300'"),
         (("--env-file", "missing.env"), "--env-file: there is no file missing.env"),
         (("--pid", "missing/pid"), "--pid: there is no directory missing"),
+        (
+            ("--static-path-mount", "/static:missing"),
+            "--static-path-mount: there is no directory missing: /static:missing",
+        ),
+        (
+            ("--static-path-mount", "/static:web.py"),
+            "--static-path-mount: web.py is no directory: /static:web.py",
+        ),
         (("--config", "missing.toml"), "--config: missing.toml cannot be read"),
     ],
     1: [

@@ -56,4 +56,11 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "origin": [b"https://a.example.org\nexample.com:80", b"null\n[::1]", b"http://x:1\nx:1"],
     "fields": [b"x-y: z", b"content-length:5", b"X: a\r\nb: c"],
+    "files": [
+        b'bytes=0-99\n"a"\nW/"b", "c"\nSun, 06 Nov 1994 08:49:37 GMT\n*',
+        b"bytes=-5\nSunday, 06-Nov-94 08:49:37 GMT",
+        b"bytes=5-\nSun Nov  6 08:49:37 1994",
+        b'bytes=0-0,-1\n\n"a"',
+        b"br;q=0.5, gzip;q=1.0, *;q=0, identity",
+    ],
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, WebSocketFault
 from asgi_poller.protocols import proxy_protocol
+from asgi_poller.protocols.content_coding import preferred
 from asgi_poller.protocols.host_origin import HostMatcher, OriginMatcher
 from asgi_poller.protocols.http1.headers import encode_headers
 from asgi_poller.protocols.http1.parser import (
@@ -20,6 +21,7 @@ from asgi_poller.protocols.http1.parser import (
     RequestHead,
     RequestParser,
 )
+from asgi_poller.protocols.preconditions import Validators, select
 from asgi_poller.protocols.websocket.frames import decode_control
 from asgi_poller.protocols.websocket.handshake import check_handshake
 from asgi_poller.protocols.websocket.permessage_deflate import Deflate, negotiate
@@ -193,6 +195,20 @@ def fields(data: bytes) -> None:
     assert b"".join(lines).count(b"\n") == 1
 
 
+def files(data: bytes) -> None:
+    """Conditions, a range and Accept-Encoding of a request for a file: a part that the file has."""
+    names = (b"range", b"if-range", b"if-none-match", b"if-modified-since", b"if-match")
+    headers = list(zip(names, data.split(b"\n"), strict=False))
+    for size in (0, 1, MAX_BYTES):
+        found = select("GET", headers, Validators(b'"a"', 784111777, True), size)
+        assert found.status in (200, 206, 304, 412, 416)
+        assert found.first >= 0
+        assert found.length >= (found.status == 206)
+        assert found.first + found.length <= size
+    available = (b"br", b"gzip")
+    assert preferred(data, available) in (None, *available)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "http1": http1,
     "websocket": websocket,
@@ -201,4 +217,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "proxy_protocol": proxy,
     "origin": origin,
     "fields": fields,
+    "files": files,
 }

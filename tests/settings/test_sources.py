@@ -15,6 +15,7 @@ from asgi_poller.settings.table import OPTIONS
 # A text that each option accepts in the environment, where its default as text is not one.
 SAMPLES = {"bind": "[::1]:1", "bind_tls": "unix:/x", "headers": "A: b", "uds_owner": "root:root"}
 SAMPLES |= {"allow_hosts": "a.example", "ws_allow_origins": "https://a.example"}
+SAMPLES |= {"static_path_mount": "/static:web"}
 
 
 def test_every_option_can_be_set_in_the_environment() -> None:
