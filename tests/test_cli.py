@@ -82,6 +82,7 @@ def test_a_value_for_every_option(served: Served) -> None:
         "bind_tls": "a:1",
         "headers": "A: b",
         "topics_history": "9,1s",
+        "static_path_mount": "/static:web",
     }
     for option in OPTIONS.values():
         if option.kind.flag:

@@ -56,7 +56,7 @@ def _mounts() -> Kind:
 
 
 def _file_name() -> Kind:
-    plain = text("NAME")
+    plain = text("FILE")
 
     def check(value: object) -> str:
         name: str = plain.check(value)
@@ -64,7 +64,7 @@ def _file_name() -> Kind:
             raise ValueError(f"must be a file's name such as index.html, not {shown(name)}")
         return name
 
-    return Kind("NAME", check, check)
+    return Kind("FILE", check, check)
 
 
 @dataclass(frozen=True, kw_only=True, init=False)

@@ -356,9 +356,9 @@ def test_a_disk_that_hangs_holds_files_and_nothing_else(
         assert moves.wait(DEADLINE_S)
         return look(name, parent)
 
-    monkeypatch.setattr(static_lookup, "_regular", look_slowly)
     sparse(site.root / "large", b"1")
     before = descriptors(site)
+    monkeypatch.setattr(static_lookup, "_regular", look_slowly)
     try:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(site.connect()) for _ in range(20)]

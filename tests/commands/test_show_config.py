@@ -38,6 +38,7 @@ OTHERS = {
     "worker_max_memory": ["1500m"],
     "h11_max_incomplete_event_size": ["4k"],
     "topics_history": ["10,5s", "a*=1,1m"],
+    "static_path_mount": ["/static:web", "/media:files"],
 }
 BY_METAVAR = {
     "N": ["3"],
