@@ -142,14 +142,14 @@ class Browser:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Browser]:
-    """Run one with an empty profile in the directory `profile`."""
+def browser(profile: Path, *more: str) -> Iterator[Browser]:
+    """Run one with an empty profile in the directory `profile`, and `more` options."""
     path = executable()
     assert path is not None
     # Without a sandbox, which containers do not allow: it sees nothing but our own pages.
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
     process = subprocess.Popen(
-        [path, *options, f"--user-data-dir={profile}", "about:blank"],
+        [path, *options, *more, f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
