@@ -17,6 +17,8 @@ kind of data and one set of parameters only; the others are in the slow run.
 
 The server compresses every message (`--ws-deflate-threshold 0`): kosoku's cases take an echo that
 is not compressed for an error of their own.
+
+Over HTTP/2 run 327 of them, through a bridge that leaves the frames as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ import pytest
 
 from tests.support.apps import echo
 from tests.support.command import run_python
+from tests.support.http2_bridge import bridged
 from tests.support.server import serving
+from tests.support.waiting import wait_until
 
 pytest.importorskip("kosoku", reason="the test suite is kosoku's: pip install kosoku")
 
@@ -114,6 +118,26 @@ def test_autobahn(group: str, ws: str) -> None:
     options = {"ws": ws, "ws_max_size": "32MiB", "ws_deflate_threshold": 0}
     with serving(echo, **options) as site:
         results = results_of(site.port, cases, side_by_side)
+    assert len(results) == count
+    bad = {case: result for case, result in results.items() if not is_acceptable(case, *result[:2])}
+    assert bad == {}
+
+
+# Over HTTP/2 frames come out of DATA instead of a socket: these look at all that is done with them.
+# The other sizes and parameters of compression differ in nothing that a stream could change.
+OVER_HTTP2 = ("1-7", "9", "10", "12.1", "13.7")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(LIMIT_S)
+@pytest.mark.parametrize("group", OVER_HTTP2)
+def test_autobahn_over_http2(group: str) -> None:
+    """Through a bridge, all of a group's WebSockets on one connection (RFC 8441)."""
+    cases, count, side_by_side = GROUPS[group]
+    options = {"ws_max_size": "32MiB", "ws_deflate_threshold": 0}
+    with serving(echo, **options) as site, bridged(site.port) as port:
+        results = results_of(port, cases, side_by_side)
+        wait_until(lambda: site.connections() == 1, "each has left; one is the bridge's")
     assert len(results) == count
     bad = {case: result for case, result in results.items() if not is_acceptable(case, *result[:2])}
     assert bad == {}
