@@ -111,7 +111,7 @@ def test_plain_and_tls_side_by_side(
 
 
 def test_alpn_and_the_extension_of_a_websocket(files: Files, authority: trustme.CA) -> None:
-    with over_tls(files) as site:
+    with over_tls(files, http="1") as site:
         context = client_context(authority, ("h2", "http/1.1"))
         with context.wrap_socket(site.connect(), server_hostname="localhost") as client:
             assert client.selected_alpn_protocol() == "http/1.1"
