@@ -204,7 +204,7 @@ class Http2Protocol:
         websocket.run(session)
 
     def _on_refused(self, event: Any) -> None:
-        stream = Http2Stream(self, event.stream_id, is_complete=False)
+        stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
         self._streams[event.stream_id] = stream
         stream.refuse_broken(event.fault, is_head=event.is_head)
 

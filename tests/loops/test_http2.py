@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import h2.events
+import pytest
 
 from tests.support.http2 import http2_client
 from tests.support.server import serving
@@ -72,3 +73,14 @@ def test_a_drain_lets_streams_end() -> None:
         client.h2.send_data(stream, b"late", end_stream=True)
         client.flush()
         assert client.response(stream)[2] == b"late"
+
+
+@pytest.mark.parametrize("body", [None, b"hello"])
+def test_a_bad_request_costs_its_stream_alone(body: bytes | None) -> None:
+    with serving(echo) as site, http2_client(site.port) as client:
+        method = "GET" if body is None else "POST"
+        for _ in range(3):
+            stream = client.request("/a b", method, body=body)
+            assert client.status(stream) == 400
+        stream = client.request("/", "POST", body=b"well")
+        assert client.response(stream)[2] == b"well"

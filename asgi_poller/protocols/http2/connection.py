@@ -237,7 +237,7 @@ class Http2Connection:
             )
         except HttpFault as fault:
             is_head = (b":method", b"HEAD") in event.headers
-            found.append(RequestRefused(stream_id, fault, is_head))
+            found.append(RequestRefused(stream_id, fault, is_head, is_complete))
             return
         found.append(RequestReceived(stream_id, head, is_complete))
 
@@ -327,7 +327,10 @@ class Http2Connection:
         """End a stream before its end (RFC 9113, 6.4)."""
         if stream_id in self.open_streams:
             self.open_streams.discard(stream_id)
-            self._h2.reset_stream(stream_id, code)
+            stream = self._h2.streams.get(stream_id)
+            # what the peer said in the same read, as events still to be taken, may have closed it
+            if stream is not None and not stream.closed:
+                self._h2.reset_stream(stream_id, code)
 
     def ping(self) -> None:
         """PING (RFC 9113, 6.7)."""

@@ -25,6 +25,7 @@ class RequestRefused:
     stream_id: int
     fault: HttpFault
     is_head: bool  # HEAD: the answer has no body
+    is_complete: bool  # there is nothing more of it
 
 
 @dataclass(slots=True)
