@@ -207,6 +207,8 @@ class Http2WebSocket(WebSocketConnection):
         """Without a Close before it that is a 1006 (RFC 6455, 7.1.5)."""
         if self._is_sent:
             self._leave_soon()
+        elif not self._has_head:
+            self._reset(CANCEL)
         elif not self._is_ended:
             self._flush()
             self._end_session()
@@ -225,9 +227,6 @@ class Http2WebSocket(WebSocketConnection):
 
     def _say_end(self) -> None:
         if self._has_left:
-            return
-        if not self._has_head:
-            self._reset(CANCEL)
             return
         if not self._is_ended:
             self._is_ended = True

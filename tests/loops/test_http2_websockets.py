@@ -29,7 +29,7 @@ from tests.support.frames import (
     inflated,
     text,
 )
-from tests.support.http2_websockets import WebSockets, websockets
+from tests.support.http2_websockets import CANCEL, WebSockets, websockets
 from tests.support.server import Site, serving
 from tests.support.waiting import DEADLINE_S, settled, wait_until
 
@@ -361,6 +361,52 @@ def test_a_peer_that_never_ends_its_stream_is_not_waited_for(
     wait_until(lambda: site.connections() == 1, "it has left")
 
 
+def test_frames_that_come_before_the_answer(stubborn: Stubborn) -> None:
+    with serving(stubborn) as site, websockets(site.port) as client:
+        eager, gone, half = (client.open("/late") for _ in range(3))
+        eager.sendall(text("eager") + text("er"))
+        gone.reset()
+        half.shutdown()
+        client.until(lambda: half.reset_code is not None, "who says no more gets no answer")
+        assert half.reset_code == CANCEL
+        stubborn.go_on.set()
+        assert eager.head().status == 200
+        assert [eager.frame().payload for _ in range(2)] == [b"eager", b"er"]
+        wait_until(lambda: site.connections() == 2, "the others have left")
+
+
+def test_an_end_behind_messages(stubborn: Stubborn) -> None:
+    """END_STREAM without a Close: what was said before is still given to the application."""
+    with serving(stubborn) as site, websockets(site.port) as client:
+        channel = client.websocket("/deaf")
+        client.h2.send_data(channel.stream_id, text("a") + text("b"), end_stream=True)
+        client.flush()
+        assert channel.rest() == b""
+        wait_until(lambda: site.connections() == 1, "it has left")
+        stubborn.go_on.set()
+        assert stubborn.ended.wait(DEADLINE_S)
+    assert stubborn.received == ["a", "b"]
+
+
+def test_one_that_is_not_accepted_in_time(stubborn: Stubborn) -> None:
+    with serving(stubborn, ws_accept_timeout=0.3) as site, websockets(site.port) as client:
+        late, well = client.open("/late"), client.websocket()
+        assert late.response().status == 500
+        stubborn.go_on.set()
+        well.sendall(text("still here"))
+        assert well.frame().payload == b"still here"
+
+
+def test_lifetimes(app: Application) -> None:
+    options = {"ws_max_lifetime": 0.3, "ws_max_lifetime_jitter": 0.0}
+    with serving(app, **options) as site, websockets(site.port) as client:
+        for channel in [client.websocket() for _ in range(5)]:
+            assert channel.frame().close_code == 1012
+            channel.sendall(close(1012))
+            assert channel.rest() == b""
+        assert client.status(client.request("/echo/still")) == 200
+
+
 def test_the_connection_goes_with_all_of_them(app: Application, site: Site) -> None:
     with websockets(site.port) as client:
         for _ in range(20):
@@ -370,8 +416,12 @@ def test_the_connection_goes_with_all_of_them(app: Application, site: Site) -> N
     wait_until(lambda: site.connections() == 0)
 
 
-def test_a_drain_closes_each_with_1012(app: Application) -> None:
-    with serving(app, **ROOM) as site, websockets(site.port) as client:
+@pytest.mark.parametrize("spread_s", [0.0, 0.3])
+def test_a_drain_closes_each_with_1012(app: Application, spread_s: float) -> None:
+    with (
+        serving(app, drain_spread=spread_s, **ROOM) as site,
+        websockets(site.port) as client,
+    ):
         channels = [client.websocket() for _ in range(50)]
         serving_of = site.server._serving
         assert serving_of is not None
