@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from asgi_poller.asgi.http import HttpContext, HttpExchange
+from asgi_poller.asgi.http import HttpExchange
+from asgi_poller.asgi.http_context import HttpContext
 from asgi_poller.asgi.response_port import ResponsePort
 from asgi_poller.asgi.types import Message
 from asgi_poller.errors import ApplicationFault

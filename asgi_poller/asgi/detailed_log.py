@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from asgi_poller.asgi.access_log import (
@@ -20,7 +20,7 @@ from asgi_poller.asgi.access_log import (
     query_of,
 )
 from asgi_poller.asgi.request_id import parsed_traceparent, request_id_of
-from asgi_poller.asgi.response_port import ResponsePort
+from asgi_poller.asgi.response_port import FilePort, FileTransfer, ResponsePort
 from asgi_poller.asgi.types import Scope
 from asgi_poller.logs import ACCESS_HTTP, ACCESS_WEBSOCKET, Access, Outcome
 from asgi_poller.protocols.http1.parser import RequestHead
@@ -170,12 +170,13 @@ class _MeasuredPort:
     thread.
     """
 
-    __slots__ = ("_entry", "_has_body", "_log", "_port")
+    __slots__ = ("_entry", "_files", "_has_body", "_log", "_port")
 
     def __init__(self, port: ResponsePort, log: DetailedAccessLog, entry: DetailedEntry) -> None:
         self._port = port
         self._log = log
         self._entry = entry
+        self._files: FilePort | None = None
         self._has_body = True
 
     def send_head(
@@ -198,6 +199,33 @@ class _MeasuredPort:
 
     def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._port.send_trailers(headers)
+
+    def files(self) -> FilePort | None:
+        self._files = self._port.files()
+        return None if self._files is None else self
+
+    # FilePort
+
+    def begin_file(self, count: int, more_body: bool) -> bool:
+        assert self._files is not None
+        return self._files.begin_file(count, more_body)
+
+    def send_file(
+        self, fd: int, offset: int, count: int, *, note: Callable[[int], None] | None = None
+    ) -> FileTransfer | None:
+        assert self._files is not None
+        return self._files.send_file(fd, offset, count, note=self._count_bytes)
+
+    def send_file_piece(self, data: bytes) -> None:
+        assert self._files is not None
+        self._files.send_file_piece(data)
+        self._count(data)
+
+    def end_file(self, count: int, more_body: bool) -> None:
+        assert self._files is not None
+        self._files.end_file(count, more_body)
+
+    # ResponsePort again
 
     def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._port.send_early_hint(headers)
@@ -226,6 +254,9 @@ class _MeasuredPort:
     def _count(self, body: bytes) -> None:
         if self._has_body:
             self._entry.response_bytes += len(body)
+
+    def _count_bytes(self, count: int) -> None:
+        self._entry.response_bytes += count
 
 
 def access_log_for(logger: logging.Logger) -> AccessLog:

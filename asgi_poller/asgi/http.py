@@ -4,13 +4,15 @@
 The response's states, and what the application may send in each:
 
     WAITING ── http.response.start ──► STARTED ── http.response.body ──► STREAMING ──► COMPLETE
+       │                                  ├──────────── SENDING ────────────┤               │
        │                                  │                                 ├──► TRAILERS ──┘
        └── the peer goes, or a fault ─────┴─────────────────────────────────┴──► GONE
 
 The head is written with the first body message, so that a small response is one write. In GONE
 `send` raises, so that an application stops at once and closes what it streams from. TRAILERS is
 between the last http.response.body and the last http.response.trailers of a response that
-announced them, to a client that takes them; to others they are not sent.
+announced them, to a client that takes them; to others they are not sent. While a file is opened and
+sent (SENDING: http.response.pathsend or .zerocopysend) nothing else may be.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from asgi_poller.asgi.access_log import AccessLog, Measure
 from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl, wait_in
+from asgi_poller.asgi.http_context import HttpContext
+from asgi_poller.asgi.http_messages import as_bytes, link_headers
 from asgi_poller.asgi.request_id import log_extra
+from asgi_poller.asgi.response_file import FileBody, headers_for, open_path, part_of
 from asgi_poller.asgi.response_port import ResponsePort
-from asgi_poller.asgi.types import Loop, Message
+from asgi_poller.asgi.types import Message
 from asgi_poller.errors import ApplicationFault, ClientDisconnected, ResponseBroken
-from asgi_poller.metrics.loop_counts import LoopCounts
 from asgi_poller.protocols.http1.headers import checked_trailers
 from asgi_poller.protocols.http1.parser import RequestHead
 
@@ -45,6 +47,7 @@ class State(Enum):
     WAITING = "waiting for http.response.start"
     STARTED = "waiting for the first http.response.body"
     STREAMING = "streaming the body"
+    SENDING = "sending a file"
     TRAILERS = "waiting for http.response.trailers"
     COMPLETE = "complete"
     GONE = "the peer has left"
@@ -57,20 +60,10 @@ class State(Enum):
 _WAITING: Final = State.WAITING
 _STARTED: Final = State.STARTED
 _STREAMING: Final = State.STREAMING
+_SENDING: Final = State.SENDING
 _TRAILERS: Final = State.TRAILERS
 _COMPLETE: Final = State.COMPLETE
 _GONE: Final = State.GONE
-
-
-@dataclass(slots=True)
-class HttpContext:
-    """What all exchanges of one loop share."""
-
-    loop: Loop
-    access_log: AccessLog | None = None
-    max_body_bytes: int | None = None
-    counts: LoopCounts = field(default_factory=LoopCounts)
-    measure: Measure | None = None  # of an access log that wants durations and sizes
 
 
 class HttpExchange:
@@ -84,6 +77,7 @@ class HttpExchange:
         "_body_complete",
         "_context",
         "_entry",
+        "_file",
         "_flow",
         "_handlers",
         "_is_body_given",
@@ -121,6 +115,7 @@ class HttpExchange:
         self._flow: FlowControl | None = None
         self._start: Message | None = None
         self._trailers: list[tuple[bytes, bytes]] | None = None  # so far, where it announced any
+        self._file: FileBody | None = None  # being sent
         self._started_at = time.monotonic() if context.counts.is_timed else 0.0
         self.state = _WAITING
         self._handlers = _WAITING.handlers
@@ -162,6 +157,8 @@ class HttpExchange:
             self._note_break()
             self._enter(_GONE)
         self._wake()
+        if self._file is not None:
+            self._file.stop()
         if self._flow is not None:
             self._flow.resume()
 
@@ -171,10 +168,16 @@ class HttpExchange:
             self._answered(status)
             self._enter(_GONE)
             self._port.refuse(self.head, status, detail)
-        elif self.state is _STREAMING or self.state is _TRAILERS:
-            self._enter(_GONE)
-            self._port.abort()
+        elif self.state in (_STREAMING, _SENDING, _TRAILERS):
+            self._break_off()
         self._wake()
+
+    def _break_off(self) -> None:
+        """The response has begun and cannot be completed."""
+        self._enter(_GONE)
+        if self._file is not None:
+            self._file.stop()
+        self._port.abort()
 
     def block_writing(self) -> None:
         if self._flow is None:
@@ -237,8 +240,9 @@ class HttpExchange:
         """
         handler = self._handlers.get(message["type"])
         if handler is None:
-            raise ApplicationFault(f"{message['type']!r} cannot be sent: {self.state.value}")
-        handler(self, message)
+            await self._send_file(message)
+        else:
+            handler(self, message)
         if self.state is _STREAMING:
             self._sent_count += 1
             if self._flow is not None and not self._flow.is_writable:
@@ -260,7 +264,7 @@ class HttpExchange:
         assert start is not None
         body = message.get("body", b"")
         if type(body) is not bytes:
-            body = _as_bytes(body)
+            body = as_bytes(body)
         more = message.get("more_body", False)
         if self.head.expects_continue:
             # nobody said "continue": the peer may or may not send its body now (RFC 9110, 10.1.1)
@@ -281,11 +285,67 @@ class HttpExchange:
         more = message.get("more_body", False)
         body = message.get("body", b"")
         if type(body) is not bytes:
-            body = _as_bytes(body)
+            body = as_bytes(body)
         goes_on = more if self._trailers is None else more or self._is_trailed()
         self._port.send_body(body, goes_on)
         if not more:
             self._end_body()
+
+    async def _send_file(self, message: Message) -> None:
+        """A file is the body, or a piece of it (ASGI: Extensions, Path Send, Zero Copy Send)."""
+        kind, before = message["type"], self.state
+        is_first = before is _STARTED
+        is_path = kind == "http.response.pathsend" and is_first
+        files = self._port.files()
+        is_next = kind == "http.response.zerocopysend" and (is_first or before is _STREAMING)
+        if files is None or not (is_path or is_next):
+            raise ApplicationFault(f"{kind!r} cannot be sent: {before.value}")
+        self._enter(_SENDING)
+        try:
+            part = await open_path(message["path"]) if is_path else part_of(message)
+        finally:  # nothing is written yet: whatever was raised, the application may answer with
+            if self.state is _SENDING:
+                self._enter(before)
+        try:
+            more = is_next and bool(message.get("more_body", False))
+            await self._send_part(FileBody(part, files), is_first=is_first, more=more)
+        finally:
+            part.close()
+
+    async def _send_part(self, body: FileBody, *, is_first: bool, more: bool) -> None:
+        goes_on = more or self._is_trailed()
+        if is_first and self.state is _STARTED:
+            self._send_file_head(body.part.count, goes_on)
+        if self.state is not _GONE:
+            self._enter(_SENDING)
+            self._file = body
+            try:
+                await body.transmit(goes_on, self._drain)
+            except BaseException:  # a cancellation too: nothing can follow half a file
+                if self.state is _SENDING:
+                    self._break_off()
+                raise
+            finally:
+                self._file = None
+        if self.state is _GONE:
+            raise _has_gone("a file")
+        if more:
+            self._enter(_STREAMING)
+        else:
+            self._end_body()
+
+    async def _drain(self) -> None:
+        if self._flow is not None:
+            await self._flow.drain()
+
+    def _send_file_head(self, count: int, more_body: bool) -> None:
+        head, start = self.head, self._start
+        assert start is not None
+        headers = headers_for(start.get("headers", ()), count, is_all=not more_body)
+        if head.expects_continue:
+            head.keep_alive = False
+        self._port.send_head(head, start["status"], headers, body=b"", more_body=True)
+        self._answered(start["status"])
 
     def _is_trailed(self) -> bool:
         """Whether trailers follow the body (RFC 9110, 6.5.1: only to who asks for them)."""
@@ -317,10 +377,7 @@ class HttpExchange:
             self._trailers = None
 
     def _on_early_hint(self, message: Message) -> None:
-        try:
-            headers = [(b"link", link) for link in message["links"]]
-        except (KeyError, TypeError) as error:
-            raise ApplicationFault(f"`links` are values of Link fields: {error!r}") from error
+        headers = link_headers(message)
         if headers and self.head.http_version != "1.0":  # which knows no interim responses
             self._port.send_early_hint(headers)
 
@@ -328,7 +385,7 @@ class HttpExchange:
         """For who looks at the application from inside, as test clients do; not for the peer."""
 
     def _on_gone(self, message: Message) -> None:
-        raise ClientDisconnected(f"{message['type']!r} cannot be sent: the peer has left")
+        raise _has_gone(message["type"])
 
     def _complete(self) -> None:
         self._enter(_COMPLETE)
@@ -367,31 +424,22 @@ class HttpExchange:
             access_log.broke_off(entry)
 
 
-def _as_bytes(body: object) -> bytes:
-    if isinstance(body, bytes | bytearray | memoryview):
-        return bytes(body)
-    raise ApplicationFault(f"`body` is bytes, not {type(body).__name__}")
+def _has_gone(what: str) -> ClientDisconnected:
+    return ClientDisconnected(f"{what!r} cannot be sent: the peer has left")
 
 
+_DEBUG: Final = {"http.response.debug": HttpExchange._on_debug}
 State.WAITING.handlers = {
     "http.response.start": HttpExchange._on_start,
     "http.response.early_hint": HttpExchange._on_early_hint,
-    "http.response.debug": HttpExchange._on_debug,
+    **_DEBUG,
 }
-State.STARTED.handlers = {
-    "http.response.body": HttpExchange._on_first_body,
-    "http.response.debug": HttpExchange._on_debug,
-}
-State.STREAMING.handlers = {
-    "http.response.body": HttpExchange._on_body,
-    "http.response.debug": HttpExchange._on_debug,
-}
-State.TRAILERS.handlers = {
-    "http.response.trailers": HttpExchange._on_trailers,
-    "http.response.debug": HttpExchange._on_debug,
-}
+State.STARTED.handlers = {"http.response.body": HttpExchange._on_first_body, **_DEBUG}
+State.STREAMING.handlers = {"http.response.body": HttpExchange._on_body, **_DEBUG}
+State.SENDING.handlers = {}
+State.TRAILERS.handlers = {"http.response.trailers": HttpExchange._on_trailers, **_DEBUG}
 State.COMPLETE.handlers = {"http.response.trailers": HttpExchange._on_dropped_trailers}
 State.GONE.handlers = {
     f"http.response.{name}": HttpExchange._on_gone
-    for name in ("start", "body", "trailers", "early_hint", "debug")
+    for name in ("start", "body", "trailers", "early_hint", "debug", "pathsend", "zerocopysend")
 }

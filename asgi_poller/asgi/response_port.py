@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from asgi_poller.protocols.http1.parser import RequestHead
+
+
+class FileTransfer(Protocol):
+    """A file on its way to the peer, without the exchange's help."""
+
+    @property
+    def done(self) -> asyncio.Future[None]:
+        """Nothing more is sent; perhaps not all of it was."""
+
+    @property
+    def sent_bytes(self) -> int: ...
+
+    def stop(self) -> None:
+        """At once: its descriptor is not used any more. More than once does no harm."""
+
+
+class FilePort(Protocol):
+    """Where a file can be a piece of the body: `begin_file`, then its bytes, then `end_file`."""
+
+    def begin_file(self, count: int, more_body: bool) -> bool:
+        """`count` bytes follow, behind all that was sent before; whether the response has a body.
+        Raises ApplicationFault, and writes nothing, where it does not have that length.
+        """
+
+    def send_file(
+        self, fd: int, offset: int, count: int, *, note: Callable[[int], None] | None = None
+    ) -> FileTransfer | None:
+        """Let the kernel send them, `note` is told how many; None where it cannot."""
+
+    def send_file_piece(self, data: bytes) -> None:
+        """Those that the kernel did not send."""
+
+    def end_file(self, count: int, more_body: bool) -> None:
+        """All are sent."""
 
 
 class ResponsePort(Protocol):
@@ -33,6 +68,9 @@ class ResponsePort(Protocol):
         """The end of a body that was sent with `more_body`, and fields behind it if there is a
         place for them (RFC 9110, 6.5).
         """
+
+    def files(self) -> FilePort | None:
+        """For bodies that are files; None where there are none."""
 
     def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """103 Early Hints (RFC 8297), before the head."""

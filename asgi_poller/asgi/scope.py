@@ -22,7 +22,11 @@ _HTTP = {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION}
 _WEBSOCKET = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
 _TOPIC: dict[str, object] = {}
 # Each scope has a copy, for applications and what is around them may add to it.
-_EXTENSIONS_1_0: dict[str, Any] = {"http.response.debug": {}}
+_EXTENSIONS_1_0: dict[str, Any] = {
+    "http.response.pathsend": {},
+    "http.response.zerocopysend": {},
+    "http.response.debug": {},
+}
 _EXTENSIONS: dict[str, Any] = {"http.response.early_hint": {}, **_EXTENSIONS_1_0}
 _TRAILERS: dict[str, object] = {}
 

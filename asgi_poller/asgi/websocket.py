@@ -22,7 +22,7 @@ from typing import Any
 from asgi_poller.asgi.denial_response import Denial
 from asgi_poller.asgi.disconnect import stems_from_disconnect
 from asgi_poller.asgi.flow_control import YIELD_MASK, FlowControl
-from asgi_poller.asgi.http import HttpContext
+from asgi_poller.asgi.http_context import HttpContext
 from asgi_poller.asgi.receive_queue import ReceiveQueue
 from asgi_poller.asgi.request_id import log_extra
 from asgi_poller.asgi.topics_port import EXTENSION, SESSION

@@ -52,6 +52,9 @@ class DenialPort:
     def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """A denial has none (ASGI: Websocket Denial Response)."""
 
+    def files(self) -> None:
+        """The same."""
+
     def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """The same."""
 

@@ -79,6 +79,9 @@ class Http2DenialPort:
     def send_trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """A denial has none (ASGI: Websocket Denial Response)."""
 
+    def files(self) -> None:
+        """The same."""
+
     def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """The same."""
 

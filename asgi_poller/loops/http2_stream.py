@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from asgi_poller.asgi.error_response import error_fields
 from asgi_poller.asgi.http import HttpExchange
 from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.asgi.request_id import HEADER
+from asgi_poller.asgi.response_port import FilePort
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
 from asgi_poller.loops.http2_output import Http2Output, Http2Writer
@@ -176,6 +177,31 @@ class Http2Stream:
         else:
             self._output.write(b"", is_last=True)
         self._watch()
+
+    def files(self) -> FilePort:
+        return self
+
+    # FilePort
+
+    def begin_file(self, count: int, more_body: bool) -> bool:
+        self._body.expect(count, more_body)
+        return self._body.is_allowed and count > 0
+
+    def send_file(
+        self, fd: int, offset: int, count: int, *, note: Callable[[int], None] | None = None
+    ) -> None:
+        """The kernel knows no frames."""
+
+    def send_file_piece(self, data: bytes) -> None:
+        self._output.write(data)
+        self._watch()
+
+    def end_file(self, count: int, more_body: bool) -> None:
+        if not more_body:
+            self._output.write(b"", is_last=True)
+            self._watch()
+
+    # ResponsePort again
 
     def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         fields = [(b":status", b"103"), *response_fields(headers)]

@@ -302,6 +302,18 @@ class HttpProtocol:
         else:
             self._idle()
 
+    def file_begins(self) -> None:
+        self._deadline = NEVER
+        self._watch_writing()
+
+    def file_ended(self) -> None:
+        if not self._is_choked:
+            self._deadline = NEVER
+            self._await_body()
+
+    def _file_left_bytes(self) -> int:
+        return 0 if self._responses is None else self._responses.file_left_bytes
+
     def abort(self) -> None:
         try:
             self._port().flush()
@@ -360,7 +372,7 @@ class HttpProtocol:
         exchange, limit_s = self._exchange, self._server.config.timeout_request_body
         if exchange is None or limit_s is None or not self._is_body_open or self._is_choked:
             return
-        if self._is_reading and not exchange.head.expects_continue:
+        if self._is_reading and not exchange.head.expects_continue and not self._file_left_bytes():
             self._set_deadline(limit_s)
 
     def on_timer(self, tick: int) -> int:
@@ -368,7 +380,7 @@ class HttpProtocol:
             return NEVER
         if tick < self._deadline:
             return self._deadline
-        if self._is_choked or self._phase is ENDING:
+        if self._is_choked or self._phase is ENDING or self._file_left_bytes():
             return self._check_writing()
         if self._phase is BUSY:
             if self._exchange is not None and self._is_body_open and self._is_reading:
@@ -412,7 +424,7 @@ class HttpProtocol:
 
     def _watch_writing(self) -> None:
         """See that what waits to be written goes on its way: else the peer will never read it."""
-        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._unsent_bytes = self._transport.get_write_buffer_size() + self._file_left_bytes()
         limit_s = self._server.config.timeout_write
         if self._unsent_bytes and limit_s is not None:
             self._set_deadline(limit_s)

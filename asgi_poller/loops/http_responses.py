@@ -7,13 +7,15 @@ for; they are written as soon as one does not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from asgi_poller.asgi.error_response import error_response
 from asgi_poller.asgi.refusal_log import note_refusal
+from asgi_poller.asgi.response_port import FilePort, FileTransfer
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import HttpFault
+from asgi_poller.loops.sendfile import SocketTransfer, can_send_files
 from asgi_poller.loops.server_state import ServerState
 from asgi_poller.protocols.http1.parser import RequestHead
 from asgi_poller.protocols.http1.response import CONTINUE, ResponseEncoder, encode_early_hint
@@ -34,6 +36,12 @@ class Owner(Protocol):
     def abort(self) -> None:
         """The peer must see the connection break."""
 
+    def file_begins(self) -> None:
+        """The kernel sends a file: whether the peer takes it shows in `file_left_bytes`."""
+
+    def file_ended(self) -> None:
+        """It does no more."""
+
 
 class HttpResponses:
     """A ResponsePort. Owned by the loop's thread."""
@@ -48,6 +56,7 @@ class HttpResponses:
         "_peer",
         "_pieces",
         "_pieces_bytes",
+        "_transfer",
         "_transport",
         "is_joining",
     )
@@ -69,6 +78,7 @@ class HttpResponses:
         self._pieces: list[bytes] = []  # joined, and not written yet
         self._pieces_bytes = 0
         self._is_growing = False
+        self._transfer: SocketTransfer | None = None  # the last one
         self.is_joining = False  # further requests have been read: their responses come soon
 
     # ResponsePort
@@ -101,6 +111,52 @@ class HttpResponses:
         encoded = self._encoder.trailers(headers)
         if encoded:
             self.write(encoded)
+
+    def files(self) -> FilePort:
+        return self
+
+    # FilePort
+
+    @property
+    def file_left_bytes(self) -> int:
+        """What the peer has still to take of a file that the kernel sends."""
+        return 0 if self._transfer is None else self._transfer.left_bytes
+
+    def begin_file(self, count: int, more_body: bool) -> bool:
+        before = self._encoder.begin_file(count, more_body)
+        if before:
+            self.write(before)
+        return before is not None and count > 0
+
+    def send_file(
+        self, fd: int, offset: int, count: int, *, note: Callable[[int], None] | None = None
+    ) -> FileTransfer | None:
+        transport = self._transport
+        if not can_send_files(transport):
+            return None
+        self.flush()
+        transfer = self._transfer = SocketTransfer(self._loop, transport, note)
+        transfer.start(fd, offset, count)
+        if transfer.left_bytes:
+            self._owner.file_begins()
+        return transfer
+
+    def send_file_piece(self, data: bytes) -> None:
+        self._forget_transfer()
+        self.write(data)
+
+    def end_file(self, count: int, more_body: bool) -> None:
+        self._forget_transfer()
+        encoded = self._encoder.end_file(count, more_body)
+        if encoded:
+            self.write(encoded)
+
+    def _forget_transfer(self) -> None:
+        if self._transfer is not None:
+            self._transfer = None
+            self._owner.file_ended()
+
+    # ResponsePort again
 
     def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         hint = encode_early_hint(headers)
@@ -173,6 +229,7 @@ class HttpResponses:
         until the garbage collector finds them.
         """
         self._pieces = []
+        self._transfer = None
         self._output.discard(self._transport)
         self._owner = None  # type: ignore[assignment]  # nobody asks for it after the end
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from asgi_poller.asgi.access_log import AccessLog
 from asgi_poller.asgi.detailed_log import access_log_for
-from asgi_poller.asgi.http import HttpContext
+from asgi_poller.asgi.http_context import HttpContext
 from asgi_poller.asgi.proxy_headers import ProxyHeaders, TrustedHosts
 from asgi_poller.asgi.scope import Peer, ScopeMaker
 from asgi_poller.asgi.tls_extension import tls_extension

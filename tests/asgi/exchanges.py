@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from asgi_poller.asgi.access_log import AccessLog
-from asgi_poller.asgi.http import HttpContext, HttpExchange
+from asgi_poller.asgi.http import HttpExchange
+from asgi_poller.asgi.http_context import HttpContext
 from asgi_poller.asgi.types import Application, Message, Receive, Scope, Send
 from asgi_poller.protocols.http1.parser import END, HeadLimits, RequestHead, RequestParser
 from tests.support.fake_connection import Wire, run_to_end

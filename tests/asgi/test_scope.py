@@ -35,7 +35,12 @@ def test_the_scope_of_a_request() -> None:
         "query_string": b"c=d",
         "headers": [(b"host", b"a"), (b"x-y", b"Z")],
         "state": {},
-        "extensions": {"http.response.early_hint": {}, "http.response.debug": {}},
+        "extensions": {
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+            "http.response.debug": {},
+        },
     }
 
 

@@ -89,6 +89,9 @@ class Wire:
         if encoded := self._encoder.trailers(headers):
             self.write(encoded)
 
+    def files(self) -> None:
+        """Files are sent on real sockets only."""
+
     def send_early_hint(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.write(encode_early_hint(headers))
 

@@ -218,15 +218,34 @@ class ResponseEncoder:
         if not framing.has_body:
             return b""
         if self._expected_bytes is not None:
-            left = self._expected_bytes = self._expected_bytes - len(body)
-            if left < 0 or (left and not more_body):
-                word = "longer" if left < 0 else "shorter"
-                raise ApplicationFault(f"response body is {word} than its Content-Length")
+            self._expect(len(body), more_body)
         if framing.is_chunked:
             body = encode_chunk(body) if body else b""
             if not more_body:
                 body += LAST_CHUNK
         return body
+
+    def _expect(self, body_bytes: int, more_body: bool) -> None:
+        if self._expected_bytes is not None:
+            left = self._expected_bytes = self._expected_bytes - body_bytes
+            if left < 0 or (left and not more_body):
+                word = "longer" if left < 0 else "shorter"
+                raise ApplicationFault(f"response body is {word} than its Content-Length")
+
+    def begin_file(self, count: int, more_body: bool) -> bytes | None:
+        """What comes before `count` bytes of the body, which are one chunk; None where there must
+        be no body. Raises ApplicationFault, as `body` does.
+        """
+        if not self._framing.has_body:
+            return None
+        self._expect(count, more_body)
+        return b"%x\r\n" % count if count and self._framing.is_chunked else b""
+
+    def end_file(self, count: int, more_body: bool) -> bytes:
+        """What comes behind them."""
+        if not (self._framing.has_body and self._framing.is_chunked):
+            return b""
+        return (b"\r\n" if count else b"") + (b"" if more_body else LAST_CHUNK)
 
     def trailers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The end of a body all of whose pieces were given with `more_body`: a chunked one's with

@@ -64,12 +64,16 @@ class ResponseBody:
         """
         if not self.is_allowed:
             return b""
-        if self._left_bytes is not None:
-            left = self._left_bytes = self._left_bytes - len(body)
+        self.expect(len(body), more_body)
+        return body
+
+    def expect(self, body_bytes: int, more_body: bool) -> None:
+        """So many bytes of it come next. Raises ApplicationFault, as `take` does."""
+        if self.is_allowed and self._left_bytes is not None:
+            left = self._left_bytes = self._left_bytes - body_bytes
             if left < 0 or (left and not more_body):
                 word = "longer" if left < 0 else "shorter"
                 raise ApplicationFault(f"response body is {word} than its Content-Length")
-        return body
 
 
 def response_head(
