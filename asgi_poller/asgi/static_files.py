@@ -19,6 +19,7 @@ from asgi_poller import platform
 from asgi_poller.asgi.static_lookup import (
     NOSNIFF,
     PIECE_BYTES,
+    STEP_BYTES,
     Answer,
     Headers,
     Lookup,
@@ -28,7 +29,13 @@ from asgi_poller.asgi.static_lookup import (
 )
 from asgi_poller.asgi.types import Application, Receive, Scope, Send
 from asgi_poller.config import Config
-from asgi_poller.errors import ConfigError, HttpFault, ResponseBroken
+from asgi_poller.errors import (
+    ApplicationFault,
+    ClientDisconnected,
+    ConfigError,
+    HttpFault,
+    ResponseBroken,
+)
 from asgi_poller.settings.rules import cpu_count
 from asgi_poller.settings.static import mount_parts
 
@@ -37,10 +44,12 @@ _log = logging.getLogger("asgi_poller.error")
 _OPTION = "--static-path-mount"
 # Of a loop. A disk that hangs holds so many requests for files, and nothing else.
 _THREADS = 4
-_LEAST_OPEN = 16
+_LEAST_OPEN = 8
 _OPEN_UNLIMITED = 65536
-_OPEN_SHARE = 4  # a fourth of all descriptors: the others are for connections
+_OPEN_SHARE = 8  # an eighth of all descriptors: while the kernel sends a file it has up to three
 _METHODS = b"GET, HEAD"
+_BODY, _ZERO_COPY = "http.response.body", "http.response.zerocopysend"
+_SHORTER = "A static file has become shorter while it was sent."
 
 
 class Mount(NamedTuple):
@@ -123,7 +132,7 @@ class StaticFiles:
         if answer.file is None:
             await _send(send, answer)
         else:
-            await self._send_file(answer, answer.file, send)
+            await self._send_file(answer, answer.file, scope, send)
 
     async def _response(self, mount: Mount, scope: Scope) -> Answer:
         try:
@@ -162,21 +171,35 @@ class StaticFiles:
             scope["query_string"],
         )
 
-    async def _send_file(self, answer: Answer, file: OpenFile, send: Send) -> None:
-        """A file that is too large to be read at once."""
+    async def _send_file(self, answer: Answer, file: OpenFile, scope: Scope, send: Send) -> None:
+        """A file that is too large to be read at once: what is in memory the kernel sends by
+        itself, where it can; what is not, a thread reads, so that no disk holds the loop.
+        """
+        has_kernel = _has_kernel(scope)
         try:
             await send(_start(answer))
-            first, left = answer.first, answer.count
-            while left:
-                count = min(left, PIECE_BYTES)
-                piece = await self._in_thread(functools.partial(file.read, first, count))
-                if not piece:
-                    raise ResponseBroken("A static file has become shorter while it was sent.")
+            first, end = answer.first, answer.first + answer.count
+            while first < end:
+                count = min(end - first, STEP_BYTES)
+                if has_kernel and file.is_in_memory(first, count):
+                    await _send_by_kernel(send, file, first, count, is_last=first + count == end)
+                    first += count
+                    continue
+                piece = await self._read(file, first, min(count, PIECE_BYTES))
                 first += len(piece)
-                left -= len(piece)
-                await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+                await send({"type": _BODY, "body": piece, "more_body": first < end})
         finally:
             file.close()
+
+    async def _read(self, file: OpenFile, first: int, count: int) -> bytes:
+        """At least a byte. Raises ResponseBroken."""
+        try:
+            piece = await self._in_thread(functools.partial(file.read, first, count))
+        except OSError as error:
+            raise ResponseBroken(f"A static file can no longer be read: {error}") from None
+        if not piece:
+            raise ResponseBroken(_SHORTER)
+        return piece
 
     async def _in_thread(
         self, work: Callable[[], T], late: Callable[[Future[T]], object] | None = None
@@ -191,6 +214,30 @@ class StaticFiles:
             raise
 
 
+def _has_kernel(scope: Scope) -> bool:
+    """Whether files are sent by the kernel (sendfile); elsewhere zero-copy messages are read, too,
+    but by threads that the application needs.
+    """
+    extensions = scope.get("extensions", {})
+    is_plain = "tls" not in extensions and scope["http_version"] != "2"
+    return is_plain and _ZERO_COPY in extensions
+
+
+async def _send_by_kernel(
+    send: Send, file: OpenFile, first: int, count: int, *, is_last: bool
+) -> None:
+    """ASGI: Extensions, Zero Copy Send. Raises ResponseBroken."""
+    message = {"type": _ZERO_COPY, "file": file.fd, "offset": first, "count": count}
+    try:
+        await send({**message, "more_body": not is_last})
+    except ApplicationFault:  # it was longer when it was looked at
+        raise ResponseBroken(_SHORTER) from None
+    except ClientDisconnected:
+        raise
+    except OSError as error:
+        raise ResponseBroken(f"A static file can no longer be sent: {error}") from None
+
+
 def _start(answer: Answer) -> dict[str, Any]:
     return {
         "type": "http.response.start",
@@ -203,7 +250,7 @@ async def _send(send: Send, answer: Answer, *, prefix: str = "") -> None:
     """A whole response."""
     start = _start(answer)
     await send({**start, "type": prefix + start["type"]})
-    await send({"type": f"{prefix}http.response.body", "body": answer.body})
+    await send({"type": prefix + _BODY, "body": answer.body})
 
 
 def _refusal(fault: HttpFault) -> Answer:

@@ -31,12 +31,16 @@ Headers = list[tuple[bytes, bytes]]
 
 #: What is not longer is read at once, so that no descriptor stays open for it.
 PIECE_BYTES = 128 * 1024
+#: What the kernel is asked to send at once.
+STEP_BYTES = 4 * PIECE_BYTES
 
 # O_PATH (Linux): to go through a directory takes the right to search it, not to read it
 _DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | os.O_CLOEXEC
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 # O_NONBLOCK: what has become a FIFO since it was looked at must not block
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | _NO_LINK
+
+_NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 _NAME_BYTES = 255  # of a component, in any file system
 _NEVER_IN_NAMES = re.compile(rb"[\x00-\x1f\x7f/\\]")
@@ -117,6 +121,19 @@ class OpenFile:
                 is_left = self._is_closed
             if is_left:
                 self._end()
+
+    def is_in_memory(self, first: int, count: int) -> bool:
+        """Whether a part could be read without waiting for a disk, as far as its ends tell. Never
+        waits itself (preadv2(2): RWF_NOWAIT).
+        """
+        if _NO_WAIT is None:
+            return False
+        last = first + count - 1
+        try:
+            ends = [os.preadv(self.fd, [bytearray(1)], at, _NO_WAIT) for at in (first, last)]
+        except OSError:  # it would wait, or this file system cannot tell
+            return False
+        return ends == [1, 1]
 
     def close(self) -> None:
         """More than once does nothing."""
