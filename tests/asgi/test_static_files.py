@@ -6,6 +6,7 @@ import gzip
 import http.client
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from asgi_poller.asgi.static_lookup import PIECE_BYTES
+from asgi_poller.asgi.static_lookup import PIECE_BYTES, OpenFile
 from tests.support.client import get, handshake
 from tests.support.http2 import http2_client
 from tests.support.static_site import LONG_AGO_NS, StaticSite, static_site, write
@@ -364,3 +365,53 @@ def test_without_the_option_there_is_nothing(tmp_path: Path) -> None:
         assert serving is not None
         [loop_server] = serving.loop_servers
         assert loop_server._static is None
+
+
+@pytest.mark.parametrize("turns", ["kernel", "threads", "both in turn"])
+def test_what_is_in_memory_the_kernel_sends_and_threads_read_the_rest(
+    site: StaticSite, monkeypatch: pytest.MonkeyPatch, turns: str
+) -> None:
+    data = LARGE * 4
+    write(site.root / "larger.bin", data)
+    asked: list[int] = []
+    by_kernel: list[int] = []
+    sendfile = os.sendfile
+
+    def is_in_memory(_: OpenFile, first: int, count: int) -> bool:
+        asked.append(first)
+        return turns == "kernel" or (turns != "threads" and len(asked) % 2 == 0)
+
+    def counted(out: int, file: int, offset: int, count: int) -> int:
+        sent = sendfile(out, file, offset, count)
+        by_kernel.append(sent)
+        return sent
+
+    monkeypatch.setattr(OpenFile, "is_in_memory", is_in_memory)
+    monkeypatch.setattr(os, "sendfile", counted)
+    with site.connect() as client:
+        client.sendall(get("/static/larger.bin") + get("/static/larger.bin", "Range: bytes=9-"))
+        assert client.response().body == data
+        assert client.response().body == data[9:]
+        client.sendall(get("/static/site.css"))
+        assert client.response().body == CSS
+    if turns == "kernel":
+        assert sum(by_kernel) == 2 * len(data) - 9
+    elif turns == "threads":
+        assert by_kernel == []
+    else:
+        assert 0 < sum(by_kernel) < 2 * len(data) - 9
+
+
+def test_a_file_is_known_to_be_in_memory(tmp_path: Path) -> None:
+    write(tmp_path / "a.bin", LARGE)
+    fd = os.open(tmp_path / "a.bin", os.O_RDONLY)
+    file = OpenFile(fd, threading.Semaphore(0))
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except OSError:
+        assert not file.is_in_memory(0, len(LARGE)), "this file system cannot tell"
+    else:
+        assert file.is_in_memory(0, len(LARGE))
+    assert not file.is_in_memory(0, len(LARGE) + 1), "there is no end"
+    file.close()
+    assert not file.is_in_memory(0, 1)
