@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 
 from asgi_poller.asgi.types import Receive, Scope, Send
 from asgi_poller.logs import dropped_lines
@@ -39,6 +40,19 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         lost = f"{os.getpid()} {dropped_lines()}"
         await answer(send, lost.encode() if scope["path"] == "/lost" else b"")
+
+
+async def file(scope: Scope, receive: Receive, send: Send) -> None:
+    """3,000,000 bytes of a file: by its path at `/path`, by its descriptor else."""
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(3_000_000)
+        if scope["path"] == "/path":
+            await send({"type": "http.response.pathsend", "path": file.name})
+        else:
+            await send({"type": "http.response.zerocopysend", "file": file})
 
 
 async def failing(scope: Scope, receive: Receive, send: Send) -> None:
