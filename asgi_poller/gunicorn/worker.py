@@ -27,6 +27,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+from asgi_poller.asgi.static_files import static_mounts
 from asgi_poller.asgi.types import Application, Receive, Scope, Send
 from asgi_poller.config import Config
 from asgi_poller.errors import OperatorFault
@@ -75,7 +76,9 @@ class PollerWorker(Worker):  # type: ignore[misc]  # gunicorn comes without type
         try:
             for notice in notices(cfg):
                 log.warning(notice)
-            require_service(worker_config(cfg, "checked:later"))
+            config = worker_config(cfg, "checked:later")
+            require_service(config)
+            static_mounts(config)
         except OperatorFault as fault:
             log.error("%s", fault)
             raise SystemExit(fault.exit_code) from None

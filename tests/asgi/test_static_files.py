@@ -120,9 +120,7 @@ def test_a_tag_becomes_strong_and_changes_with_the_file(tmp_path: Path) -> None:
     """Whatever its dates and its size: the time of the inode's change is in the tag."""
     write(tmp_path / "a.txt", b"one")
     with static_site(tmp_path) as site:
-        tags = [site.get("/static/a.txt").header("etag") or ""]
-        assert tags[0].startswith('W/"'), "it was written just now"
-        strong = tags[0].removeprefix("W/")
+        strong = (site.get("/static/a.txt").header("etag") or "").removeprefix("W/")
         wait_until(lambda: site.get("/static/a.txt").header("etag") == strong, "it is strong")
         part = site.get("/static/a.txt", "Range: bytes=1-", f"If-Range: {strong}")
         assert (part.status, part.body) == (206, b"ne")
@@ -142,6 +140,7 @@ def test_a_file_from_the_future_has_no_date(tmp_path: Path) -> None:
             response = site.get("/static/a.txt")
             assert response.body == b"a"
             assert response.header("last-modified") is None
+            assert (response.header("etag") or "").startswith('W/"'), "it may still change"
     write(tmp_path / "a.txt", b"a", at_ns=-86400 * 10**9)
     with static_site(tmp_path) as site:
         assert site.get("/static/a.txt").header("last-modified") == "Wed, 31 Dec 1969 00:00:00 GMT"

@@ -309,10 +309,10 @@ def test_clients_that_leave_take_their_files_along(site: StaticSite) -> None:
 
 
 def test_files_on_their_way_leave_descriptors_for_connections(tmp_path: Path) -> None:
-    """An eighth of 100 is for files, which may take three each; others are told to come again."""
+    """An eighth of 160 is for files, which may take three each; others are told to come again."""
     write(tmp_path / "a.txt", b"small")
     sparse(tmp_path / "large", b"1")
-    limited = f'ulimit -n 100; exec {sys.executable} -m asgi_poller {APP} "$@"'
+    limited = f'ulimit -n 160; exec {sys.executable} -m asgi_poller {APP} "$@"'
     command = Command(
         *("--port", "0", "--lifespan", "off", "--static-path-mount", f"/static:{tmp_path}"),
         program=["sh", "-c", limited, "sh"],
@@ -326,7 +326,7 @@ def test_files_on_their_way_leave_descriptors_for_connections(tmp_path: Path) ->
             client = stack.enter_context(site.connect(receive_buffer=16384))
             client.sendall(get("/static/large"))
             statuses.append(client.head().status)
-        assert statuses == [200] * 12 + [503] * 28
+        assert statuses == [200] * 20 + [503] * 20
         with site.connect() as client:
             client.sendall(get("/static/a.txt"))
             assert client.response().body == b"small"

@@ -4,6 +4,7 @@ server serves them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from asgi_poller.errors import ConfigError
 from tests.support.client import get
 from tests.support.command import run_python
 from tests.support.forms import FORMS, GUNICORN, WORKERS, served
+from tests.support.processes import ROOT
 from tests.support.static_site import write
 
 APP = "tests.attacks.echo:app"
@@ -82,6 +84,19 @@ def test_a_server_whose_directory_is_missing_does_not_start(more: list[str]) -> 
         *more,
     ]
     done = run_python(*command)
+    assert done.returncode == 2
+    assert "--static-path-mount: there is no directory missing/d: /s:missing/d" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nor_does_one_of_gunicorn() -> None:
+    worker = ("-k", "asgi_poller.gunicorn.PollerWorker", "-b", "127.0.0.1:0")
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "ASGI_POLLER_STATIC_PATH_MOUNT": "/s:missing/d",
+    }
+    done = run_python("-m", "gunicorn", *worker, APP, env=environ)
     assert done.returncode == 2
     assert "--static-path-mount: there is no directory missing/d: /s:missing/d" in done.stderr
     assert "Traceback" not in done.stderr
