@@ -36,6 +36,7 @@ _log = logging.getLogger("asgi_poller.error")
 
 _LAST_REQUEST_S: Final = 1.0  # while draining: for requests that are on their way
 _FLUSH_BYTES: Final = 65536  # above this is written without waiting for the end of the turn
+_UNREAD_BYTES: Final = 262144  # that the peer has not taken from us: above it we take nothing of it
 
 
 class Stream(Protocol):
@@ -61,16 +62,19 @@ class Http2Protocol:
     __slots__ = (
         "_early",
         "_end_at",
+        "_idle_by",
         "_is_draining",
         "_is_ending",
         "_is_flushing",
         "_is_leaving",
+        "_is_reading",
         "_ping_at",
         "_pong_by",
         "_streams",
         "_transport",
         "_unsent_bytes",
         "_unwritten_bytes",
+        "_waits_for_frame",
         "_write_by",
         "http2",
         "is_choked",
@@ -94,8 +98,11 @@ class Http2Protocol:
         self._is_draining = False  # nor do we take any
         self._is_ending = False  # nothing is read as HTTP/2 any more
         self.is_choked = False
+        self._is_reading = True
         self._unsent_bytes = 0  # when it was last looked whether the peer reads
         self._end_at = NEVER  # of what the connection waits for: a whole frame, a request
+        self._idle_by = NEVER  # for a request; nothing else that comes moves it
+        self._waits_for_frame = False
         self._ping_at = NEVER
         self._pong_by = NEVER
         self._write_by = NEVER
@@ -162,6 +169,9 @@ class Http2Protocol:
     def resume_writing(self) -> None:
         self.is_choked = False
         self._write_by = NEVER
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
         self._pump()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -185,7 +195,7 @@ class Http2Protocol:
 
     def _on_request(self, event: Any) -> None:
         self.peer.accepted_at = 0.0  # a WebSocket that comes after this did not wait since then
-        self._end_at = NEVER
+        self._is_busy()
         stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
         self._streams[event.stream_id] = stream
         if event.head.upgrade:
@@ -204,6 +214,7 @@ class Http2Protocol:
         websocket.run(session)
 
     def _on_refused(self, event: Any) -> None:
+        self._is_busy()
         stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
         self._streams[event.stream_id] = stream
         stream.refuse_broken(event.fault, is_head=event.is_head)
@@ -262,22 +273,41 @@ class Http2Protocol:
         if self._transport.is_closing():
             return
         data = self.http2.take_output()
-        if data:
-            self._transport.write(data)
+        if not data:
+            return
+        transport = self._transport
+        transport.write(data)
+        # heads and answers to PINGs have no window: who does not read them may not ask for more
+        if not self.is_choked or not self._is_reading or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > _UNREAD_BYTES:
+            self._is_reading = False
+            transport.pause_reading()
 
     def _pump(self) -> None:
-        """Give each stream that waits its turn, a piece at a time."""
-        is_moving = True
+        """Give each stream that waits its turn, a piece at a time. Who had one is the last the next
+        time: else the first few would take all of a small window, and the others would starve.
+        """
+        streams, is_moving = self._streams, True
         while is_moving and not self.is_choked:
             is_moving = False
-            for stream in list(self._streams.values()):
-                is_moving = stream.pump(1) or is_moving
+            for stream_id, stream in list(streams.items()):
+                if stream.pump(1):
+                    is_moving = True
+                    if streams.pop(stream_id, None) is not None:
+                        streams[stream_id] = stream
 
     # Deadlines
 
     def _set_end(self, tick: int) -> None:
         self._end_at = tick
         self.server.wheel.schedule(self, tick)
+
+    def _is_busy(self) -> None:
+        """A request has come. A drain still waits only for those that were on their way."""
+        self._idle_by = NEVER
+        if not self._is_draining:
+            self._end_at = NEVER
 
     def _await_request(self) -> None:
         """Where no stream is open: wait for the next, or for the rest of a frame."""
@@ -291,11 +321,16 @@ class Http2Protocol:
         if self._is_leaving:
             self._say_last()
             return
-        if self.http2.is_mid_frame:
-            if not self._end_at:
-                self._set_end(wheel.after(config.timeout_request_header))
-        elif self.http2.has_settings:
-            self._set_end(wheel.after(config.timeout_keep_alive))
+        if not self.http2.has_settings:
+            return  # what was set at first stands
+        if not self._idle_by:
+            self._idle_by = wheel.after(config.timeout_keep_alive)
+        is_mid_frame = self.http2.is_mid_frame
+        if is_mid_frame and not (self._waits_for_frame and self._end_at):
+            self._set_end(wheel.after(config.timeout_request_header))
+        elif not is_mid_frame and (self._waits_for_frame or not self._end_at):
+            self._set_end(self._idle_by)
+        self._waits_for_frame = is_mid_frame
 
     def on_timer(self, tick: int) -> int:
         if self._write_by and tick >= self._write_by and not self._is_read_on():

@@ -35,6 +35,7 @@ from asgi_poller.protocols.http2.events import (
 )
 from asgi_poller.protocols.http2.flood_guard import FloodGuard
 from asgi_poller.protocols.http2.frames import (
+    ACK,
     CONTINUATION,
     DEFAULT_WINDOW_BYTES,
     ENABLE_CONNECT_PROTOCOL,
@@ -52,6 +53,7 @@ from asgi_poller.protocols.http2.frames import (
     PREFACE,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
+    SETTINGS,
     goaway_frame,
     settings_frame,
 )
@@ -76,6 +78,7 @@ class Http2Connection:
         "_guard",
         "_h2",
         "_in_headers",
+        "_is_begun",
         "_is_settled",
         "_limits",
         "_output",
@@ -94,7 +97,8 @@ class Http2Connection:
         self._unread = b""
         self._preface_bytes = 0  # of it that have come
         self._in_headers = False  # CONTINUATION is to follow
-        self._is_settled = False  # the peer has acknowledged our settings
+        self._is_begun = False  # the first frame has come
+        self._is_settled = False  # the peer's settings have come
         self._fault: Http2Fault | None = None
         self.is_leaving = False  # the last GOAWAY is sent: no further stream
         self.events: list[Event] = []
@@ -166,6 +170,10 @@ class Http2Connection:
                 break
             kind, flags = data[at + 3], data[at + 4]
             fault = self._guard.frame(kind, flags, length)
+            if not self._is_begun:
+                self._is_begun = True
+                if kind != SETTINGS or flags & ACK:  # RFC 9113, 3.4
+                    fault = Http2Fault(PROTOCOL_ERROR, "the first frame is no SETTINGS")
             if fault is not None:
                 self._pass(data[done:at], found)
                 self._end(fault)
@@ -198,16 +206,18 @@ class Http2Connection:
         """Give whole frames to h2."""
         if not frames:
             return
+        self._take_from_h2()  # what we reset ourselves is not the peer's fault
         try:
-            for event in self._h2.receive_data(frames):
-                handler = _HANDLERS.get(type(event))
-                if handler is not None:
-                    handler(self, event, found)
+            events = self._h2.receive_data(frames)
         except ProtocolError as error:
             self._take_from_h2()
             self._fault = Http2Fault(int(error.error_code), str(error) or "protocol error")
             raise self._fault from error
         fault = self._guard.resets(self._h2_output())
+        for event in events:
+            handler = _HANDLERS.get(type(event))
+            if handler is not None:
+                handler(self, event, found)
         if fault is not None:
             self._end(fault)
 
@@ -221,7 +231,7 @@ class Http2Connection:
         stream_id: int = event.stream_id
         is_complete = event.stream_ended is not None
         if self.is_leaving or len(self.open_streams) >= self._limits.stream_count:
-            self._h2.reset_stream(stream_id, REFUSED_STREAM)
+            self._reset_in_h2(stream_id, REFUSED_STREAM)
             fault = self._guard.refused()
             if fault is not None:
                 self._end(fault)
@@ -300,41 +310,57 @@ class Http2Connection:
 
     def send_head(self, stream_id: int, fields: Iterable[Field], *, is_last: bool) -> None:
         """A response's head (also an interim one) or its trailers. `is_last`: nothing follows."""
-        self._h2.send_headers(stream_id, fields, end_stream=is_last)
+        if self._is_writable(stream_id):
+            self._h2.send_headers(stream_id, fields, end_stream=is_last)
 
     def room(self, stream_id: int) -> int:
         """Bytes of a body that may be sent now on a stream, in one piece."""
+        if not self._is_writable(stream_id):
+            return 0
         window: int = self._h2.local_flow_control_window(stream_id)
         return min(window, self._h2.max_outbound_frame_size, FRAME_BYTES)
 
     def send_body(self, stream_id: int, data: bytes, *, is_last: bool) -> None:
         """A piece of a body, for which there must be room."""
-        self._h2.send_data(stream_id, data, end_stream=is_last)
-        self._guard.sent()
+        if self._is_writable(stream_id):
+            self._h2.send_data(stream_id, data, end_stream=is_last)
+            self._guard.sent()
+
+    def _is_writable(self, stream_id: int) -> bool:
+        """Whether h2 takes something for it. A reset or a fault that came in the same read as an
+        earlier event is known to h2 when that event is handled: what is said to it goes nowhere.
+        """
+        if self._fault is not None:
+            return False
+        stream = self._h2.streams.get(stream_id)
+        return stream is not None and not stream.closed
 
     def credit(self, stream_id: int, window_bytes: int) -> None:
         """The stream's peer may send so many bytes more."""
         stream = self._h2.streams.get(stream_id)
-        if stream is not None and stream.open:
+        if self._fault is None and stream is not None and stream.open:
             self._h2.increment_flow_control_window(window_bytes, stream_id)
 
     def close_stream(self, stream_id: int) -> None:
         """Both sides have said all on it."""
-        self.open_streams.discard(stream_id)
-        self._guard.served()
+        if stream_id in self.open_streams:  # else the peer has reset it
+            self.open_streams.discard(stream_id)
+            self._guard.served()
 
     def reset(self, stream_id: int, code: int) -> None:
         """End a stream before its end (RFC 9113, 6.4)."""
         if stream_id in self.open_streams:
             self.open_streams.discard(stream_id)
-            stream = self._h2.streams.get(stream_id)
-            # what the peer said in the same read, as events still to be taken, may have closed it
-            if stream is not None and not stream.closed:
-                self._h2.reset_stream(stream_id, code)
+            self._reset_in_h2(stream_id, code)
+
+    def _reset_in_h2(self, stream_id: int, code: int) -> None:
+        if self._is_writable(stream_id):
+            self._h2.reset_stream(stream_id, code)
 
     def ping(self) -> None:
         """PING (RFC 9113, 6.7)."""
-        self._h2.ping(_PING)
+        if self._fault is None:
+            self._h2.ping(_PING)
 
     def warn_of_end(self) -> None:
         """The connection will end; what is on its way is still taken (RFC 9113, 6.8)."""
@@ -342,8 +368,8 @@ class Http2Connection:
         self._output.append(goaway_frame(LAST_STREAM, NO_ERROR))
 
     def go_away(self, code: int, reason: str = "") -> None:
-        """No further stream is taken. Once: what is said again is not sent."""
-        if self.is_leaving:
+        """No further stream is taken. It is said once; a fault is said in any case."""
+        if self.is_leaving and code == NO_ERROR:
             return
         self.is_leaving = True
         self._take_from_h2()
