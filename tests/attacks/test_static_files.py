@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import h2.events
 import pytest
 
 from asgi_poller.asgi import static_lookup
@@ -277,6 +278,45 @@ def test_a_file_that_shrinks_while_it_is_sent_breaks_the_response(
     assert "shorter while it was sent" in record.getMessage()
     assert record.exc_info is None, "in one line"
     assert site.get("/static/a.txt").body == b"public"
+
+
+def test_over_http2_it_breaks_its_stream_alone(site: StaticSite) -> None:
+    sparse(site.root / "large", b"1")
+    with http2_client(site.port, opens_windows=False) as client:
+        broken = client.request("/static/large")
+        assert client.status(broken) == 200
+        os.truncate(site.root / "large", PIECE_BYTES)
+        client.opens_windows = True
+        client.h2.increment_flow_control_window(LARGE_BYTES, broken)
+        client.h2.increment_flow_control_window(LARGE_BYTES)
+        client.flush()
+        assert client.wait(h2.events.StreamReset, broken).error_code == 2  # INTERNAL_ERROR
+        other = client.request("/static/a.txt")
+        assert client.response(other)[2] == b"public"
+
+
+def open_files() -> list[str]:
+    """Their paths, of this process."""
+    paths = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            paths.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return paths
+
+
+def test_a_stop_that_cuts_responses_off_closes_their_files(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", b"a")
+    sparse(tmp_path / "large", b"1")
+    with contextlib.ExitStack() as stack:
+        with static_site(tmp_path, timeout_graceful_shutdown=0.1) as site:
+            for _ in range(10):
+                stack.enter_context(begun(site, "/static/large")[0])
+            with http2_client(site.port, opens_windows=False) as client:
+                for stream in [client.request("/static/large") for _ in range(10)]:
+                    assert client.status(stream) == 200
+                assert str(tmp_path / "large") in open_files()
+                site.server.stop(DEADLINE_S)
+        assert str(tmp_path / "large") not in open_files()
 
 
 def test_a_directory_that_is_gone_and_comes_back(site: StaticSite) -> None:
