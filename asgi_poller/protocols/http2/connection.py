@@ -37,9 +37,11 @@ from asgi_poller.protocols.http2.flood_guard import FloodGuard
 from asgi_poller.protocols.http2.frames import (
     ACK,
     CONTINUATION,
+    DATA,
     DEFAULT_WINDOW_BYTES,
     ENABLE_CONNECT_PROTOCOL,
     END_HEADERS,
+    END_STREAM,
     FRAME_BYTES,
     FRAME_SIZE_ERROR,
     GOAWAY,
@@ -59,6 +61,7 @@ from asgi_poller.protocols.http2.frames import (
 )
 from asgi_poller.protocols.http2.limits import Http2Limits
 from asgi_poller.protocols.http2.requests import check_trailers, request_head
+from asgi_poller.protocols.http2.tunnel import Tunnel, TunnelWindow, payload, stream_of
 
 _UNLIMITED: Final = 2**31 - 1
 _GOAWAY_BYTES: Final = 8  # at least
@@ -83,6 +86,8 @@ class Http2Connection:
         "_limits",
         "_output",
         "_preface_bytes",
+        "_tunnel_window",
+        "_tunnels",
         "_unread",
         "events",
         "is_leaving",
@@ -100,6 +105,8 @@ class Http2Connection:
         self._is_begun = False  # the first frame has come
         self._is_settled = False  # the peer's settings have come
         self._fault: Http2Fault | None = None
+        self._tunnels: dict[int, Tunnel] = {}  # streams that are WebSockets, until one side ends
+        self._tunnel_window = TunnelWindow(limits.connection_window_bytes)
         self.is_leaving = False  # the last GOAWAY is sent: no further stream
         self.events: list[Event] = []
         self.last_stream = 0  # that was taken
@@ -160,6 +167,7 @@ class Http2Connection:
         data = self._unread + data if self._unread else data
         at = done = 0
         size = len(data)
+        in_batch = False  # a request's head, perhaps a WebSocket's
         while size - at >= HEADER_BYTES:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > FRAME_BYTES:
@@ -169,6 +177,14 @@ class Http2Connection:
             if end > size:
                 break
             kind, flags = data[at + 3], data[at + 4]
+            if kind == DATA and (self._tunnels or in_batch) and not flags & END_STREAM:
+                stream_id = stream_of(data, at)
+                if in_batch or (done < at and stream_id in self._tunnels):
+                    self._pass(data[done:at], found)  # what comes before it
+                    done, in_batch = at, False
+                if stream_id in self._tunnels and self._take_tunneled(data, (at, end), found):
+                    at = done = end
+                    continue
             fault = self._guard.frame(kind, flags, length)
             if not self._is_begun:
                 self._is_begun = True
@@ -179,6 +195,7 @@ class Http2Connection:
                 self._end(fault)
             if kind in (HEADERS, CONTINUATION):
                 self._in_headers = not flags & END_HEADERS
+                in_batch = True
             elif kind == GOAWAY and self._is_goaway(data, at, length):
                 self._pass(data[done:at], found)
                 found.append(PeerLeaves())
@@ -187,6 +204,25 @@ class Http2Connection:
         self._unread = data[at:]
         self._pass(data[done:at], found)
         return found
+
+    def _take_tunneled(self, data: bytes, place: tuple[int, int], found: list[Event]) -> bool:
+        """DATA of a WebSocket, from and to a place in `data`; False: it is for h2 to say what is
+        wrong with it.
+        """
+        piece = payload(data, *place)
+        if piece is None or self._in_headers:
+            return False
+        stream_id, used = stream_of(data, place[0]), place[1] - place[0] - HEADER_BYTES
+        fault = self._guard.frame(DATA, 0, len(piece)) or self._tunnels[stream_id].consume(used)
+        if fault is not None:
+            self._end(fault)
+        self._output += self._tunnel_window.consume(used)
+        if piece:
+            self._guard.received(len(piece))
+            found.append(BodyReceived(stream_id, piece, used))
+        elif used:
+            self.credit(stream_id, used)  # padding alone
+        return True
 
     def _take_preface(self, data: bytes) -> bytes:
         begun = self._preface_bytes
@@ -249,6 +285,9 @@ class Http2Connection:
             is_head = (b":method", b"HEAD") in event.headers
             found.append(RequestRefused(stream_id, fault, is_head, is_complete))
             return
+        if head.upgrade and not is_complete:
+            window_bytes = self._limits.stream_window_bytes
+            self._tunnels[stream_id] = Tunnel(self._h2, stream_id, window_bytes)
         found.append(RequestReceived(stream_id, head, is_complete))
 
     def _on_data(self, event: Any, found: list[Event]) -> None:
@@ -264,6 +303,7 @@ class Http2Connection:
             self.credit(event.stream_id, used)  # padding alone
 
     def _on_end(self, event: Any, found: list[Event]) -> None:
+        self._tunnels.pop(event.stream_id, None)
         if event.stream_id in self.open_streams:
             found.append(BodyEnded(event.stream_id))
 
@@ -276,6 +316,7 @@ class Http2Connection:
                 found.append(StreamReset(event.stream_id, PROTOCOL_ERROR))
 
     def _on_reset(self, event: Any, found: list[Event]) -> None:
+        self._tunnels.pop(event.stream_id, None)
         if event.stream_id in self.open_streams:
             self.open_streams.discard(event.stream_id)
             found.append(StreamReset(event.stream_id, int(event.error_code)))
@@ -317,14 +358,23 @@ class Http2Connection:
         """Bytes of a body that may be sent now on a stream, in one piece."""
         if not self._is_writable(stream_id):
             return 0
+        tunnel = self._tunnels.get(stream_id)
+        if tunnel is not None:
+            return min(tunnel.room, FRAME_BYTES)
         window: int = self._h2.local_flow_control_window(stream_id)
         return min(window, self._h2.max_outbound_frame_size, FRAME_BYTES)
 
     def send_body(self, stream_id: int, data: bytes, *, is_last: bool) -> None:
         """A piece of a body, for which there must be room."""
-        if self._is_writable(stream_id):
+        if not self._is_writable(stream_id):
+            return
+        tunnel = None if is_last else self._tunnels.get(stream_id)
+        if tunnel is None:
             self._h2.send_data(stream_id, data, end_stream=is_last)
-            self._guard.sent()
+        else:
+            self._take_from_h2()
+            self._output.append(tunnel.data_frame(data))
+        self._guard.sent()
 
     def _is_writable(self, stream_id: int) -> bool:
         """Whether h2 takes something for it. A reset or a fault that came in the same read as an
@@ -332,23 +382,33 @@ class Http2Connection:
         """
         if self._fault is not None:
             return False
+        if stream_id in self._tunnels:
+            return True
         stream = self._h2.streams.get(stream_id)
         return stream is not None and not stream.closed
 
     def credit(self, stream_id: int, window_bytes: int) -> None:
         """The stream's peer may send so many bytes more."""
+        tunnel = self._tunnels.get(stream_id)
+        if tunnel is not None:
+            if self._fault is None:
+                self._take_from_h2()
+                self._output.append(tunnel.credit(window_bytes))
+            return
         stream = self._h2.streams.get(stream_id)
         if self._fault is None and stream is not None and stream.open:
             self._h2.increment_flow_control_window(window_bytes, stream_id)
 
     def close_stream(self, stream_id: int) -> None:
         """Both sides have said all on it."""
+        self._tunnels.pop(stream_id, None)
         if stream_id in self.open_streams:  # else the peer has reset it
             self.open_streams.discard(stream_id)
             self._guard.served()
 
     def reset(self, stream_id: int, code: int) -> None:
         """End a stream before its end (RFC 9113, 6.4)."""
+        self._tunnels.pop(stream_id, None)
         if stream_id in self.open_streams:
             self.open_streams.discard(stream_id)
             self._reset_in_h2(stream_id, code)
