@@ -135,7 +135,8 @@ class Http2Output:
         trailers = self._trailers if is_last else None
         if piece or trailers is None:
             is_end = is_last and trailers is None
-            writer.http2.send_body(self._stream_id, piece, is_last=is_end)
+            is_cut = bool(self._waiting)
+            writer.http2.send_body(self._stream_id, piece, is_last=is_end, is_cut=is_cut)
         if trailers is not None:
             writer.http2.send_head(self._stream_id, trailers, is_last=True)
         self.sent_bytes += len(piece)

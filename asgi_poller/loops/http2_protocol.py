@@ -140,21 +140,17 @@ class Http2Protocol:
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
             return
-        http2 = self.http2
-        fault = None
         try:
-            events = http2.receive(data, time.monotonic())
-        except Http2Fault as error:
-            events, fault = http2.events, error
+            events = self.http2.receive(data, time.monotonic())
+        except Http2Fault as fault:
+            self._break(fault)
+            return
         if self._pong_by:
             self._pong_by = NEVER  # any byte is a proof of life
         for event in events:
             if self._is_ending:
                 break
             _HANDLERS[type(event)](self, event)
-        if fault is not None:
-            self._break(fault)
-            return
         self.wrote(0)
         self._await_request()
 
@@ -194,6 +190,8 @@ class Http2Protocol:
     # Events
 
     def _on_request(self, event: Any) -> None:
+        if event.stream_id not in self.http2.open_streams:  # it has been reset since
+            return
         self.peer.accepted_at = 0.0  # a WebSocket that comes after this did not wait since then
         self._is_busy()
         stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
@@ -214,6 +212,8 @@ class Http2Protocol:
         websocket.run(session)
 
     def _on_refused(self, event: Any) -> None:
+        if event.stream_id not in self.http2.open_streams:
+            return
         self._is_busy()
         stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
         self._streams[event.stream_id] = stream
@@ -266,6 +266,15 @@ class Http2Protocol:
         self._streams.pop(stream_id, None)
         if not self._streams:
             self._await_request()
+
+    def abandon(self, task: asyncio.Task[None] | None) -> None:
+        """See Http2Owner."""
+        if task is not None and not task.done():
+            self.http2.abandoned_count += 1
+            task.add_done_callback(self._application_ended)
+
+    def _application_ended(self, task: asyncio.Task[None]) -> None:
+        self.http2.abandoned_count -= 1
 
     def _flush(self) -> None:
         self._is_flushing = False
@@ -406,7 +415,7 @@ class Http2Protocol:
     def _break(self, fault: Http2Fault) -> None:
         """The peer broke a rule: GOAWAY says which (RFC 9113, 5.4.1)."""
         note_refusal(f"HTTP/2: {fault.reason}", self.peer.client)
-        self.server.counts.count_refusal(fault.name or "400")
+        self.server.counts.count_refusal(fault.name or "http2_protocol")
         self._end(linger=True)
         streams, self._streams = self._streams, {}
         for stream in streams.values():

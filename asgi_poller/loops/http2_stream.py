@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -38,6 +39,9 @@ class Http2Owner(Http2Writer, Protocol):
     def stream_ended(self, stream_id: int) -> None:
         """Both sides have said all, or the stream was reset."""
 
+    def abandon(self, task: asyncio.Task[None] | None) -> None:
+        """The stream was reset; its application may go on for a while."""
+
 
 class Http2Stream:
     """A ResponsePort. Owned by the loop's thread.
@@ -57,6 +61,7 @@ class Http2Stream:
         "_is_sent",
         "_output",
         "_sent_bytes",
+        "_task",
         "_uncredited_bytes",
         "id",
         "timer_tick",
@@ -73,6 +78,7 @@ class Http2Stream:
         self._is_sent = False  # the whole response
         self._uncredited_bytes = 0
         self._sent_bytes = 0  # when it was last looked whether the peer reads
+        self._task: asyncio.Task[None] | None = None  # the application's
         self._deadline = NEVER
         self.timer_tick = NEVER
 
@@ -93,7 +99,7 @@ class Http2Stream:
             if fault is not None:
                 exchange.refuse(fault.status, fault.detail)
                 return
-        server.run(exchange)
+        self._task = server.run(exchange)
 
     def feed(self, data: bytes, window_bytes: int) -> None:
         """A piece of the request's body."""
@@ -118,8 +124,10 @@ class Http2Stream:
     def was_reset(self) -> None:
         """The stream has ended without an end, or with its connection."""
         exchange, self._exchange = self._exchange, None
+        task = self._task
         self._forget()
         if exchange is not None:
+            self._connection.abandon(task)
             exchange.disconnect()
 
     def end_connection(self) -> None:
@@ -283,10 +291,12 @@ class Http2Stream:
 
     def _reset(self, code: int) -> None:
         exchange, self._exchange = self._exchange, None
-        self._connection.http2.reset(self.id, code)
-        self._connection.wrote(0)
+        connection, task = self._connection, self._task
+        connection.http2.reset(self.id, code)
+        connection.wrote(0)
         self._leave()
         if exchange is not None:
+            connection.abandon(task)
             exchange.disconnect()
 
     def _leave(self) -> None:
@@ -296,6 +306,7 @@ class Http2Stream:
 
     def _forget(self) -> None:
         self._is_body_open = False
+        self._task = None
         self._output.close()
         self._connection.server.wheel.cancel(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -49,6 +50,7 @@ class Http2WebSocket(WebSocketConnection):
         "_is_reading",
         "_is_sent",
         "_output",
+        "_task",
         "_uncredited_bytes",
         "id",
     )
@@ -75,6 +77,7 @@ class Http2WebSocket(WebSocketConnection):
         self._is_sent = False  # and all of it is on its way
         self._is_peer_done = False  # nor does the peer
         self._has_left = False
+        self._task: asyncio.Task[None] | None = None  # the application's
 
     # The connection's side
 
@@ -82,7 +85,7 @@ class Http2WebSocket(WebSocketConnection):
         """Call the application."""
         self._server.websocket_made(self)
         self.start(session)
-        self._server.run(session)
+        self._task = self._server.run(session)
 
     def feed(self, data: bytes, window_bytes: int) -> None:
         """A piece of the frames."""
@@ -282,6 +285,8 @@ class Http2WebSocket(WebSocketConnection):
             return
         self._has_left = self._is_ended = True
         self._held = None
+        task, self._task = self._task, None
+        self._connection.abandon(task)
         try:
             self._end_session()
         finally:  # whatever happens here, the server's books are to be right

@@ -326,8 +326,9 @@ class ServerState:
         if tls is not None:
             peer.tls = dict(tls_extension(tls))
 
-    def run(self, conversation: Conversation) -> None:
-        """Call the application for an exchange or a WebSocket, in a task of its own.
+    def run(self, conversation: Conversation) -> asyncio.Task[None] | None:
+        """Call the application for an exchange or a WebSocket, in a task of its own; None if the
+        call has failed at once.
 
         The task is the application's coroutine itself: a wrapper around it would cost each
         WebSocket a coroutine, and each message a step through it.
@@ -343,7 +344,7 @@ class ServerState:
             )
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             conversation.application_ended(error)
-            return
+            return None
         coroutine = call if type(call) is CoroutineType else _awaited(call)
         task = self.loop.create_task(coroutine, context=context)
         # the loop itself holds tasks weakly: one that waits for something of its own could vanish
@@ -351,6 +352,7 @@ class ServerState:
         # in its own context: no copy of another one is kept for it, and what is logged about its
         # end sees the context variables that the application has set
         task.add_done_callback(self._release, context=context)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         conversation = self.conversations.pop(task)

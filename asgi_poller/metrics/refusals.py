@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 REFUSALS = (
     "400", "403", "405", "408", "413", "414", "426", "429", "431", "501", "503", "505",
     "accept_rate", "connections", "connections_per_ip", "websockets",  # limits on connections
+    "http2_flood",  # a peer that only made work: GOAWAY with ENHANCE_YOUR_CALM
+    "http2_protocol",  # one that broke HTTP/2's rules: GOAWAY
     "no_descriptor",  # the process has none left
     "no_lane",  # no event loop took the connection for too long
     "proxy_protocol",  # no valid PROXY header, where one must be

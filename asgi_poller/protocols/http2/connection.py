@@ -86,10 +86,11 @@ class Http2Connection:
         "_limits",
         "_output",
         "_preface_bytes",
+        "_resets_in_read",
         "_tunnel_window",
         "_tunnels",
         "_unread",
-        "events",
+        "abandoned_count",
         "is_leaving",
         "last_stream",
         "open_streams",
@@ -104,11 +105,15 @@ class Http2Connection:
         self._in_headers = False  # CONTINUATION is to follow
         self._is_begun = False  # the first frame has come
         self._is_settled = False  # the peer's settings have come
+        self._resets_in_read = 0  # of which it is still to be seen what has become of them
         self._fault: Http2Fault | None = None
         self._tunnels: dict[int, Tunnel] = {}  # streams that are WebSockets, until one side ends
         self._tunnel_window = TunnelWindow(limits.connection_window_bytes)
         self.is_leaving = False  # the last GOAWAY is sent: no further stream
-        self.events: list[Event] = []
+        #: Applications that still run for streams that have been reset, which have a limit of
+        #: their own: a peer that opens and resets (CVE-2023-44487) gets no more than twice as
+        #: many as one that waits.
+        self.abandoned_count = 0
         self.last_stream = 0  # that was taken
         self.open_streams: set[int] = set()  # on which something is still to be sent or received
         self._h2 = self._make(limits)
@@ -156,12 +161,12 @@ class Http2Connection:
         return self._is_settled
 
     def receive(self, data: bytes, now_s: float) -> list[Event]:
-        """The events that `data` completes; it is `now_s`, in monotonic seconds. Raises Http2Fault:
-        what was complete before is in `events` then.
+        """The events that `data` completes; it is `now_s`, in monotonic seconds. Raises
+        Http2Fault.
         """
         self._guard.at(now_s)
         found: list[Event] = []
-        self.events = found
+        self._resets_in_read = 0
         if self._preface_bytes < len(PREFACE):
             data = self._take_preface(data)
         data = self._unread + data if self._unread else data
@@ -185,14 +190,11 @@ class Http2Connection:
                 if stream_id in self._tunnels and self._take_tunneled(data, (at, end), found):
                     at = done = end
                     continue
-            fault = self._guard.frame(kind, flags, length)
+            self._check(self._guard.frame(kind, flags, length))
             if not self._is_begun:
                 self._is_begun = True
                 if kind != SETTINGS or flags & ACK:  # RFC 9113, 3.4
-                    fault = Http2Fault(PROTOCOL_ERROR, "the first frame is no SETTINGS")
-            if fault is not None:
-                self._pass(data[done:at], found)
-                self._end(fault)
+                    self._end(Http2Fault(PROTOCOL_ERROR, "the first frame is no SETTINGS"))
             if kind in (HEADERS, CONTINUATION):
                 self._in_headers = not flags & END_HEADERS
                 in_batch = True
@@ -247,13 +249,18 @@ class Http2Connection:
             events = self._h2.receive_data(frames)
         except ProtocolError as error:
             self._take_from_h2()
-            self._fault = Http2Fault(int(error.error_code), str(error) or "protocol error")
+            self.is_leaving = True
+            self._fault = Http2Fault(int(error.error_code), _words(error))
             raise self._fault from error
-        fault = self._guard.resets(self._h2_output())
+        answers = self._h2_output()
         for event in events:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
                 handler(self, event, found)
+        self._check(self._guard.resets(answers))
+
+    def _check(self, fault: Http2Fault | None) -> None:
+        """What the guard says."""
         if fault is not None:
             self._end(fault)
 
@@ -266,11 +273,11 @@ class Http2Connection:
     def _on_request(self, event: Any, found: list[Event]) -> None:
         stream_id: int = event.stream_id
         is_complete = event.stream_ended is not None
-        if self.is_leaving or len(self.open_streams) >= self._limits.stream_count:
+        limit = self._limits.stream_count
+        abandoned_count = self.abandoned_count + self._resets_in_read
+        if self.is_leaving or len(self.open_streams) >= limit or abandoned_count >= limit:
             self._reset_in_h2(stream_id, REFUSED_STREAM)
-            fault = self._guard.refused()
-            if fault is not None:
-                self._end(fault)
+            self._check(self._guard.refused())
             return
         self.last_stream = stream_id
         self.open_streams.add(stream_id)
@@ -282,6 +289,7 @@ class Http2Connection:
                 websockets=self._limits.websockets,
             )
         except HttpFault as fault:
+            self._check(self._guard.refused())
             is_head = (b":method", b"HEAD") in event.headers
             found.append(RequestRefused(stream_id, fault, is_head, is_complete))
             return
@@ -319,6 +327,7 @@ class Http2Connection:
         self._tunnels.pop(event.stream_id, None)
         if event.stream_id in self.open_streams:
             self.open_streams.discard(event.stream_id)
+            self._resets_in_read += 1
             found.append(StreamReset(event.stream_id, int(event.error_code)))
 
     def _on_window(self, event: Any, found: list[Event]) -> None:
@@ -364,8 +373,10 @@ class Http2Connection:
         window: int = self._h2.local_flow_control_window(stream_id)
         return min(window, self._h2.max_outbound_frame_size, FRAME_BYTES)
 
-    def send_body(self, stream_id: int, data: bytes, *, is_last: bool) -> None:
-        """A piece of a body, for which there must be room."""
+    def send_body(
+        self, stream_id: int, data: bytes, *, is_last: bool, is_cut: bool = False
+    ) -> None:
+        """A piece of a body, for which there must be room; `is_cut`: more is there."""
         if not self._is_writable(stream_id):
             return
         tunnel = None if is_last else self._tunnels.get(stream_id)
@@ -374,7 +385,7 @@ class Http2Connection:
         else:
             self._take_from_h2()
             self._output.append(tunnel.data_frame(data))
-        self._guard.sent()
+        self._guard.sent(len(data), is_cut=is_cut)
 
     def _is_writable(self, stream_id: int) -> bool:
         """Whether h2 takes something for it. A reset or a fault that came in the same read as an
@@ -434,6 +445,12 @@ class Http2Connection:
         self.is_leaving = True
         self._take_from_h2()
         self._output.append(goaway_frame(self.last_stream, code, reason.encode("ascii", "replace")))
+
+
+def _words(error: ProtocolError) -> str:
+    """What h2 says, if it is more than the number of a stream."""
+    words = str(error)
+    return words if words and not words.isdigit() else "a frame that is not allowed there"
 
 
 _HANDLERS: Final[dict[type, Callable[[Http2Connection, Any, list[Event]], None]]] = {

@@ -21,12 +21,16 @@ from asgi_poller.protocols.http2.frames import (
     RST_STREAM,
 )
 
-_BUDGET: Final = 1000  # frames without use that a peer has at first, and at most
-_GAIN_PER_S: Final = 20  # keep-alive PINGs, priorities
-_REQUEST_GAIN: Final = 10
-_SENT_GAIN: Final = 2  # a WINDOW_UPDATE for the stream and one for the connection may follow
-_BODY_BYTES: Final = 1024  # of a body are worth one frame
+# The figures are nghttp2's: 1,000 resets at once and 33 in a second after that, 10,000 and 330 of
+# what costs less.
+_BUDGET: Final = 10_000  # what a peer has at first, and at most
+_GAIN_PER_S: Final = 330
 _RESET_COST: Final = 10  # a request was begun, and its application called, for nothing
+_REQUEST_GAIN: Final = _RESET_COST
+_SENT_GAIN: Final = 2  # a WINDOW_UPDATE for the stream and one for the connection may follow
+_SENT_BYTES: Final = 256  # but not for less than this where a window is that small
+_BODY_BYTES: Final = 1024  # of a body are worth one frame
+_FRAME_BYTES: Final = 512  # of any other frame cost as much as one more
 
 
 class FloodGuard:
@@ -48,13 +52,13 @@ class FloodGuard:
     def frame(self, kind: int, flags: int, size: int) -> Http2Fault | None:
         """A frame has come, whose payload has `size` bytes."""
         if kind == HEADERS or (kind == DATA and (size or flags & END_STREAM)):
-            return None  # a request or its body: `request` and `body` say what they are worth
+            return None  # a request or its body: `refused` and `received` say what they are worth
         if kind == CONTINUATION and size >= _BODY_BYTES:
-            return None
-        return self._spend(_RESET_COST if kind == RST_STREAM else 1)
+            return None  # a long head, which has a limit
+        return self._spend(_RESET_COST if kind == RST_STREAM else 1 + size // _FRAME_BYTES)
 
     def refused(self) -> Http2Fault | None:
-        """A stream was refused."""
+        """A stream was refused, or its request was not valid."""
         return self._spend(_RESET_COST)
 
     def resets(self, output: bytes) -> Http2Fault | None:
@@ -73,9 +77,10 @@ class FloodGuard:
         """So many bytes of a request's body have come."""
         self._gain(size // _BODY_BYTES)
 
-    def sent(self) -> None:
-        """A piece of a response's body is sent."""
-        self._gain(_SENT_GAIN)
+    def sent(self, size: int, *, is_cut: bool) -> None:
+        """So many bytes of a response's body are sent; `is_cut`: there was room for no more."""
+        if not is_cut or size >= _SENT_BYTES:
+            self._gain(_SENT_GAIN)
 
     def _gain(self, gain: int) -> None:
         self._budget = min(_BUDGET, self._budget + gain)
@@ -83,5 +88,7 @@ class FloodGuard:
     def _spend(self, cost: int) -> Http2Fault | None:
         self._budget -= cost
         if self._budget < 0:
-            return Http2Fault(ENHANCE_YOUR_CALM, "too many frames for nothing", name="http2_flood")
+            return Http2Fault(
+                ENHANCE_YOUR_CALM, "too many frames or resets for nothing", name="http2_flood"
+            )
         return None
