@@ -159,7 +159,7 @@ def test_a_head_that_expands(site: Target, count: int) -> None:
 
 
 def test_applications_that_still_run_count_for_the_limit() -> None:
-    """Opening and resetting gives twice as many as waiting does, and no more (CVE-2023-44487)."""
+    """Opening and resetting gives twice as many as waiting, and no more (CVE-2023-44487)."""
     gate = threading.Event()
     running = [0, 0]
 
@@ -179,7 +179,7 @@ def test_applications_that_still_run_count_for_the_limit() -> None:
                     assert peer.answers()  # so they have been begun, or refused
                     peer.send(b"".join(map(reset, streams)))
                 refused = [each for each in peer.frames if each.kind == RST_STREAM]
-                assert 180 <= len(refused) <= 190 
+                assert 180 <= len(refused) <= 190
                 assert {each.code for each in refused} == {REFUSED_STREAM}
                 assert 10 <= running[1] <= 20
                 gate.set()

@@ -46,7 +46,8 @@ def test_each_counts_in_limit_channels(form: str) -> None:
         served(form, "tests.attacks.echo:app", **options) as site,
         contextlib.ExitStack() as stack,
     ):
-        clients = [stack.enter_context(websockets(site.port)) for _ in range(4)]
+        # so many that each worker has one of them, also if one does not answer for a moment
+        clients = [stack.enter_context(websockets(site.port)) for _ in range(10)]
         held: list[Channel] = []
         count = sum(is_let_in(client, held) for client in clients * LIMIT)
         assert count == LIMIT
