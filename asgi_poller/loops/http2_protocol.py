@@ -7,12 +7,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import Http2Fault, HttpFault
-from asgi_poller.loops.http2_stream import Http2Stream
+from asgi_poller.loops.http2_stream import Http2Stream, Stream
 from asgi_poller.loops.http2_websocket import open_websocket
 from asgi_poller.loops.lingering_close import LingeringClose
 from asgi_poller.loops.server_state import Connection, ServerState
@@ -37,18 +37,6 @@ _log = logging.getLogger("asgi_poller.error")
 _LAST_REQUEST_S: Final = 1.0  # while draining: for requests that are on their way
 _FLUSH_BYTES: Final = 65536  # above this is written without waiting for the end of the turn
 _UNREAD_BYTES: Final = 262144  # that the peer has not taken from us: above it we take nothing of it
-
-
-class Stream(Protocol):
-    """A request or a WebSocket on this connection."""
-
-    def feed(self, data: bytes, window_bytes: int) -> None: ...
-
-    def feed_end(self) -> None: ...
-
-    def pump(self, pieces: int) -> bool: ...
-
-    def was_reset(self) -> None: ...
 
 
 class Http2Protocol:
@@ -173,12 +161,15 @@ class Http2Protocol:
     def connection_lost(self, error: Exception | None) -> None:
         self.server.wheel.cancel(self)
         self._is_ending = True
-        streams, self._streams = self._streams, {}
         try:
-            for stream in streams.values():
-                self._tell(stream)
+            self._tell_all()
         finally:  # whatever happens here, the server's books are to be right
             self.server.connection_lost(self)
+
+    def _tell_all(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            self._tell(stream)
 
     def _tell(self, stream: Stream) -> None:
         """One stream's trouble is its own."""
@@ -417,9 +408,7 @@ class Http2Protocol:
         note_refusal(f"HTTP/2: {fault.reason}", self.peer.client)
         self.server.counts.count_refusal(fault.name or "http2_protocol")
         self._end(linger=True)
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            self._tell(stream)
+        self._tell_all()
 
     def _end(self, *, linger: bool) -> None:
         """Close once all is written."""

@@ -43,6 +43,18 @@ class Http2Owner(Http2Writer, Protocol):
         """The stream was reset; its application may go on for a while."""
 
 
+class Stream(Protocol):
+    """A request or a WebSocket on this connection."""
+
+    def feed(self, data: bytes, window_bytes: int) -> None: ...
+
+    def feed_end(self) -> None: ...
+
+    def pump(self, pieces: int) -> bool: ...
+
+    def was_reset(self) -> None: ...
+
+
 class Http2Stream:
     """A ResponsePort. Owned by the loop's thread.
 

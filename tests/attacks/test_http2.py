@@ -42,7 +42,7 @@ from tests.support.http2_frames import (
     window,
 )
 from tests.support.server import serving
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_S, wait_until
 
 ENOUGH = 40_000  # frames: four times what a peer may send for nothing
 
@@ -166,8 +166,7 @@ def test_applications_that_still_run_count_for_the_limit() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         running[0] += 1
         running[1] = max(running)
-        while not gate.is_set():  # it does not look whether its client is there
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(gate.wait, DEADLINE_S)  # whether its client is there or not
         running[0] -= 1
 
     with serving(app, lifespan="off", http2_max_concurrent_streams=10) as site:

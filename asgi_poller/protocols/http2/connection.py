@@ -16,10 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from h2 import events as h2_events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
 
 from asgi_poller.errors import Http2Fault, HttpFault
 from asgi_poller.protocols.http2.events import (
@@ -38,8 +35,6 @@ from asgi_poller.protocols.http2.frames import (
     ACK,
     CONTINUATION,
     DATA,
-    DEFAULT_WINDOW_BYTES,
-    ENABLE_CONNECT_PROTOCOL,
     END_HEADERS,
     END_STREAM,
     FRAME_BYTES,
@@ -47,18 +42,15 @@ from asgi_poller.protocols.http2.frames import (
     GOAWAY,
     HEADER_BYTES,
     HEADERS,
-    INITIAL_WINDOW_SIZE,
     LAST_STREAM,
-    MAX_CONCURRENT_STREAMS,
-    MAX_HEADER_LIST_SIZE,
     NO_ERROR,
     PREFACE,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     SETTINGS,
     goaway_frame,
-    settings_frame,
 )
+from asgi_poller.protocols.http2.h2_connection import made_h2
 from asgi_poller.protocols.http2.limits import Http2Limits
 from asgi_poller.protocols.http2.requests import check_trailers, request_head
 from asgi_poller.protocols.http2.tunnel import Tunnel, TunnelWindow, payload, stream_of
@@ -116,37 +108,8 @@ class Http2Connection:
         self.abandoned_count = 0
         self.last_stream = 0  # that was taken
         self.open_streams: set[int] = set()  # on which something is still to be sent or received
-        self._h2 = self._make(limits)
-
-    def _make(self, limits: Http2Limits) -> H2Connection:
-        h2 = H2Connection(
-            H2Configuration(
-                client_side=False,
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
-        given: dict[Any, int] = {
-            INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
-            MAX_HEADER_LIST_SIZE: limits.head.head_bytes,
-            ENABLE_CONNECT_PROTOCOL: int(limits.websockets),
-        }
-        # Beyond its limit h2 would end the connection, and peers that have not heard of our limit
-        # yet do nothing wrong: the limit that they are told is looked after here.
-        unlimited = {**given, MAX_CONCURRENT_STREAMS: _UNLIMITED}
-        h2.local_settings = Settings(
-            client=False, initial_values={SettingCodes(code): unlimited[code] for code in unlimited}
-        )
-        h2.decoder.max_header_list_size = limits.head.head_bytes
-        h2.initiate_connection()
-        h2.clear_outbound_data_buffer()
-        self._output.append(settings_frame({MAX_CONCURRENT_STREAMS: limits.stream_count, **given}))
-        more = limits.connection_window_bytes - DEFAULT_WINDOW_BYTES
-        if more > 0:
-            h2.increment_flow_control_window(more)
-        return h2
+        self._h2, settings = made_h2(limits)
+        self._output.append(settings)
 
     # What comes
 
