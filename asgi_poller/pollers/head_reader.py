@@ -42,7 +42,9 @@ from asgi_poller.pollers.connection_limits import ConnectionLimits, Refusal
 from asgi_poller.pollers.epoll_waiter import Waiter
 from asgi_poller.pollers.rejector import Rejected, Rejector, over_limit
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
+from asgi_poller.protocols.http2.frames import PREFACE
 from asgi_poller.protocols.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, parse
+from asgi_poller.settings.http2 import is_http2_spoken
 
 _READ_BYTES = 65536
 # A lane's message has room for twice as much. A head that is longer, where the limit permits it,
@@ -66,14 +68,25 @@ class HeadReaderSettings:
 
 
 class _Client:
-    __slots__ = ("accepted", "data", "deadline", "has_preamble", "is_parsed", "parser")
+    __slots__ = (
+        "accepted",
+        "data",
+        "deadline",
+        "has_preamble",
+        "is_parsed",
+        "is_parsing",
+        "parser",
+        "unparsed_from",
+    )
 
     def __init__(self, accepted: Accepted, parser: RequestParser, deadline: float) -> None:
         self.accepted = accepted
         self.parser = parser
         self.data = b""
+        self.unparsed_from = 0  # in `data`: what comes before is a preamble, or has been parsed
         self.deadline = deadline
         self.has_preamble = False  # a PROXY header is still to come
+        self.is_parsing = False  # the parser has got something
         self.is_parsed = False  # the parser has read all of it, and the head is there
 
 
@@ -93,6 +106,7 @@ class HeadReader:
         self._rules = rules
         self._limits = head_limits(rules.config)
         self._has_websockets = rules.config.ws != "none"
+        self._has_http2 = is_http2_spoken(rules.config.http)
         self._listeners = listeners
         self._waiter = waiter
         self._rejector = rejector
@@ -240,9 +254,17 @@ class HeadReader:
             client.has_preamble = False
             if header.source is not None:
                 self._identify(client, header.source)
-            piece = client.data[header.consumed_bytes :]
-            if not piece:
+            client.unparsed_from = header.consumed_bytes
+        piece = client.data[client.unparsed_from :]
+        if not piece:
+            return False
+        if self._has_http2 and not client.is_parsing:
+            if piece.startswith(PREFACE):
+                return True  # the loop goes on with it: a poller can judge no HTTP/2
+            if PREFACE.startswith(piece):
                 return False
+        client.is_parsing = True
+        client.unparsed_from = len(client.data)
         parser = client.parser
         try:
             events = parser.receive(piece)
