@@ -53,6 +53,7 @@ INTERPRETED = frozenset(
         "loops/loop_factory.py",
         "loops/preread.py",
         "loops/request_filter.py",
+        "protocols/http2/h2_tuned.py",  # inherits from h2's classes
         "protocols/websocket/wsproto_impl.py",  # inherits from wsproto's classes
     }
 )

@@ -131,6 +131,7 @@ class Http2Protocol:
         try:
             events = self.http2.receive(data, time.monotonic())
         except Http2Fault as fault:
+            fault.__traceback__ = None  # its calls hold the fault, which would hold them
             self._break(fault)
             return
         if self._pong_by:
@@ -316,7 +317,7 @@ class Http2Protocol:
         config, wheel = self.server.config, self.server.wheel
         if self._is_draining:
             if self.http2.is_leaving:
-                self._end(linger=False)
+                self._end()
             return
         if self._is_leaving:
             self._say_last()
@@ -401,31 +402,36 @@ class Http2Protocol:
         self.http2.go_away(NO_ERROR)
         self.wrote(0)
         if not self._streams:
-            self._end(linger=False)
+            self._end()
 
     def _break(self, fault: Http2Fault) -> None:
         """The peer broke a rule: GOAWAY says which (RFC 9113, 5.4.1)."""
         note_refusal(f"HTTP/2: {fault.reason}", self.peer.client)
         self.server.counts.count_refusal(fault.name or "http2_protocol")
-        self._end(linger=True)
+        self._end()
         self._tell_all()
 
-    def _end(self, *, linger: bool) -> None:
-        """Close once all is written."""
+    def _end(self) -> None:
+        """Close once all is written. What the peer has still on its way, be it only the window for
+        the last response, would destroy what it is still to read: it is taken and thrown away.
+        """
         if self._is_ending:
             return
         self._flush()
         self._is_ending = True
         self._end_at = self._ping_at = self._pong_by = NEVER
         transport = self._transport
-        if linger and not transport.is_closing():
-            self.server.wheel.cancel(self)
-            lost = functools.partial(self.connection_lost, None)
-            LingeringClose(transport, self.server.wheel, lost).start()
-        else:
-            if not transport.is_closing():
-                transport.close()
+        if transport.is_closing():
+            return
+        if (
+            transport.get_write_buffer_size()
+        ):  # a slow peer: how long that may take is another limit
+            transport.close()
             self._watch_writing()
+            return
+        self.server.wheel.cancel(self)
+        lost = functools.partial(self.connection_lost, None)
+        LingeringClose(transport, self.server.wheel, lost).start()
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[Http2Protocol, Any], None]]] = {

@@ -13,6 +13,7 @@ h2 has the states, HPACK and the flow control. Beside it is done here:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from traceback import clear_frames
 from typing import Any, Final
 
 from h2 import events as h2_events
@@ -55,7 +56,6 @@ from asgi_poller.protocols.http2.limits import Http2Limits
 from asgi_poller.protocols.http2.requests import check_trailers, request_head
 from asgi_poller.protocols.http2.tunnel import Tunnel, TunnelWindow, payload, stream_of
 
-_UNLIMITED: Final = 2**31 - 1
 _GOAWAY_BYTES: Final = 8  # at least
 _PING: Final = b"asgi-pol"
 Field = tuple[bytes, bytes]
@@ -69,11 +69,11 @@ class Http2Connection:
     """
 
     __slots__ = (
-        "_fault",
         "_guard",
         "_h2",
         "_in_headers",
         "_is_begun",
+        "_is_broken",
         "_is_settled",
         "_limits",
         "_output",
@@ -98,7 +98,7 @@ class Http2Connection:
         self._is_begun = False  # the first frame has come
         self._is_settled = False  # the peer's settings have come
         self._resets_in_read = 0  # of which it is still to be seen what has become of them
-        self._fault: Http2Fault | None = None
+        self._is_broken = False  # a fault was raised; h2 may take nothing more
         self._tunnels: dict[int, Tunnel] = {}  # streams that are WebSockets, until one side ends
         self._tunnel_window = TunnelWindow(limits.connection_window_bytes)
         self.is_leaving = False  # the last GOAWAY is sent: no further stream
@@ -208,13 +208,18 @@ class Http2Connection:
         if not frames:
             return
         self._take_from_h2()  # what we reset ourselves is not the peer's fault
+        events: list[Any] = []
+        broken: Http2Fault | None = None
         try:
             events = self._h2.receive_data(frames)
         except ProtocolError as error:
+            broken = Http2Fault(int(error.error_code), _words(error))
+            clear_frames(error.__traceback__)  # h2's hold their own exceptions
+        if broken is not None:  # not within `except`: it would hold what it stems from
             self._take_from_h2()
             self.is_leaving = True
-            self._fault = Http2Fault(int(error.error_code), _words(error))
-            raise self._fault from error
+            self._is_broken = True
+            raise broken
         answers = self._h2_output()
         for event in events:
             handler = _HANDLERS.get(type(event))
@@ -230,7 +235,7 @@ class Http2Connection:
     def _end(self, fault: Http2Fault) -> None:
         """The connection ends, for the peer's fault."""
         self.go_away(fault.code, fault.reason)
-        self._fault = fault
+        self._is_broken = True
         raise fault
 
     def _on_request(self, event: Any, found: list[Event]) -> None:
@@ -252,6 +257,7 @@ class Http2Connection:
                 websockets=self._limits.websockets,
             )
         except HttpFault as fault:
+            fault.__traceback__ = None  # it would hold `found`, and that holds the fault
             self._check(self._guard.refused())
             is_head = (b":method", b"HEAD") in event.headers
             found.append(RequestRefused(stream_id, fault, is_head, is_complete))
@@ -354,7 +360,7 @@ class Http2Connection:
         """Whether h2 takes something for it. A reset or a fault that came in the same read as an
         earlier event is known to h2 when that event is handled: what is said to it goes nowhere.
         """
-        if self._fault is not None:
+        if self._is_broken:
             return False
         if stream_id in self._tunnels:
             return True
@@ -365,12 +371,12 @@ class Http2Connection:
         """The stream's peer may send so many bytes more."""
         tunnel = self._tunnels.get(stream_id)
         if tunnel is not None:
-            if self._fault is None:
+            if not self._is_broken:
                 self._take_from_h2()
                 self._output.append(tunnel.credit(window_bytes))
             return
         stream = self._h2.streams.get(stream_id)
-        if self._fault is None and stream is not None and stream.open:
+        if not self._is_broken and stream is not None and stream.open:
             self._h2.increment_flow_control_window(window_bytes, stream_id)
 
     def close_stream(self, stream_id: int) -> None:
@@ -393,7 +399,7 @@ class Http2Connection:
 
     def ping(self) -> None:
         """PING (RFC 9113, 6.7)."""
-        if self._fault is None:
+        if not self._is_broken:
             self._h2.ping(_PING)
 
     def warn_of_end(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
 
 from asgi_poller.protocols.http2.frames import (
@@ -16,17 +15,18 @@ from asgi_poller.protocols.http2.frames import (
     MAX_HEADER_LIST_SIZE,
     settings_frame,
 )
+from asgi_poller.protocols.http2.h2_tuned import TunedH2
 from asgi_poller.protocols.http2.limits import Http2Limits
 
 _UNLIMITED: Final = 2**31 - 1
 
 
-def made_h2(limits: Http2Limits) -> tuple[H2Connection, bytes]:
+def made_h2(limits: Http2Limits) -> tuple[TunedH2, bytes]:
     """A connection whose peer is to be sent these bytes, and then what h2 has to send.
 
     h2 looks at no header fields: it would end the connection for one request that is not valid.
     """
-    h2 = H2Connection(
+    h2 = TunedH2(
         H2Configuration(
             client_side=False,
             validate_inbound_headers=False,
