@@ -88,3 +88,13 @@ def test_every_form_serves_it(form: str, direct: bool) -> None:
             assert client.response(stream)[2] == b"127.0.0.1 http"
         large = client.request("/", "POST", body=b"x" * 10_000)
         assert client.response(large)[2] == b"10000"
+
+
+@DIRECT
+def test_where_nothing_else_is_spoken_http1_is_told_so(direct: bool) -> None:
+    with serving(about, lifespan="off", direct_handshake=direct, http="2") as site:
+        answer = site.ask(LAST_GET)
+        assert answer.startswith(b"HTTP/1.1 505 ")
+        assert answer.endswith(b"only HTTP/2 is spoken here")
+        with http2_client(site.port) as client:
+            assert client.response(client.request())[2] == b"2 127.0.0.1"

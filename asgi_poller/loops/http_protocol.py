@@ -19,6 +19,7 @@ from asgi_poller.loops.timer_wheel import NEVER
 from asgi_poller.loops.upgrade import upgrade
 from asgi_poller.protocols.http1.parser import END, RequestEvent, RequestHead, RequestParser
 from asgi_poller.protocols.http2.frames import PREFACE
+from asgi_poller.settings.http2 import ONLY_HTTP2
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -130,6 +131,9 @@ class HttpProtocol:
             Http2Protocol(self._server, self._peer, data).take_over(self, self._transport)
             return b""
         if not PREFACE.startswith(data):
+            if self._server.config.http == "2":
+                self._refuse(HttpFault(505, ONLY_HTTP2))
+                return b""
             return data
         if not self._early:
             self._set_deadline(self._server.config.timeout_request_header)

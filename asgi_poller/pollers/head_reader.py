@@ -44,7 +44,7 @@ from asgi_poller.pollers.rejector import Rejected, Rejector, over_limit
 from asgi_poller.protocols.http1.parser import RequestHead, RequestParser
 from asgi_poller.protocols.http2.frames import PREFACE
 from asgi_poller.protocols.proxy_protocol import V1_SIGNATURE, V2_SIGNATURE, parse
-from asgi_poller.settings.http2 import is_http2_spoken
+from asgi_poller.settings.http2 import ONLY_HTTP2, is_http2_spoken
 
 _READ_BYTES = 65536
 # A lane's message has room for twice as much. A head that is longer, where the limit permits it,
@@ -263,6 +263,8 @@ class HeadReader:
                 return True  # the loop goes on with it: a poller can judge no HTTP/2
             if PREFACE.startswith(piece):
                 return False
+            if self._rules.config.http == "2":
+                raise _refusal(HttpFault(505, ONLY_HTTP2))
         client.is_parsing = True
         client.unparsed_from = len(client.data)
         parser = client.parser

@@ -11,6 +11,10 @@ from asgi_poller.settings.option import option
 KIB = 1024
 MIB = 1024 * 1024
 _LEAST_BYTES = 65535  # RFC 9113, 6.9.2
+_MOST_BYTES = 2**31 - 1  # RFC 9113, 6.9.1
+
+#: The answer to HTTP/1.1 with `--http 2` (RFC 9110, 15.6.6).
+ONLY_HTTP2 = "only HTTP/2 is spoken here"
 
 
 def is_http2_spoken(http: str) -> bool:
@@ -40,12 +44,12 @@ class Http2:
     )
     http2_initial_stream_window_size: int = option(
         256 * KIB,
-        size(_LEAST_BYTES),
+        size(_LEAST_BYTES, _MOST_BYTES),
         "HTTP/2: bytes of a request's body, or of WebSocket messages, that may wait to be read.",
     )
     http2_initial_connection_window_size: int = option(
         1 * MIB,
-        size(_LEAST_BYTES),
+        size(_LEAST_BYTES, _MOST_BYTES),
         "HTTP/2: bytes that all streams of a connection may have on their way.",
     )
     http2_keep_alive_interval: float | None = option(

@@ -143,7 +143,7 @@ def seconds(minimum: float = 0.0) -> Kind:
     return Kind("SECONDS", parse, check)
 
 
-def size(minimum: int = 0) -> Kind:
+def size(minimum: int = 0, maximum: float = math.inf) -> Kind:
     """A size in bytes: a whole number, or text with a unit of 1024s (64k, 16MiB, 1g)."""
     hint = "must be bytes, or a size such as 64k, 16MiB or 1g"
 
@@ -163,7 +163,7 @@ def size(minimum: int = 0) -> Kind:
             return parse(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{hint}, not {shown(value)}")
-        _within(value, minimum, math.inf, "bytes")
+        _within(value, minimum, maximum, "bytes")
         return value
 
     return Kind("SIZE", parse, check)

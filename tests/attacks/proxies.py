@@ -56,9 +56,21 @@ def haproxy(directory: Path, server: str) -> Iterator[Front]:
         yield Front(port)
 
 
-@contextlib.contextmanager
-def nginx(directory: Path, upstream_port: int) -> Iterator[Front]:
+def nginx(directory: Path, upstream_port: int) -> contextlib.AbstractContextManager[Front]:
     """An nginx that passes everything on, and keeps connections to the server."""
+    pass_on = "proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection '';"
+    return _nginx(directory, upstream_port, "", pass_on)
+
+
+def grpc_nginx(directory: Path, upstream_port: int) -> contextlib.AbstractContextManager[Front]:
+    """One that speaks HTTP/2 on both sides, as nginx does for gRPC."""
+    return _nginx(directory, upstream_port, "http2", "grpc_pass grpc://u;")
+
+
+@contextlib.contextmanager
+def _nginx(
+    directory: Path, upstream_port: int, listen_option: str, pass_on: str
+) -> Iterator[Front]:
     port = free_port()
     path = directory / "nginx.conf"
     path.write_text(
@@ -68,8 +80,7 @@ def nginx(directory: Path, upstream_port: int) -> Iterator[Front]:
         f"fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u;"
         f"scgi_temp_path {directory}/s; upstream u {{ server 127.0.0.1:{upstream_port};"
         "keepalive 8; }"
-        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://u;"
-        "proxy_http_version 1.1; proxy_set_header Connection ''; } } }"
+        f"server {{ listen 127.0.0.1:{port} {listen_option}; location / {{ {pass_on} }} }} }}"
     )
     os.chmod(directory, 0o777)  # its worker is another user where we are root
     with _running("nginx", ["-p", str(directory), "-c", str(path)], port):
