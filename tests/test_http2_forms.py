@@ -79,9 +79,9 @@ def test_where_it_is_not_spoken_the_answer_is_http1(direct: bool) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @DIRECT
 def test_every_form_serves_it(form: str, direct: bool) -> None:
-    options = {"direct_handshake" if direct else "no_direct_handshake": True}
+    options: dict[str, Any] = {"direct_handshake" if direct else "no_direct_handshake": True}
     if form == GUNICORN:
-        options = {"direct_handshake": direct}
+        options = {"direct_handshake": direct, "http": "auto"}
     with served(form, APP, lifespan="off", **options) as site, http2_client(site.port) as client:
         streams = [client.request("/client") for _ in range(10)]
         for stream in streams:

@@ -48,6 +48,12 @@ def _with_unix(addresses: list[str]) -> list[str]:
     return [*addresses, TRUST_UNIX]
 
 
+def _http_version(protocols: list[str] | str) -> str:
+    if "h2" not in protocols:
+        return "1"
+    return "auto" if "h1" in protocols else "2"
+
+
 def _without_lifespan(graceful_s: int) -> float:
     """What of --graceful-timeout is left for connections."""
     return graceful_s - max(graceful_s / 10, min(_LIFESPAN_S, graceful_s / 2))
@@ -62,6 +68,9 @@ SHARED: dict[str, Shared] = {
     "ciphers": Shared("ssl_ciphers", _same),
     "forwarded_allow_ips": Shared("forwarded_allow_ips", _with_unix),
     "graceful_timeout": Shared("timeout_graceful_shutdown", _without_lifespan),
+    "http2_initial_window_size": Shared("http2_initial_stream_window_size", _same),
+    "http2_max_concurrent_streams": Shared("http2_max_concurrent_streams", _same),
+    "http_protocols": Shared("http", _http_version),
     "keepalive": Shared("timeout_keep_alive", float),
     "keyfile": Shared("ssl_keyfile", _same),
     "limit_request_field_size": Shared("limit_request_field_size", _or_unlimited),
@@ -76,8 +85,9 @@ SHARED: dict[str, Shared] = {
 
 # Settings that have no effect here, and what to do instead.
 _WITHOUT_EFFECT = {
-    "http2_cleartext": "HTTP/2 is not served: let a proxy in front speak it",
-    "http_protocols": "only HTTP/1.1 is served: let a proxy in front speak HTTP/2",
+    "http2_cleartext": "prior knowledge is understood wherever HTTP/2 is spoken",
+    "http2_max_frame_size": "frames have 16 KiB at most",
+    "http2_max_header_list_size": "it is the same as ASGI_POLLER_LIMIT_REQUEST_HEAD",
     "post_request": "it is a hook of WSGI workers",
     "pre_request": "it is a hook of WSGI workers",
     "proxy_allow_ips": "PROXY headers are believed from --forwarded-allow-ips",
