@@ -18,7 +18,7 @@ from asgi_poller.storm import probe
 from asgi_poller.storm.fleet import Fleet, Outcome
 from asgi_poller.storm.plan import Plan, loopback_sources, made_payload, parse_url
 from asgi_poller.storm.summary import document
-from benchmarks import http_load
+from benchmarks import http2_load, http_load
 from benchmarks.servers import Server
 
 Metrics = dict[str, float]
@@ -155,6 +155,37 @@ def http(*, connections: int = http_load.CONNECTIONS) -> Callable[[Asked], Metri
         return metrics
 
     return measure
+
+
+def http2() -> Callable[[Asked], Metrics]:
+    """Requests per second on 100 streams of one HTTP/2 connection."""
+
+    def measure(asked: Asked) -> Metrics:
+        port, seconds = asked.server.port, asked.seconds
+        return _of_load(asked, lambda: http2_load.requests(port, "/", seconds=seconds))
+
+    return measure
+
+
+def http2_echo(*, octets: int) -> Callable[[Asked], Metrics]:
+    """Echoes on 100 WebSockets of one HTTP/2 connection, one in flight on each."""
+
+    def measure(asked: Asked) -> Metrics:
+        port, seconds = asked.server.port, asked.seconds
+        return _of_load(asked, lambda: http2_load.echoes(port, "/", octets=octets, seconds=seconds))
+
+    return measure
+
+
+def _of_load(asked: Asked, run: Callable[[], http_load.Load]) -> Metrics:
+    before_s = asked.server.cpu_s()
+    load = run()
+    used_s = asked.server.cpu_s() - before_s
+    return {
+        "per_s": round(load.requests / load.seconds, 1),
+        "cpu_us": round(1e6 * used_s / max(1, load.requests), 3),
+        "failed": load.errors,
+    }
 
 
 def opens(*, close: str | None) -> Callable[[Asked], Metrics]:

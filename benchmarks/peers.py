@@ -74,7 +74,7 @@ def is_ours(name: str) -> bool:
 def _own_packages() -> tuple[str, ...]:
     """What the working tree says it needs; the package itself is imported from the tree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return tuple(project["dependencies"])
+    return (*project["dependencies"], *project["optional-dependencies"]["http2"])
 
 
 def ours(
@@ -139,7 +139,7 @@ PEERS = (
     Peer(
         COMPILED,
         COMPILED.replace(", ", "-"),
-        (str(ROOT),),
+        (str(ROOT), "h2>=4.3"),
         ("uvloop", "httptools", "websockets", "wsproto"),
         "{bin}/asgi-poller {app} --port {port} --workers {workers} --log-level warning"
         " --no-access-log",

@@ -171,6 +171,31 @@ def _topics_of_workers(workers: int) -> Scenario:
     )
 
 
+HTTP2_PEERS = ("asgi-poller", "asgi-poller, compiled", "h2corn", "hypercorn")
+HTTP2 = {"per_s": "requests/s", "cpu_us": "server µs each", "failed": "failed"}
+
+
+def _http2() -> Scenario:
+    return Scenario(
+        "http2",
+        "HTTP/2 GET, bare ASGI, 100 streams of one connection",
+        measures.http2(),
+        columns=HTTP2,
+        needs=(),
+        peers=HTTP2_PEERS,
+    )
+
+
+def _http2_echo() -> Scenario:
+    return Scenario(
+        "http2-echo",
+        "Echo over HTTP/2, 32 octets binary, 100 WebSockets of one connection",
+        measures.http2_echo(octets=32),
+        columns=HTTP2 | {"per_s": "messages/s"},
+        peers=HTTP2_PEERS,
+    )
+
+
 def _get(*, framework: bool = False, connections: int = 64, quick: bool = False) -> Scenario:
     name, title = ("framework-json", "FastAPI JSON") if framework else ("http", "bare ASGI")
     few = connections != 64
@@ -216,6 +241,8 @@ SCENARIOS = (
     _get(quick=True),
     _get(connections=8),
     _get(connections=1),
+    _http2(),
+    _http2_echo(),
     Scenario(
         "opens",
         "Opening WebSockets that stay open",
