@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from tests.protocols.http1.smuggling import BROKEN, UNSUPPORTED
+from tests.support import http2_frames as http2
 from tests.support.client import handshake
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, deflated, frame
 
+OPENED = http2.settings() + http2.frame(http2.SETTINGS, http2.ACK)
+CONNECT = [
+    *((":method", "CONNECT"), (":protocol", "websocket"), *http2.GET[1:]),
+    ("sec-websocket-version", "13"),
+]
 V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(range(12))
 
 SEEDS: dict[str, list[bytes]] = {
@@ -26,6 +32,40 @@ SEEDS: dict[str, list[bytes]] = {
             # an upgrade that is not offered, on a connection that ends; and one behind it
             b"GET / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nxy"
             b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        )
+    ],
+    "http2": [
+        b"\x03" + http2.PREFACE + data
+        for data in (
+            OPENED + http2.headers(1) + http2.headers(3) + http2.reset(3),
+            OPENED
+            + http2.headers(1, http2.POST, http2.END_HEADERS)
+            + http2.frame(http2.DATA, 0, 1, b"body")
+            + http2.frame(http2.DATA, http2.END_STREAM | http2.PADDED, 1, b"\x02ab\0\0"),
+            OPENED
+            + http2.frame(http2.HEADERS, http2.END_STREAM, 1, http2.block()[:20])
+            + http2.frame(http2.CONTINUATION, http2.END_HEADERS, 1, http2.block()[20:]),
+            OPENED
+            + http2.headers(1, http2.POST, http2.END_HEADERS)
+            + http2.headers(1, [("trailer", "1")]),
+            OPENED + http2.headers(1, [*http2.GET, ("cookie", "a"), ("cookie", "b")]),
+            OPENED + http2.headers(1, http2.GET[:2]) + http2.headers(3, [("a", "b")]),
+            OPENED
+            + http2.headers(1, CONNECT, http2.END_HEADERS)
+            + http2.frame(http2.DATA, 0, 1, frame(TEXT, b"hello")),
+            OPENED
+            + http2.window(0, 5)
+            + http2.headers(1)
+            + http2.window(1, 2**31 - 1)
+            + http2.frame(http2.PING, 0, 0, b"12345678")
+            + http2.frame(http2.PRIORITY, 0, 5, b"\0\0\0\1\x10")
+            + http2.frame(http2.GOAWAY, 0, 0, bytes(8))
+            + http2.frame(0x77, 0, 0, b"new"),
+            http2.settings((4, 0), (5, 20000), (1, 0)) + http2.headers(1),
+            # indexed, into the table, and out of it (RFC 7541, 6)
+            OPENED
+            + http2.frame(http2.HEADERS, 5, 1, b"\x82\x86\x84\x41\x01a\x40\x01x\x01y")
+            + http2.frame(http2.HEADERS, 5, 3, b"\x82\x86\x84\xbf\xbe"),
         )
     ],
     "websocket": [

@@ -9,7 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from asgi_poller.errors import ApplicationFault, HttpFault, ProxyProtocolFault, WebSocketFault
+from asgi_poller.errors import (
+    ApplicationFault,
+    Http2Fault,
+    HttpFault,
+    ProxyProtocolFault,
+    WebSocketFault,
+)
 from asgi_poller.protocols import proxy_protocol
 from asgi_poller.protocols.content_coding import preferred
 from asgi_poller.protocols.host_origin import HostMatcher, OriginMatcher
@@ -21,6 +27,15 @@ from asgi_poller.protocols.http1.parser import (
     RequestHead,
     RequestParser,
 )
+from asgi_poller.protocols.http2.connection import Http2Connection
+from asgi_poller.protocols.http2.events import (
+    BodyReceived,
+    RequestReceived,
+    RequestRefused,
+    WindowOpened,
+)
+from asgi_poller.protocols.http2.frames import GOAWAY, HEADER_BYTES
+from asgi_poller.protocols.http2.limits import Http2Limits
 from asgi_poller.protocols.preconditions import Validators, select
 from asgi_poller.protocols.websocket.frames import decode_control
 from asgi_poller.protocols.websocket.handshake import check_handshake
@@ -141,6 +156,69 @@ def _events(wire: type[WebSocketWire], reads: list[bytes], compressed: bool) -> 
     return found
 
 
+def http2(data: bytes) -> None:
+    """Frames, cut anywhere: the same events, or the same fault, whose GOAWAY is the last frame. And
+    nothing else while requests are answered.
+    """
+    cut, whole = _http2(list(pieces(data))), _http2([data[1:]])
+    assert cut[1] == whole[1], (cut, whole)
+    if not cut[1]:
+        assert cut == whole, (cut, whole)
+    _http2(list(pieces(data)), answers=True)
+
+
+def _http2(reads: list[bytes], *, answers: bool = False) -> tuple[list[object], int]:
+    """What was understood, pieces of bodies joined by stream, and the fault's code, or 0."""
+    limits = Http2Limits(head=LIMITS, stream_count=5, stream_window_bytes=70_000)
+    connection = Http2Connection(limits)
+    found: list[object] = []
+    bodies: dict[int, bytes] = {}
+    output = b""
+    for read in reads:
+        try:
+            events = connection.receive(read, 0.0)
+        except Http2Fault as fault:
+            output += connection.take_output()
+            assert _kinds(output)[-1] == GOAWAY
+            return found, fault.code + 1
+        for event in events:
+            if isinstance(event, BodyReceived):
+                bodies[event.stream_id] = bodies.get(event.stream_id, b"") + event.data
+            elif isinstance(event, RequestReceived):
+                head = event.head
+                assert len(head.headers) <= LIMITS.field_count + 1  # the host is ours
+                found.append((event.stream_id, head.method, head.target, head.headers))
+                if answers:
+                    _answer(connection, event)
+            elif not isinstance(event, WindowOpened):
+                found.append(event if not isinstance(event, RequestRefused) else event.fault.status)
+        output += connection.take_output()
+    _kinds(output)
+    return [*found, bodies], 0
+
+
+def _answer(connection: Http2Connection, event: RequestReceived) -> None:
+    """As an application would that reads nothing."""
+    stream_id = event.stream_id
+    connection.send_head(stream_id, [(b":status", b"200")], is_last=False)
+    body = b"x" * min(100, max(0, connection.room(stream_id)))
+    connection.send_body(stream_id, body, is_last=True)
+    if event.is_complete:
+        connection.close_stream(stream_id)
+    else:
+        connection.reset(stream_id, 0)
+
+
+def _kinds(output: bytes) -> list[int]:
+    """Those of the frames, of which none is cut."""
+    kinds, at = [], 0
+    while at < len(output):
+        kinds.append(output[at + 3])
+        at += HEADER_BYTES + int.from_bytes(output[at : at + 3], "big")
+    assert at == len(output)
+    return kinds
+
+
 def deflate(data: bytes) -> None:
     """Messages of permessage-deflate: inflated within the limit, or a fault."""
     for each in (Deflate(), negotiated_takeover()):
@@ -211,6 +289,7 @@ def files(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "http1": http1,
+    "http2": http2,
     "websocket": websocket,
     "deflate": deflate,
     "frames": frames,
