@@ -28,6 +28,10 @@ class FakeLoop:
         self._timers: list[tuple[float, int, Handle]] = []
         self._order = itertools.count()
 
+    def is_running(self) -> bool:
+        """No: who looks for a loop to call takes another one."""
+        return False
+
     def time(self) -> float:
         return self.now
 

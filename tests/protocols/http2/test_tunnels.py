@@ -105,7 +105,9 @@ def test_what_goes_in_comes_out(seed: int) -> None:
         pair.server.send_body(stream, b"", is_last=True)
     pair.exchange()
     assert pair.received == sent
-    assert pair.to_client == {stream: data for stream, data in back.items() if data}
+    assert {stream: data for stream, data in pair.to_client.items() if data} == {
+        stream: data for stream, data in back.items() if data
+    }
     assert pair.ended == set(sent)
 
 
