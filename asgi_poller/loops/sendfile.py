@@ -3,6 +3,9 @@
 The transport's own bytes come first: nothing is sent while it has any. Event loops let nobody wait
 for a transport's descriptor, so a duplicate of it is waited for. (`loop.sendfile` is not in uvloop,
 and asyncio's takes the transport away from its protocol.)
+
+sendfile waits for the disk where the file is not in memory, and with it would all of the loop: so a
+thread reads such a part first.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ CAN_SENDFILE = hasattr(os, "sendfile")
 
 #: At once: then others have their turn.
 STEP_BYTES = 524288
+_READ_BYTES = 131072
+# preadv2(2): fail rather than wait; only Linux has it, and not on every file system
+_NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
 class SocketTransfer:
@@ -33,6 +39,7 @@ class SocketTransfer:
         "_loop",
         "_note",
         "_offset",
+        "_ready_to",
         "_transport",
         "_watched",
         "done",
@@ -52,6 +59,7 @@ class SocketTransfer:
         self._offset = 0
         self._count = 0
         self._has_yielded = False
+        self._ready_to = 0  # up to here the file is in memory
         self._watched = -1  # the duplicate that is waited for
         self.sent_bytes = 0
         self.done: asyncio.Future[None] = loop.create_future()
@@ -82,10 +90,16 @@ class SocketTransfer:
             self._wait()
             return
         left = self._count - self.sent_bytes
+        at = self._offset + self.sent_bytes
+        if at >= self._ready_to:
+            end = at + min(left, STEP_BYTES)
+            if not is_in_memory(self._fd, at, end):
+                self._read_ahead(at, end)
+                return
+            self._ready_to = end
         try:
             out = self._watched if self._watched >= 0 else _descriptor(transport)
-            at = self._offset + self.sent_bytes
-            sent = os.sendfile(out, self._fd, at, min(left, STEP_BYTES))
+            sent = os.sendfile(out, self._fd, at, self._ready_to - at)
         except BlockingIOError:
             self._wait()
             return
@@ -103,6 +117,24 @@ class SocketTransfer:
             self.stop()
         else:
             self._wait()
+
+    def _read_ahead(self, at: int, end: int) -> None:
+        """Let a thread bring the next part into memory, and go on."""
+        self._unwatch()
+        try:
+            fd = os.dup(self._fd)  # the caller may close its own meanwhile
+        except OSError:  # there are no descriptors left
+            self.stop()
+            return
+        reading = self._loop.run_in_executor(None, _read_through, fd, at, end)
+        reading.add_done_callback(self._was_read)
+
+    def _was_read(self, reading: asyncio.Future[int]) -> None:
+        if reading.cancelled() or reading.exception() is not None:
+            self.stop()  # who reads what is left finds out why
+        else:
+            self._ready_to = reading.result()
+            self._step()
 
     def _wait(self) -> None:
         """Until the socket takes more. For its transport too, which then writes what it has."""
@@ -124,6 +156,29 @@ class SocketTransfer:
         if watched >= 0:
             self._loop.remove_writer(watched)
             os.close(watched)
+
+
+def is_in_memory(fd: int, first: int, end: int) -> bool:
+    """Whether these bytes of a file can be read without waiting, as far as the first and the last
+    tell; False where the file system cannot tell. Never waits itself.
+    """
+    if _NO_WAIT is None:
+        return False
+    try:
+        return all(os.preadv(fd, [bytearray(1)], at, _NO_WAIT) == 1 for at in (first, end - 1))
+    except OSError:
+        return False
+
+
+def _read_through(fd: int, first: int, end: int) -> int:
+    """Read them and close `fd`; gives `end`. Raises OSError."""
+    try:
+        room = bytearray(_READ_BYTES)
+        for at in range(first, end, _READ_BYTES):
+            os.preadv(fd, [room], at)
+        return end
+    finally:
+        os.close(fd)
 
 
 def can_send_files(transport: asyncio.Transport) -> bool:

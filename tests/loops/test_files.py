@@ -114,11 +114,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(tmp_path_factory.mktemp("files"))
 
 
-@pytest.fixture(params=["kernel", "reading"])
+@pytest.fixture(params=["kernel", "read ahead", "reading"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whether the kernel sends, or, as on systems where it cannot, files are read."""
+    """Whether the kernel sends, at once or when a thread has read first, or files are read."""
     if request.param == "reading":
         monkeypatch.setattr(sendfile, "CAN_SENDFILE", False)
+    elif request.param == "read ahead":
+        monkeypatch.setattr(sendfile, "_NO_WAIT", None)
     return str(request.param)
 
 
@@ -415,6 +417,18 @@ def test_a_unix_socket(loop: str, files: Files, tmp_path: Path) -> None:
             while piece := client.recv(65536):
                 received += piece
     assert received.endswith(b"\r\n\r\n" + LARGE)
+
+
+def test_what_is_in_memory(files: Files) -> None:
+    """Where the file system can tell: a file that was just written is, its end is not behind it."""
+    with (files.folder / "small").open("rb") as file:
+        fd, can_tell = file.fileno(), True
+        try:
+            os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+        except OSError:
+            can_tell = False
+        assert sendfile.is_in_memory(fd, 0, len(SMALL)) is can_tell
+        assert not sendfile.is_in_memory(fd, 0, len(SMALL) + 1)
 
 
 BAD: list[Callable[[Path], Message]] = [
