@@ -30,7 +30,7 @@ def test_it_leads_with_one_command_to_run_and_one_to_test() -> None:
     assert "\n" not in run
     assert "\n" not in test
     assert run.endswith("&& asgi-poller examples.chat:app --pollers 8")
-    assert test.endswith("&& pytest -n 2")
+    assert test.endswith("&& pytest -n 3")
 
 
 def test_the_test_command_is_the_one_of_the_checks() -> None:

@@ -210,7 +210,7 @@ class HttpExchange:
 
     async def receive(self) -> Message:
         """The next piece of the request, or http.disconnect (ASGI: HTTP, Request, Disconnect)."""
-        if self.head.expects_continue and self.state is _WAITING:
+        if self.head.expects_continue and (self.state is _WAITING or self.state is _STARTED):
             self.head.expects_continue = False
             self._port.send_continue()
         while not self._is_over() and (

@@ -61,6 +61,20 @@ def test_a_toml_file_goes_before_gunicorns_defaults(tmp_path: Any) -> None:
     assert (ours.workers, ours.reload) == (1, False)
 
 
+@pytest.mark.parametrize(
+    ("given", "spoken"), [("h1", "1"), ("h1,h2", "auto"), ("h2,h1", "auto"), ("h2", "2")]
+)
+def test_versions_of_http(given: str, spoken: str) -> None:
+    ours = config(
+        http_protocols=given, http2_max_concurrent_streams=7, http2_initial_window_size=70_000
+    )
+    assert ours.http == spoken
+    assert ours.http2_max_concurrent_streams == 7
+    assert ours.http2_initial_stream_window_size == 70_000
+    assert config().http == "1"
+    assert config({"ASGI_POLLER_HTTP": "auto"}).http == "auto"
+
+
 def test_zero_means_unlimited_where_it_does_for_gunicorn() -> None:
     ours = config(
         websocket_max_message_size=0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import h2.events
 import pytest
 
 from tests.support.http2 import http2_client
@@ -55,24 +54,6 @@ def test_a_large_body_both_ways() -> None:
             else:
                 client.read()
         assert client.response(stream)[2] == b"y" * 3_000_000
-
-
-def test_a_drain_lets_streams_end() -> None:
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        await receive()
-        await send({"type": "http.response.start", "status": 200})
-        await send({"type": "http.response.body", "body": b"a", "more_body": True})
-        await receive()
-
-    with serving(echo) as site, http2_client(site.port) as client:
-        stream = client.request("/", "POST", ends=False)
-        client.wait(h2.events.RemoteSettingsChanged)
-        site.server.should_exit = True
-        client.h2.send_data(stream, b"late", end_stream=True)
-        client.flush()
-        assert client.response(stream)[2] == b"late"
 
 
 @pytest.mark.parametrize("body", [None, b"hello"])

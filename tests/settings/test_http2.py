@@ -1,0 +1,54 @@
+"""Which versions of HTTP are spoken, and the bounds of HTTP/2's settings."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from asgi_poller.config import Config
+from asgi_poller.errors import ConfigError
+from asgi_poller.settings import http2
+from tests.support.server import serving
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Nothing is asked of it."""
+
+
+@pytest.fixture
+def without_h2(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "h2" else find(name)
+    )
+
+
+def test_without_the_library_auto_is_http1(without_h2: None) -> None:
+    assert not http2.is_http2_spoken("auto")
+    with serving(app, lifespan="off") as site:
+        assert site.ask(PREFACE).startswith(b"HTTP/1.1 505 ")
+
+
+def test_without_the_library_2_is_one_line(without_h2: None) -> None:
+    with pytest.raises(ConfigError) as error:
+        Config("main:app", http="2")
+    assert str(error.value) == "--http: 2 needs h2: pip install 'asgi-poller[http2]'"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("http2_initial_stream_window_size", 65534),
+        ("http2_initial_stream_window_size", 2**31),
+        ("http2_initial_connection_window_size", 2**31),
+        ("http2_max_concurrent_streams", 0),
+        ("http2_keep_alive_timeout", 0),
+    ],
+)
+def test_bounds(name: str, wrong: int) -> None:
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: "):
+        Config("main:app", **{name: wrong})  # type: ignore[arg-type]
