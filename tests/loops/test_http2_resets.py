@@ -19,7 +19,7 @@ from asgi_poller.protocols.http2.frames import (
     frame,
 )
 from tests.support.apps import answer
-from tests.support.http2 import Http2Client, http2_client
+from tests.support.http2 import Field, Http2Client, http2_client
 from tests.support.server import serving
 from tests.support.waiting import wait_until
 
@@ -207,4 +207,29 @@ def test_what_came_before_a_fault_does_not_trip_over_it() -> None:
         assert client.end_code() == 1  # PROTOCOL_ERROR
         wait_until(lambda: app.seen == ["http.disconnect", "raised"] or app.seen == [])
     with serving(app) as site, http2_client(site.port) as client:
+        _alive(client)
+
+
+LENGTHS: dict[str, tuple[list[Field], bytes, int | None]] = {
+    "shorter": ([("content-length", "5")], b"body", None),
+    "longer": ([("content-length", "3")], b"body", None),
+    "none at all": ([("content-length", "3")], b"", None),
+    "with a sign": ([("content-length", "+4")], b"body", 400),
+    "empty": ([("content-length", "")], b"body", 400),
+    "two that differ": ([("content-length", "4"), ("content-length", "5")], b"body", 400),
+    "the same twice": ([("content-length", "4"), ("content-length", "4")], b"body", 400),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_wrong_length_costs_its_stream_alone(name: str) -> None:
+    """RFC 9113, 8.1.1; behind a proxy the others on the connection are other people's."""
+    fields, body, status = LENGTHS[name]
+    with serving(Application()) as site, http2_client(site.port) as client:
+        client.h2.config.validate_outbound_headers = False
+        stream = client.request("/watch", "POST", fields, body)
+        if status is None:
+            assert client.wait(h2.events.StreamReset, stream).error_code == 1  # PROTOCOL_ERROR
+        else:
+            assert client.status(stream) == status
         _alive(client)

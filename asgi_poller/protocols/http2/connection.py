@@ -6,8 +6,7 @@ h2 has the states, HPACK and the flow control. Beside it is done here:
   and a GOAWAY does not end the streams that are under way, which it does in h2.
 - A request that is not valid, or one stream too many, costs its stream and not its connection.
 - Windows: what is received is credited to the connection at once and to its stream when it is
-  wanted. So a request whose application does not read holds up no other, and the streams'
-  windows bound what waits.
+  wanted: who does not read holds up no other stream, and what waits has a bound.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from asgi_poller.protocols.http2.frames import (
 )
 from asgi_poller.protocols.http2.h2_connection import made_h2
 from asgi_poller.protocols.http2.limits import Http2Limits
-from asgi_poller.protocols.http2.requests import check_trailers, request_head
+from asgi_poller.protocols.http2.requests import announced_bytes, check_trailers, request_head
 from asgi_poller.protocols.http2.tunnel import Tunnel, TunnelWindow, payload, stream_of
 
 _GOAWAY_BYTES: Final = 8  # at least
@@ -76,6 +75,7 @@ class Http2Connection:
         "_is_broken",
         "_is_settled",
         "_limits",
+        "_missing_bytes",
         "_output",
         "_preface_bytes",
         "_resets_in_read",
@@ -99,6 +99,7 @@ class Http2Connection:
         self._is_settled = False  # the peer's settings have come
         self._resets_in_read = 0  # of which it is still to be seen what has become of them
         self._is_broken = False  # a fault was raised; h2 may take nothing more
+        self._missing_bytes: dict[int, int] = {}  # of bodies whose length was announced
         self._tunnels: dict[int, Tunnel] = {}  # streams that are WebSockets, until one side ends
         self._tunnel_window = TunnelWindow(limits.connection_window_bytes)
         self.is_leaving = False  # the last GOAWAY is sent: no further stream
@@ -207,7 +208,7 @@ class Http2Connection:
         """Give whole frames to h2."""
         if not frames:
             return
-        self._take_from_h2()  # what we reset ourselves is not the peer's fault
+        self._h2_output()  # what we reset ourselves is not the peer's fault
         events: list[Any] = []
         broken: Http2Fault | None = None
         try:
@@ -216,7 +217,7 @@ class Http2Connection:
             broken = Http2Fault(int(error.error_code), _words(error))
             clear_frames(error.__traceback__)  # h2's hold their own exceptions
         if broken is not None:  # not within `except`: it would hold what it stems from
-            self._take_from_h2()
+            self._h2_output()
             self.is_leaving = True
             self._is_broken = True
             raise broken
@@ -265,6 +266,8 @@ class Http2Connection:
         if head.upgrade and not is_complete:
             window_bytes = self._limits.stream_window_bytes
             self._tunnels[stream_id] = Tunnel(self._h2, stream_id, window_bytes)
+        if (length := announced_bytes(head)) is not None:
+            self._missing_bytes[stream_id] = length
         found.append(RequestReceived(stream_id, head, is_complete))
 
     def _on_data(self, event: Any, found: list[Event]) -> None:
@@ -273,6 +276,11 @@ class Http2Connection:
             self._h2.increment_flow_control_window(used)
         if event.stream_id not in self.open_streams:
             return
+        if event.stream_id in self._missing_bytes:
+            self._missing_bytes[event.stream_id] -= len(event.data)
+            if self._missing_bytes[event.stream_id] < 0:
+                self._break_off(event.stream_id, found)
+                return
         if event.data:
             self._guard.received(len(event.data))
             found.append(BodyReceived(event.stream_id, bytes(event.data), used))
@@ -282,18 +290,25 @@ class Http2Connection:
     def _on_end(self, event: Any, found: list[Event]) -> None:
         self._tunnels.pop(event.stream_id, None)
         if event.stream_id in self.open_streams:
-            found.append(BodyEnded(event.stream_id))
+            if self._missing_bytes.pop(event.stream_id, 0):
+                self._break_off(event.stream_id, found)
+            else:
+                found.append(BodyEnded(event.stream_id))
+
+    def _break_off(self, stream_id: int, found: list[Event]) -> None:
+        """A request turns out not to be valid: its stream ends (RFC 9113, 8.1.1)."""
+        self.reset(stream_id, PROTOCOL_ERROR)
+        found.append(StreamReset(stream_id, PROTOCOL_ERROR))
 
     def _on_trailers(self, event: Any, found: list[Event]) -> None:
         try:
             check_trailers(event.headers)
         except HttpFault:
             if event.stream_id in self.open_streams:
-                self.reset(event.stream_id, PROTOCOL_ERROR)
-                found.append(StreamReset(event.stream_id, PROTOCOL_ERROR))
+                self._break_off(event.stream_id, found)
 
     def _on_reset(self, event: Any, found: list[Event]) -> None:
-        self._tunnels.pop(event.stream_id, None)
+        self._forget(event.stream_id)
         if event.stream_id in self.open_streams:
             self.open_streams.discard(event.stream_id)
             self._resets_in_read += 1
@@ -313,7 +328,7 @@ class Http2Connection:
 
     def take_output(self) -> bytes:
         """What is to be written now."""
-        self._take_from_h2()
+        self._h2_output()
         output, self._output = self._output, []
         return output[0] if len(output) == 1 else b"".join(output)
 
@@ -323,9 +338,6 @@ class Http2Connection:
         if data:
             self._output.append(data)
         return data
-
-    def _take_from_h2(self) -> None:
-        self._h2_output()
 
     def send_head(self, stream_id: int, fields: Iterable[Field], *, is_last: bool) -> None:
         """A response's head (also an interim one) or its trailers. `is_last`: nothing follows."""
@@ -352,7 +364,7 @@ class Http2Connection:
         if tunnel is None:
             self._h2.send_data(stream_id, data, end_stream=is_last)
         else:
-            self._take_from_h2()
+            self._h2_output()
             self._output.append(tunnel.data_frame(data))
         self._guard.sent(len(data), is_cut=is_cut)
 
@@ -372,7 +384,7 @@ class Http2Connection:
         tunnel = self._tunnels.get(stream_id)
         if tunnel is not None:
             if not self._is_broken:
-                self._take_from_h2()
+                self._h2_output()
                 self._output.append(tunnel.credit(window_bytes))
             return
         stream = self._h2.streams.get(stream_id)
@@ -381,17 +393,21 @@ class Http2Connection:
 
     def close_stream(self, stream_id: int) -> None:
         """Both sides have said all on it."""
-        self._tunnels.pop(stream_id, None)
+        self._forget(stream_id)
         if stream_id in self.open_streams:  # else the peer has reset it
             self.open_streams.discard(stream_id)
             self._guard.served()
 
     def reset(self, stream_id: int, code: int) -> None:
         """End a stream before its end (RFC 9113, 6.4)."""
-        self._tunnels.pop(stream_id, None)
+        self._forget(stream_id)
         if stream_id in self.open_streams:
             self.open_streams.discard(stream_id)
             self._reset_in_h2(stream_id, code)
+
+    def _forget(self, stream_id: int) -> None:
+        self._tunnels.pop(stream_id, None)
+        self._missing_bytes.pop(stream_id, None)
 
     def _reset_in_h2(self, stream_id: int, code: int) -> None:
         if self._is_writable(stream_id):
@@ -404,7 +420,7 @@ class Http2Connection:
 
     def warn_of_end(self) -> None:
         """The connection will end; what is on its way is still taken (RFC 9113, 6.8)."""
-        self._take_from_h2()
+        self._h2_output()
         self._output.append(goaway_frame(LAST_STREAM, NO_ERROR))
 
     def go_away(self, code: int, reason: str = "") -> None:
@@ -412,7 +428,7 @@ class Http2Connection:
         if self.is_leaving and code == NO_ERROR:
             return
         self.is_leaving = True
-        self._take_from_h2()
+        self._h2_output()
         self._output.append(goaway_frame(self.last_stream, code, reason.encode("ascii", "replace")))
 
 

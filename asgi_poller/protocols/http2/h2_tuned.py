@@ -1,7 +1,9 @@
-"""What of h2 costs most for each request, and is done otherwise: through its public attributes, so
-that its states stay its own.
+"""What of h2 is done otherwise, because it costs much for each request or ends too much: beside its
+states, which stay its own.
 
 - Before each new stream h2 counts those that are open, and walks over all of them to do so.
+- A body that does not have the length that its head says ends the connection in h2; it is for the
+  stream alone (RFC 9113, 8.1.1), and counted in `connection.py`.
 - hpack encodes each response's fields anew. Without a dynamic table (RFC 7541, 4.2: of size 0) a
   field is always the same bytes, which are kept. Heads are longer for that, though never longer
   than HTTP/1.1's; and nothing secret is in a table with what an attacker chooses (RFC 7541, 7.1).
@@ -54,6 +56,10 @@ def _encoded(name: bytes, value: bytes) -> bytes:
     return piece
 
 
+def _unchecked(*_: object) -> None:
+    """In the place of h2's check of a body's length."""
+
+
 class TunedH2(H2Connection):
     """Without a limit on inbound streams: who uses it looks after that."""
 
@@ -61,6 +67,11 @@ class TunedH2(H2Connection):
         super().__init__(config)
         self.encoder: Any = HeadEncoder()
         self._walk_at = _WALK_COUNT
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
+        stream: Any = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = stream._track_content_length = _unchecked
+        return stream
 
     @property
     def open_inbound_streams(self) -> int:

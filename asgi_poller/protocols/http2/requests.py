@@ -76,6 +76,12 @@ def request_head(
     return head
 
 
+def announced_bytes(head: RequestHead) -> int | None:
+    """How long its body is to be, if it says so; the head is valid."""
+    length = head.header(b"content-length") if head.has_body and not head.upgrade else None
+    return None if length is None else int(length)
+
+
 def check_trailers(fields: Iterable[Field]) -> None:
     """Those of a request (RFC 9113, 8.1); ASGI has no place for them. Raises HttpFault."""
     for name, value in fields:
@@ -130,7 +136,7 @@ def _read_pseudo(
 
 def _read_fields(head: RequestHead, authority: bytes | None, *, is_complete: bool) -> None:
     headers = head.headers
-    host, cookies = None, 0
+    host, length, cookies = None, None, 0
     for name, value in headers:
         if name not in _NOTED:
             if b"_" in name:
@@ -142,8 +148,9 @@ def _read_fields(head: RequestHead, authority: bytes | None, *, is_complete: boo
                 raise HttpFault(400, "exactly one Host header is needed")
             host = value
         elif name == b"content-length":
-            if not value.isdigit() or len(value) > LENGTH_DIGITS:
+            if length is not None or not value.isdigit() or len(value) > LENGTH_DIGITS:
                 raise HttpFault(400, "the Content-Length is not valid")
+            length = value
             if is_complete and int(value):
                 raise HttpFault(400, "the body is shorter than its Content-Length")
         elif name == b"te":
