@@ -87,7 +87,7 @@ SHARED: dict[str, Shared] = {
 _WITHOUT_EFFECT = {
     "http2_cleartext": "prior knowledge is understood wherever HTTP/2 is spoken",
     "http2_max_frame_size": "frames have 16 KiB at most",
-    "http2_max_header_list_size": "it is the same as ASGI_POLLER_LIMIT_REQUEST_HEAD",
+    "http2_max_header_list_size": "a head is bounded by ASGI_POLLER_LIMIT_REQUEST_HEAD",
     "post_request": "it is a hook of WSGI workers",
     "pre_request": "it is a hook of WSGI workers",
     "proxy_allow_ips": "PROXY headers are believed from --forwarded-allow-ips",

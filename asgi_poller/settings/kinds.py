@@ -67,8 +67,15 @@ def _within(value: float, minimum: float, maximum: float, what: str) -> None:
     if minimum <= value <= maximum:
         return
     if maximum == math.inf:
-        raise ValueError(f"must be {what}, at least {minimum:g}, not {value:g}")
-    raise ValueError(f"must be {what} from {minimum:g} to {maximum:g}, not {value:g}")
+        raise ValueError(f"must be {what}, at least {_digits(minimum)}, not {_digits(value)}")
+    raise ValueError(
+        f"must be {what} from {_digits(minimum)} to {_digits(maximum)}, not {_digits(value)}"
+    )
+
+
+def _digits(value: float) -> str:
+    """All of a whole number's."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def integer(minimum: int, maximum: float = math.inf, *, metavar: str = "N") -> Kind:

@@ -65,6 +65,10 @@ def _check_app(app: object, values: Values) -> None:
 def _check_http(values: Values) -> None:
     if values["http"] == "2" and not is_http2_spoken("2"):
         raise ConfigError("--http", "2 needs h2: pip install 'asgi-poller[http2]'")
+    if "h2" in (values["ssl_alpn"] or ()) and not is_http2_spoken(values["http"]):
+        raise ConfigError(
+            "--ssl-alpn", "h2 is not spoken: leave it out, or give --http auto, with h2 installed"
+        )
 
 
 def _check_tls(values: Values) -> None:

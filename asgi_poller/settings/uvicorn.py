@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asgi_poller.errors import ConfigError
+from asgi_poller.settings.http2 import is_http2_spoken
 from asgi_poller.settings.kinds import choice, flag, optional, seconds, size
 from asgi_poller.settings.option import option
 from asgi_poller.settings.process import Lifetime
@@ -89,7 +90,17 @@ def _http(given: Given) -> list[str]:
 
 
 def _http2(given: Given) -> list[str]:
-    given.setdefault("http", "auto" if given["http2"] else "1")
+    wanted, http = given["http2"], given.get("http", "auto")
+    if wanted is None:
+        return []
+    if http == ("1" if wanted else "2"):
+        raise ConfigError(
+            "--http2" if wanted else "--no-http2",
+            f"contradicts --http {http}: leave one of them out",
+        )
+    if wanted and not is_http2_spoken("2"):
+        raise ConfigError("--http2", "needs h2: pip install 'asgi-poller[http2]'")
+    given["http"] = http if wanted else "1"
     return []
 
 

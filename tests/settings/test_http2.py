@@ -39,6 +39,30 @@ def test_without_the_library_2_is_one_line(without_h2: None) -> None:
     assert str(error.value) == "--http: 2 needs h2: pip install 'asgi-poller[http2]'"
 
 
+def test_without_the_library_http2_is_one_line(without_h2: None) -> None:
+    with pytest.raises(ConfigError, match="--http2: needs h2: pip install"):
+        Config("main:app", http2=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"http": "1", "http2": True}, "--http2: contradicts --http 1"),
+        ({"http": "2", "http2": False}, "--no-http2: contradicts --http 2"),
+        ({"http": "1", "ssl_alpn": ["h2"]}, "--ssl-alpn: h2 is not spoken"),
+    ],
+)
+def test_contradictions(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config("main:app", **options)
+
+
+def test_uvicorns_option_chooses() -> None:
+    assert Config("main:app", http2=True).http == "auto"
+    assert Config("main:app", http2=True, http="2").http == "2"
+    assert Config("main:app", http2=False, http="auto").http == "1"
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
@@ -52,3 +76,8 @@ def test_without_the_library_2_is_one_line(without_h2: None) -> None:
 def test_bounds(name: str, wrong: int) -> None:
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: "):
         Config("main:app", **{name: wrong})  # type: ignore[arg-type]
+
+
+def test_a_bound_is_shown_with_all_its_digits() -> None:
+    with pytest.raises(ConfigError, match="from 1 to 2147483647, not 2147483648"):
+        Config("main:app", http2_max_concurrent_streams=2**31)
