@@ -114,6 +114,7 @@ class Http2Protocol:
         self._begin(self.server.wheel.ticks(self.server.config.timeout_request_header))
 
     def _begin(self, ticks: int) -> None:
+        self.server.counts.http2_connections_open += 1
         wheel = self.server.wheel
         self._set_end(wheel.now() + ticks)
         interval_s = self.server.config.http2_keep_alive_interval
@@ -165,6 +166,7 @@ class Http2Protocol:
         try:
             self._tell_all()
         finally:  # whatever happens here, the server's books are to be right
+            self.server.counts.http2_connections_open -= 1
             self.server.connection_lost(self)
 
     def _tell_all(self) -> None:
@@ -306,6 +308,7 @@ class Http2Protocol:
 
     def _is_busy(self) -> None:
         """A request has come. A drain still waits only for those that were on their way."""
+        self.server.counts.http2_streams += 1
         self._idle_by = NEVER
         if not self._is_draining:
             self._end_at = NEVER
@@ -407,6 +410,7 @@ class Http2Protocol:
     def _break(self, fault: Http2Fault) -> None:
         """The peer broke a rule: GOAWAY says which (RFC 9113, 5.4.1)."""
         note_refusal(f"HTTP/2: {fault.reason}", self.peer.client)
+        self.server.counts.http2_faults += 1
         self.server.counts.count_refusal(fault.name or "http2_protocol")
         self._end()
         self._tell_all()

@@ -68,6 +68,9 @@ class LoopCounts:
         "ended_messages_received",
         "ended_messages_sent",
         "handshake",
+        "http2_connections_open",
+        "http2_faults",
+        "http2_streams",
         "inflated_bytes",
         "is_timed",
         "lag",
@@ -101,6 +104,9 @@ class LoopCounts:
         self.connections_open = 0
         self.websockets_open = 0  # accepted, and no Close has been sent or received
         self.requests_running = 0  # applications that are called, for requests and WebSockets
+        self.http2_connections_open = 0
+        self.http2_streams = 0  # requests and WebSockets that began on them, refused ones too
+        self.http2_faults = 0  # connections that ended for the peer's fault: GOAWAY says which
         self.adopted = 0
         self.websockets_opened = 0
         self.websockets_denied = 0
@@ -159,6 +165,9 @@ class LoopValues:
     connections_open: int = 0
     websockets_open: int = 0
     requests_running: int = 0
+    http2_connections_open: int = 0
+    http2_streams: int = 0
+    http2_faults: int = 0
     adopted: int = 0
     websockets_opened: int = 0
     websockets_denied: int = 0
@@ -219,7 +228,13 @@ class LoopValues:
 NO_COUNTS = LoopValues()
 
 #: What is true now, and not a count since the start.
-OPEN = ("connections_open", "websockets_open", "requests_running", "topic_subscriptions")
+OPEN = (
+    "connections_open",
+    "http2_connections_open",
+    "websockets_open",
+    "requests_running",
+    "topic_subscriptions",
+)
 LISTS = {
     "responses": len(STATUS_CLASSES),
     "closes": len(CLOSE_CODE_NAMES) * len(CLOSED_BY),

@@ -373,6 +373,22 @@ _WEBSOCKETS = (
     ),
 )
 
+_HTTP2 = (
+    Metric(
+        f"{PREFIX}http2_connections",
+        "gauge",
+        "Connections that speak HTTP/2, now.",
+        (),
+        lambda _, total: [((), total.http2_connections_open)],
+    ),
+    _sum("http2_streams_total", "Requests and WebSockets over HTTP/2.", "http2_streams"),
+    _sum(
+        "http2_faults_total",
+        "HTTP/2 connections that were ended for their client's fault.",
+        "http2_faults",
+    ),
+)
+
 _TOPICS = (
     Metric(
         f"{PREFIX}topic_subscriptions",
@@ -401,6 +417,7 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
     ("Workers", _WORKERS),
     ("Event loops", _LOOPS),
     ("HTTP", _HTTP),
+    ("HTTP/2", _HTTP2),
     ("WebSockets", _WEBSOCKETS),
     ("Topics", _TOPICS),
 )

@@ -352,7 +352,7 @@ def test_a_case(site: Site, name: str) -> None:
             assert found.code in outcome.codes
             return
         if isinstance(outcome, Answered):
-            fields = hpack.Decoder().decode(peer.wait(HEADERS, 1).payload)
+            fields: Any = list(hpack.Decoder().decode(peer.wait(HEADERS, 1).payload))
             assert fields[0] == (":status", str(outcome.status))
         elif isinstance(outcome, Reset):
             assert peer.wait(RST_STREAM, outcome.stream).code in outcome.codes
