@@ -166,13 +166,18 @@ async def flood(
         for client in clients
     ]
 
-    def is_enough() -> bool:
-        return sum(client.resumed for client in clients) > 2 * len(clients)
+    def resumed() -> int:
+        return sum(client.resumed for client in clients)
 
-    publishing = asyncio.create_task(publish_all(publishers, chance, 500, is_enough))
+    publishing = asyncio.create_task(
+        publish_all(publishers, chance, 500, lambda: resumed() > 2 * len(clients))
+    )
     while not publishing.done():
         disturb()
-        for _ in range(20):
+        before = (
+            resumed()
+        )  # a busy hub needs more turns until somebody is back: else nobody ever is
+        while resumed() == before and not publishing.done():
             await asyncio.sleep(0)
     count = await publishing
     for task in wandering:
@@ -203,7 +208,7 @@ async def test_nor_do_links_that_break(hub: HubProcess, seed: int) -> None:
     def break_one() -> None:
         nonlocal broken
         line = chance.choice(made[1:])._line  # not the publisher's
-        if line is not None and line._transport is not None and chance.random() < 0.3:
+        if line is not None and line._transport is not None:
             broken += 1
             line._transport.abort()
 
