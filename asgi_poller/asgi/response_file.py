@@ -67,7 +67,7 @@ class FilePart:
 
 
 class FileBody:
-    """A part on its way to the peer. Owned by the loop's thread; `part` is closed by whoever has
+    """A part on its way to the peer. Owned by the loop's thread; `part` is closed by who has
     opened it.
     """
 

@@ -238,7 +238,7 @@ class Lookup:
         with _below(root, names) as directory:
             if _regular(index, directory) is None:
                 raise _not_found()
-        # written anew, so that nothing of the client's own spelling is in it
+        # written again, so that nothing of the client's own spelling is in it
         location = quote_from_bytes(wanted.raw_path, safe="/%").encode() + b"/"
         if wanted.query:
             location += b"?" + wanted.query

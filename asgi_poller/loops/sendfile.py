@@ -28,7 +28,7 @@ class SocketTransfer:
     and must stay open until `done`.
 
     `done` is set when all is with the kernel, when no more can be sent this way (`sent_bytes` tells
-    how many were), or after `stop`, which whoever began it must call once the connection is lost.
+    how many were), or after `stop`, which who began it must call once the connection is lost.
     `note` is called with each number of bytes.
     """
 

@@ -4,7 +4,7 @@ states, which stay its own.
 - Before each new stream h2 counts those that are open, and walks over all of them to do so.
 - A body that does not have the length that its head says ends the connection in h2; it is for the
   stream alone (RFC 9113, 8.1.1), and counted in `connection.py`.
-- hpack encodes each response's fields anew. Without a dynamic table (RFC 7541, 4.2: of size 0) a
+- hpack encodes each response's fields again. Without a dynamic table (RFC 7541, 4.2: of size 0) a
   field is always the same bytes, which are kept. Heads are longer for that, though never longer
   than HTTP/1.1's; and nothing secret is in a table with what an attacker chooses (RFC 7541, 7.1).
 """
