@@ -115,22 +115,12 @@ class Feed:
         assert self._problems == []
 
     def everybody_is_back(self) -> None:
-        """Wait until each follower has an entry that was posted after this call."""
-        marks = {poster.room: len(poster.taken) for poster in self.posters}
-        wait_until(
-            lambda: all(len(it.taken) > marks[it.room] for it in self.posters), "entries are taken"
-        )
-        ids = {poster.room: poster.taken[marks[poster.room]].id for poster in self.posters}
-        waiting = list(self.followers)
-
-        def all_have_it() -> bool:
-            assert not any(each.problems for each in self.followers), self._problems_of_all()
-            waiting[:] = [
-                each for each in waiting if all(got.id != ids[each.room] for got in each.got)
-            ]
-            return not waiting
-
-        wait_until(all_have_it, "everybody has what was posted last")
+        """Wait until each follower is subscribed, and has an entry that was posted after this
+        call.
+        """
+        self._everybody_has_a_new_entry()
+        # The first may be among what was missed, which comes before "subscribed".
+        self._everybody_has_a_new_entry()
 
     @contextlib.contextmanager
     def posts_fail(self) -> Iterator[None]:
@@ -154,6 +144,23 @@ class Feed:
                 assert each.got == order, f"others got {len(order)}, this one {len(each.got)}"
             taken = set(poster.taken)
             assert [got for got in order if got in taken] == poster.taken
+
+    def _everybody_has_a_new_entry(self) -> None:
+        marks = {poster.room: len(poster.taken) for poster in self.posters}
+        wait_until(
+            lambda: all(len(it.taken) > marks[it.room] for it in self.posters), "entries are taken"
+        )
+        ids = {poster.room: poster.taken[marks[poster.room]].id for poster in self.posters}
+        waiting = list(self.followers)
+
+        def all_have_it() -> bool:
+            assert not any(each.problems for each in self.followers), self._problems_of_all()
+            waiting[:] = [
+                each for each in waiting if all(got.id != ids[each.room] for got in each.got)
+            ]
+            return not waiting
+
+        wait_until(all_have_it, "everybody has what was posted last")
 
     def _problems_of_all(self) -> set[str]:
         return {problem for each in self.followers for problem in each.problems}

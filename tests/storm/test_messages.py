@@ -230,7 +230,9 @@ class FanServer:
                     continue
                 count += 1
                 for channel in channels:
-                    channel.sendall(servers.frame(first, payload))
+                    # a client that has gone is found when it is read from
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        channel.sendall(servers.frame(first, payload))
                 if count == 10:
                     servers.closing(channels[-1])
         for sock in (*channels, self.listener):
