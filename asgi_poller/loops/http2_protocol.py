@@ -12,6 +12,7 @@ from typing import Any, Final
 from asgi_poller.asgi.refusal_log import note_refusal
 from asgi_poller.asgi.scope import Peer
 from asgi_poller.errors import Http2Fault, HttpFault
+from asgi_poller.loops.http2_keep_alive import Http2KeepAlive
 from asgi_poller.loops.http2_stream import Http2Stream, Stream
 from asgi_poller.loops.http2_websocket import open_websocket
 from asgi_poller.loops.lingering_close import LingeringClose
@@ -22,15 +23,15 @@ from asgi_poller.protocols.http2.connection import Http2Connection
 from asgi_poller.protocols.http2.events import (
     BodyEnded,
     BodyReceived,
+    EndKnown,
     Event,
     PeerLeaves,
-    PingAnswered,
     RequestReceived,
     RequestRefused,
     StreamReset,
     WindowOpened,
 )
-from asgi_poller.protocols.http2.frames import NO_ERROR
+from asgi_poller.protocols.http2.frames import ENHANCE_YOUR_CALM, NO_ERROR
 
 _log = logging.getLogger("asgi_poller.error")
 
@@ -41,13 +42,12 @@ _UNREAD_BYTES: Final = 262144  # that the peer has not taken from us: above it w
 
 class Http2Protocol:
     """One client, with any number of streams. An asyncio.Protocol by its methods, as HttpProtocol
-    is. Owned by the loop's thread.
-
-    What its streams say in one turn of the loop is written at the end of it, in one write.
+    is. Owned by the loop's thread. What its streams say in one turn is written at the end of it.
     """
 
     is_websocket = False
     __slots__ = (
+        "_block_by",
         "_early",
         "_end_at",
         "_idle_by",
@@ -56,8 +56,7 @@ class Http2Protocol:
         "_is_flushing",
         "_is_leaving",
         "_is_reading",
-        "_ping_at",
-        "_pong_by",
+        "_keep_alive",
         "_streams",
         "_transport",
         "_unsent_bytes",
@@ -91,8 +90,8 @@ class Http2Protocol:
         self._end_at = NEVER  # of what the connection waits for: a whole frame, a request
         self._idle_by = NEVER  # for a request; nothing else that comes moves it
         self._waits_for_frame = False
-        self._ping_at = NEVER
-        self._pong_by = NEVER
+        self._keep_alive: Http2KeepAlive
+        self._block_by = NEVER  # for a header block while streams are open
         self._write_by = NEVER
         self.timer_tick = NEVER
 
@@ -117,10 +116,9 @@ class Http2Protocol:
         self.server.counts.http2_connections_open += 1
         wheel = self.server.wheel
         self._set_end(wheel.now() + ticks)
-        interval_s = self.server.config.http2_keep_alive_interval
-        if interval_s is not None:
-            self._ping_at = wheel.after(interval_s)
-            wheel.schedule(self, self._ping_at)
+        self._keep_alive = Http2KeepAlive(self.server.config, wheel)
+        if self._keep_alive.at:
+            wheel.schedule(self, self._keep_alive.at)
         self.wrote(0)
         early, self._early = self._early, b""
         if early:
@@ -135,14 +133,14 @@ class Http2Protocol:
             fault.__traceback__ = None  # its calls hold the fault, which would hold them
             self._break(fault)
             return
-        if self._pong_by:
-            self._pong_by = NEVER  # any byte is a proof of life
+        self._keep_alive.heard()
         for event in events:
             if self._is_ending:
                 break
             _HANDLERS[type(event)](self, event)
         self.wrote(0)
         self._await_request()
+        self._await_block()
 
     def eof_received(self) -> bool:
         self._flush()
@@ -191,18 +189,18 @@ class Http2Protocol:
         stream = Http2Stream(self, event.stream_id, is_complete=event.is_complete)
         self._streams[event.stream_id] = stream
         if event.head.upgrade:
-            self._open_websocket(event.stream_id, event.head, stream)
+            self._open_websocket(stream, event.head)
         else:
             stream.start(event.head)
 
-    def _open_websocket(self, stream_id: int, head: RequestHead, stream: Http2Stream) -> None:
+    def _open_websocket(self, stream: Http2Stream, head: RequestHead) -> None:
         """An extended CONNECT (RFC 8441, 4): `stream` answers one that is not to be served."""
         try:
-            websocket, session = open_websocket(self, stream_id, head)
+            websocket, session = open_websocket(self, stream.id, head)
         except HttpFault as fault:
             stream.refuse_broken(fault, is_head=False)
             return
-        self._streams[stream_id] = websocket
+        self._streams[stream.id] = websocket
         websocket.run(session)
 
     def _on_refused(self, event: Any) -> None:
@@ -214,31 +212,26 @@ class Http2Protocol:
         stream.refuse_broken(event.fault, is_head=event.is_head)
 
     def _on_body(self, event: Any) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
+        if stream := self._streams.get(event.stream_id):
             stream.feed(event.data, event.window_bytes)
 
     def _on_body_end(self, event: Any) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
+        if stream := self._streams.get(event.stream_id):
             stream.feed_end()
 
     def _on_reset(self, event: Any) -> None:
-        stream = self._streams.pop(event.stream_id, None)
-        if stream is not None:
+        if stream := self._streams.pop(event.stream_id, None):
             self._tell(stream)
 
     def _on_window(self, event: Any) -> None:
         if event.stream_id == 0:
             self._pump()
         else:
-            stream = self._streams.get(event.stream_id)
-            if stream is not None:
+            if stream := self._streams.get(event.stream_id):
                 stream.pump(2**31)
 
-    def _on_ping_answer(self, event: Any) -> None:
-        self._pong_by = NEVER
-        if self._is_draining:  # what was on its way when we said so has come by now
+    def _on_end_known(self, event: Any) -> None:
+        if self._is_draining:
             self._say_last()
 
     def _on_leave(self, event: Any) -> None:
@@ -336,30 +329,39 @@ class Http2Protocol:
             self._set_end(self._idle_by)
         self._waits_for_frame = is_mid_frame
 
+    def _await_block(self) -> None:
+        """Beside open streams: they do not wait for a header block that never ends."""
+        if self._is_ending or not self.http2.is_mid_block:
+            self._block_by = NEVER
+        elif self._streams and not self._block_by:
+            wheel = self.server.wheel
+            self._block_by = wheel.after(self.server.config.timeout_request_header)
+            wheel.schedule(self, self._block_by)
+
     def on_timer(self, tick: int) -> int:
         if self._write_by and tick >= self._write_by and not self._is_read_on():
             return NEVER
         if self._is_ending:
             return self._write_by
-        if self._pong_by and tick >= self._pong_by:
+        alive = self._keep_alive
+        if alive.by and tick >= alive.by:
             _log.info("Cut off %s: it answers no PING.", self.peer.client)
             self.abort()
             return NEVER
-        if self._ping_at and tick >= self._ping_at:
-            self._ping()
+        if self._block_by and tick >= self._block_by:
+            late = Http2Fault(ENHANCE_YOUR_CALM, "a header block did not come in time")
+            self._break(self.http2.fail(late))
+            return self._write_by
+        if alive.at and tick >= alive.at:
+            self.http2.ping()
+            alive.sent()
+            self.wrote(0)
         if self._end_at and tick >= self._end_at:
             self._end_at = NEVER
             if self._is_draining or not self._streams:
                 self._say_last()
-        ticks = (self._end_at, self._ping_at, self._pong_by, self._write_by)
+        ticks = (self._end_at, self._block_by, alive.at, alive.by, self._write_by)
         return NEVER if self._is_ending else min((each for each in ticks if each), default=NEVER)
-
-    def _ping(self) -> None:
-        config, wheel = self.server.config, self.server.wheel
-        self._ping_at = wheel.after(config.http2_keep_alive_interval or 0)
-        self._pong_by = self._pong_by or wheel.after(config.http2_keep_alive_timeout)
-        self.http2.ping()
-        self.wrote(0)
 
     def _watch_writing(self) -> None:
         """See that what waits to be written goes on its way: else the peer will never read it."""
@@ -389,7 +391,6 @@ class Http2Protocol:
             return
         self._is_draining = True
         self.http2.warn_of_end()
-        self.http2.ping()
         self.wrote(0)
         self._set_end(self.server.wheel.after(_LAST_REQUEST_S))
 
@@ -423,14 +424,13 @@ class Http2Protocol:
             return
         self._flush()
         self._is_ending = True
-        self._end_at = self._ping_at = self._pong_by = NEVER
+        self._end_at = self._block_by = NEVER
+        self._keep_alive.stop()
         transport = self._transport
         if transport.is_closing():
             return
-        if (
-            transport.get_write_buffer_size()
-        ):  # a slow peer: how long that may take is another limit
-            transport.close()
+        if transport.get_write_buffer_size():
+            transport.close()  # a slow peer: how long that may take is another limit
             self._watch_writing()
             return
         self.server.wheel.cancel(self)
@@ -445,6 +445,6 @@ _HANDLERS: Final[dict[type[Event], Callable[[Http2Protocol, Any], None]]] = {
     BodyEnded: Http2Protocol._on_body_end,
     StreamReset: Http2Protocol._on_reset,
     WindowOpened: Http2Protocol._on_window,
-    PingAnswered: Http2Protocol._on_ping_answer,
+    EndKnown: Http2Protocol._on_end_known,
     PeerLeaves: Http2Protocol._on_leave,
 }

@@ -324,9 +324,10 @@ def test_a_client_that_opens_no_window_holds_up_nobody(stubborn: Stubborn) -> No
         # its window, what may wait for it, what a turn may gather, and a message
         assert stubborn.sent_bytes <= 65535 + 65536 + 65536 + 2 * 10_000
         before = stubborn.sent_bytes
-        client.h2.increment_flow_control_window(60_000, flooded.stream_id)
+        client.h2.increment_flow_control_window(200_000, flooded.stream_id)  # more than waits
         client.flush()
-        wait_until(lambda: stubborn.sent_bytes > before, "it goes on")
+        # reading all the while: the connection has a window too
+        client.until(lambda: stubborn.sent_bytes > before, "it goes on")
         flooded.reset()
         assert stubborn.ended.wait(DEADLINE_S)
         well.sendall(text("still here"))

@@ -22,9 +22,9 @@ from asgi_poller.errors import Http2Fault, HttpFault
 from asgi_poller.protocols.http2.events import (
     BodyEnded,
     BodyReceived,
+    EndKnown,
     Event,
     PeerLeaves,
-    PingAnswered,
     RequestReceived,
     RequestRefused,
     StreamReset,
@@ -49,14 +49,15 @@ from asgi_poller.protocols.http2.frames import (
     REFUSED_STREAM,
     SETTINGS,
     goaway_frame,
+    is_goaway,
 )
-from asgi_poller.protocols.http2.h2_connection import made_h2
+from asgi_poller.protocols.http2.h2_connection import made_h2, words_of
 from asgi_poller.protocols.http2.limits import Http2Limits
 from asgi_poller.protocols.http2.requests import announced_bytes, check_trailers, request_head
 from asgi_poller.protocols.http2.tunnel import Tunnel, TunnelWindow, payload, stream_of
 
-_GOAWAY_BYTES: Final = 8  # at least
 _PING: Final = b"asgi-pol"
+_END_PING: Final = b"asgi-end"  # behind the warning of the end
 Field = tuple[bytes, bytes]
 
 
@@ -120,6 +121,14 @@ class Http2Connection:
         return bool(self._unread) or self._in_headers or self._preface_bytes < len(PREFACE)
 
     @property
+    def is_mid_block(self) -> bool:
+        """Whether a header block has begun and is not complete: nothing else can come before it
+        is (RFC 9113, 4.3).
+        """
+        unread = self._unread
+        return self._in_headers or (len(unread) > 3 and unread[3] in (HEADERS, CONTINUATION))
+
+    @property
     def has_settings(self) -> bool:
         """Whether the peer has sent all that opens a connection (RFC 9113, 3.4)."""
         return self._is_settled
@@ -141,7 +150,7 @@ class Http2Connection:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > FRAME_BYTES:
                 self._pass(data[done:at], found)
-                self._end(Http2Fault(FRAME_SIZE_ERROR, "a frame is too large"))
+                raise self.fail(Http2Fault(FRAME_SIZE_ERROR, "a frame is too large"))
             end = at + HEADER_BYTES + length
             if end > size:
                 break
@@ -158,11 +167,11 @@ class Http2Connection:
             if not self._is_begun:
                 self._is_begun = True
                 if kind != SETTINGS or flags & ACK:  # RFC 9113, 3.4
-                    self._end(Http2Fault(PROTOCOL_ERROR, "the first frame is no SETTINGS"))
+                    raise self.fail(Http2Fault(PROTOCOL_ERROR, "the first frame is no SETTINGS"))
             if kind in (HEADERS, CONTINUATION):
                 self._in_headers = not flags & END_HEADERS
                 in_batch = True
-            elif kind == GOAWAY and self._is_goaway(data, at, length):
+            elif kind == GOAWAY and not self._in_headers and is_goaway(data[at:end]):
                 self._pass(data[done:at], found)
                 found.append(PeerLeaves())
                 done = end
@@ -181,7 +190,7 @@ class Http2Connection:
         stream_id, used = stream_of(data, place[0]), place[1] - place[0] - HEADER_BYTES
         fault = self._guard.frame(DATA, 0, len(piece)) or self._tunnels[stream_id].consume(used)
         if fault is not None:
-            self._end(fault)
+            raise self.fail(fault)
         self._output += self._tunnel_window.consume(used)
         if piece:
             self._guard.received(len(piece))
@@ -194,15 +203,10 @@ class Http2Connection:
         begun = self._preface_bytes
         part = data[: len(PREFACE) - begun]
         if part != PREFACE[begun : begun + len(part)]:
-            self._end(Http2Fault(PROTOCOL_ERROR, "this is not HTTP/2"))
+            raise self.fail(Http2Fault(PROTOCOL_ERROR, "this is not HTTP/2"))
         self._preface_bytes += len(part)
         self._h2.receive_data(part)
         return data[len(part) :]
-
-    def _is_goaway(self, data: bytes, at: int, length: int) -> bool:
-        """Whether it is one that a peer may send now; else h2 says what is wrong with it."""
-        is_of_connection = not any(data[at + 5 : at + 9])
-        return is_of_connection and length >= _GOAWAY_BYTES and not self._in_headers
 
     def _pass(self, frames: bytes, found: list[Event]) -> None:
         """Give whole frames to h2."""
@@ -214,7 +218,7 @@ class Http2Connection:
         try:
             events = self._h2.receive_data(frames)
         except ProtocolError as error:
-            broken = Http2Fault(int(error.error_code), _words(error))
+            broken = Http2Fault(int(error.error_code), words_of(error))
             clear_frames(error.__traceback__)  # h2's hold their own exceptions
         if broken is not None:  # not within `except`: it would hold what it stems from
             self._h2_output()
@@ -231,13 +235,13 @@ class Http2Connection:
     def _check(self, fault: Http2Fault | None) -> None:
         """What the guard says."""
         if fault is not None:
-            self._end(fault)
+            raise self.fail(fault)
 
-    def _end(self, fault: Http2Fault) -> None:
-        """The connection ends, for the peer's fault."""
+    def fail(self, fault: Http2Fault) -> Http2Fault:
+        """The connection ends, for the peer's fault: the same one, once it is said."""
         self.go_away(fault.code, fault.reason)
         self._is_broken = True
-        raise fault
+        return fault
 
     def _on_request(self, event: Any, found: list[Event]) -> None:
         stream_id: int = event.stream_id
@@ -322,7 +326,8 @@ class Http2Connection:
         found.append(WindowOpened(0))  # the initial window may be larger now
 
     def _on_ping_answer(self, event: Any, found: list[Event]) -> None:
-        found.append(PingAnswered())
+        if event.ping_data == _END_PING:
+            found.append(EndKnown())
 
     # What is sent
 
@@ -342,7 +347,7 @@ class Http2Connection:
     def send_head(self, stream_id: int, fields: Iterable[Field], *, is_last: bool) -> None:
         """A response's head (also an interim one) or its trailers. `is_last`: nothing follows."""
         if self._is_writable(stream_id):
-            self._h2.send_headers(stream_id, fields, end_stream=is_last)
+            self._h2.write_head(stream_id, fields, is_last)
 
     def room(self, stream_id: int) -> int:
         """Bytes of a body that may be sent now on a stream, in one piece."""
@@ -362,7 +367,7 @@ class Http2Connection:
             return
         tunnel = None if is_last else self._tunnels.get(stream_id)
         if tunnel is None:
-            self._h2.send_data(stream_id, data, end_stream=is_last)
+            self._h2.write_body(stream_id, data, is_last)
         else:
             self._h2_output()
             self._output.append(tunnel.data_frame(data))
@@ -422,6 +427,7 @@ class Http2Connection:
         """The connection will end; what is on its way is still taken (RFC 9113, 6.8)."""
         self._h2_output()
         self._output.append(goaway_frame(LAST_STREAM, NO_ERROR))
+        self._h2.ping(_END_PING)
 
     def go_away(self, code: int, reason: str = "") -> None:
         """No further stream is taken. It is said once; a fault is said in any case."""
@@ -430,12 +436,6 @@ class Http2Connection:
         self.is_leaving = True
         self._h2_output()
         self._output.append(goaway_frame(self.last_stream, code, reason.encode("ascii", "replace")))
-
-
-def _words(error: ProtocolError) -> str:
-    """What h2 says, if it is more than the number of a stream."""
-    words = str(error)
-    return words if words and not words.isdigit() else "a frame that is not allowed there"
 
 
 _HANDLERS: Final[dict[type, Callable[[Http2Connection, Any, list[Event]], None]]] = {

@@ -62,8 +62,8 @@ class WindowOpened:
 
 
 @dataclass(slots=True)
-class PingAnswered:
-    """Our PING has come back."""
+class EndKnown:
+    """The peer has heard that the connection will end; what it sent before that has come."""
 
 
 @dataclass(slots=True)
@@ -78,6 +78,6 @@ Event: TypeAlias = (
     | BodyEnded
     | StreamReset
     | WindowOpened
-    | PingAnswered
+    | EndKnown
     | PeerLeaves
 )

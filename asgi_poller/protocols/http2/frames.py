@@ -60,6 +60,21 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
 
 
+def header_frames(stream_id: int, block: bytes, *, is_last: bool) -> bytes:
+    """HEADERS with a header block, and as many CONTINUATION as it takes (RFC 9113, 4.3)."""
+    flags = END_STREAM if is_last else 0
+    if len(block) <= FRAME_BYTES:
+        return frame(HEADERS, flags | END_HEADERS, stream_id, block)
+    parts = [block[at : at + FRAME_BYTES] for at in range(0, len(block), FRAME_BYTES)]
+    return b"".join(
+        (
+            frame(HEADERS, flags, stream_id, parts[0]),
+            *(frame(CONTINUATION, 0, stream_id, part) for part in parts[1:-1]),
+            frame(CONTINUATION, END_HEADERS, stream_id, parts[-1]),
+        )
+    )
+
+
 def settings_frame(values: dict[int, int]) -> bytes:
     """SETTINGS (RFC 9113, 6.5)."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in values.items()))
@@ -68,3 +83,8 @@ def settings_frame(values: dict[int, int]) -> bytes:
 def goaway_frame(last_stream: int, code: int, reason: bytes = b"") -> bytes:
     """GOAWAY (RFC 9113, 6.8)."""
     return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream, code) + reason)
+
+
+def is_goaway(data: bytes) -> bool:
+    """Whether a GOAWAY frame is one of the whole connection, and complete."""
+    return not any(data[5:HEADER_BYTES]) and len(data) >= HEADER_BYTES + _GOAWAY.size

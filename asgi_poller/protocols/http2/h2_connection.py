@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from h2.config import H2Configuration
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from asgi_poller.protocols.http2.frames import (
@@ -53,3 +54,9 @@ def made_h2(limits: Http2Limits) -> tuple[TunedH2, bytes]:
     if more > 0:
         h2.increment_flow_control_window(more)
     return h2, settings_frame({MAX_CONCURRENT_STREAMS: limits.stream_count, **given})
+
+
+def words_of(error: ProtocolError) -> str:
+    """What h2 says, if it is more than the number of a stream."""
+    words = str(error)
+    return words if words and not words.isdigit() else "a frame that is not allowed there"

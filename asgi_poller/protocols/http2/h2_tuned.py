@@ -7,6 +7,10 @@ states, which stay its own.
 - hpack encodes each response's fields again. Without a dynamic table (RFC 7541, 4.2: of size 0) a
   field is always the same bytes, which are kept. Heads are longer for that, though never longer
   than HTTP/1.1's; and nothing secret is in a table with what an attacker chooses (RFC 7541, 7.1).
+- hpack decodes each request's fields again. A client that asks for the same thing again sends the
+  same bytes, and they say the same for as long as its table stays as it is.
+- Each frame that comes is written out for a log that there is not, and each that goes is an object
+  first, with a set of its flags.
 """
 
 from __future__ import annotations
@@ -14,12 +18,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from h2.connection import H2Connection
-from hpack import Encoder
+from h2.connection import ConnectionInputs, H2Connection
+from h2.frame_buffer import FrameBuffer
+from h2.stream import StreamInputs
+from hpack import Decoder, Encoder
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
+
+from asgi_poller.protocols.http2.frames import DATA, END_STREAM, frame, header_frames
 
 _WALK_COUNT: Final = 32  # streams that have come since the last walk over them, at least
 _KEPT_VALUE_BYTES: Final = 128
 _KEPT_COUNT: Final = 2048
+_KEPT_BLOCKS: Final = 16  # of a connection
+_KEPT_BLOCK_BYTES: Final = 512
+_KEPT_BLOCK_FIELDS: Final = 32  # which one byte each may stand for
+_TABLE_SIZE: Final = 0x20  # RFC 7541, 6.3: 001 in the first three bits
+_KIND: Final = 0xE0
+_INTERIM: Final = StreamInputs.SEND_INFORMATIONAL_HEADERS
 
 _encoder = Encoder()
 _encoder.header_table_size = 0
@@ -56,6 +71,46 @@ def _encoded(name: bytes, value: bytes) -> bytes:
     return piece
 
 
+class HeadDecoder(Decoder):
+    """Keeps what blocks of fields said that left the table as it was, until it changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[bytes, Any] = {}
+
+    def decode(self, data: bytes, raw: bool = False) -> Any:
+        """See hpack. h2 always asks for what is raw, and changes nothing of what it gets."""
+        kept = self._kept.get(data)
+        if kept is not None:
+            return kept
+        entries = self.header_table.dynamic_entries
+        count, newest = len(entries), entries[0] if entries else None
+        fields: Any = super().decode(data, raw)
+        is_same = len(entries) == count and (entries[0] if entries else None) is newest
+        if not is_same or (data and data[0] & _KIND == _TABLE_SIZE):
+            self._kept.clear()
+        elif len(data) <= _KEPT_BLOCK_BYTES and len(fields) <= _KEPT_BLOCK_FIELDS:
+            if len(self._kept) >= _KEPT_BLOCKS:
+                self._kept.clear()
+            self._kept[data] = fields
+        return fields
+
+
+_QUIET: Final[dict[type[Frame], type[Frame]]] = {
+    kind: type(kind.__name__, (kind,), {"__repr__": object.__repr__})
+    for kind in (HeadersFrame, DataFrame, WindowUpdateFrame)
+}
+
+
+class _Frames(FrameBuffer):
+    """Gives frames that are not written out at length."""
+
+    def __next__(self) -> Frame:
+        found = super().__next__()
+        found.__class__ = _QUIET.get(found.__class__, found.__class__)
+        return found
+
+
 def _unchecked(*_: object) -> None:
     """In the place of h2's check of a body's length."""
 
@@ -66,12 +121,42 @@ class TunedH2(H2Connection):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.encoder: Any = HeadEncoder()
+        self.decoder = HeadDecoder()
+        self.incoming_buffer = _Frames(server=True)
+        for kind, quiet in _QUIET.items():
+            self._frame_dispatch_table[quiet] = self._frame_dispatch_table[kind]
         self._walk_at = _WALK_COUNT
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
         stream: Any = super()._begin_new_stream(stream_id, allowed_ids)
         stream._initialize_content_length = stream._track_content_length = _unchecked
         return stream
+
+    def write_head(
+        self, stream_id: int, fields: Iterable[tuple[bytes, bytes]], is_last: bool
+    ) -> None:
+        """A response's head (also an interim one) or its trailers, as `send_headers`."""
+        fields = list(fields)
+        is_interim = fields[0][0] == b":status" and fields[0][1][:1] == b"1"
+        self.state_machine.process_input(ConnectionInputs.SEND_HEADERS)
+        states = self.streams[stream_id].state_machine
+        states.process_input(_INTERIM if is_interim else StreamInputs.SEND_HEADERS)
+        if is_last:
+            states.process_input(StreamInputs.SEND_END_STREAM)
+        block = self.encoder.encode(fields)
+        self._data_to_send += header_frames(stream_id, block, is_last=is_last)
+
+    def write_body(self, stream_id: int, data: bytes, is_last: bool) -> None:
+        """A piece of a body, for which there is room, as `send_data`."""
+        stream = self.streams[stream_id]
+        self.state_machine.process_input(ConnectionInputs.SEND_DATA)
+        stream.state_machine.process_input(StreamInputs.SEND_DATA)
+        if is_last:
+            stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
+        size = len(data)
+        self.outbound_flow_control_window -= size
+        stream.outbound_flow_control_window -= size
+        self._data_to_send += frame(DATA, END_STREAM if is_last else 0, stream_id, data)
 
     @property
     def open_inbound_streams(self) -> int:
