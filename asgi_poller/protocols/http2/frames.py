@@ -29,6 +29,7 @@ END_STREAM: Final = 0x1  # and of SETTINGS and PING: ACK
 ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
+PRIORITY_FIELDS: Final = 0x20  # RFC 9113, 6.2
 
 # Settings (RFC 9113, 6.5.2; RFC 8441, 3)
 MAX_CONCURRENT_STREAMS: Final = 0x3

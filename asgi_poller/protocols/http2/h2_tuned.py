@@ -9,8 +9,8 @@ states, which stay its own.
   than HTTP/1.1's; and nothing secret is in a table with what an attacker chooses (RFC 7541, 7.1).
 - hpack decodes each request's fields again. A client that asks for the same thing again sends the
   same bytes, and they say the same for as long as its table stays as it is.
-- Each frame that comes is written out for a log that there is not, and each that goes is an object
-  first, with a set of its flags.
+- Each frame that comes is written out for a log that there is not, and each is an object with a set
+  of its flags first, also one that goes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,24 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from h2.connection import ConnectionInputs, H2Connection
+from h2.events import TrailersReceived
+from h2.exceptions import ProtocolError
 from h2.frame_buffer import FrameBuffer
-from h2.stream import StreamInputs
+from h2.stream import H2Stream, StreamInputs
 from hpack import Decoder, Encoder
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
 
-from asgi_poller.protocols.http2.frames import DATA, END_STREAM, frame, header_frames
+from asgi_poller.protocols.http2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADER_BYTES,
+    HEADERS,
+    PADDED,
+    PRIORITY_FIELDS,
+    frame,
+    header_frames,
+)
 
 _WALK_COUNT: Final = 32  # streams that have come since the last walk over them, at least
 _KEPT_VALUE_BYTES: Final = 128
@@ -34,6 +46,10 @@ _KEPT_BLOCK_BYTES: Final = 512
 _KEPT_BLOCK_FIELDS: Final = 32  # which one byte each may stand for
 _TABLE_SIZE: Final = 0x20  # RFC 7541, 6.3: 001 in the first three bits
 _KIND: Final = 0xE0
+_LOOKED_AT: Final = END_HEADERS | PADDED | PRIORITY_FIELDS
+_STREAM_BITS: Final = 2**31 - 1  # RFC 9113, 4.1
+_ENDS: Final = frozenset(("END_HEADERS", "END_STREAM"))
+_GOES_ON: Final = frozenset(("END_HEADERS",))
 _INTERIM: Final = StreamInputs.SEND_INFORMATIONAL_HEADERS
 
 _encoder = Encoder()
@@ -96,6 +112,17 @@ class HeadDecoder(Decoder):
         return fields
 
 
+class _Head:
+    """A HEADERS frame that is a whole header block, as far as h2 looks at it."""
+
+    __slots__ = ("data", "flags", "stream_id")
+
+    def __init__(self, stream_id: int, data: bytes, flags: frozenset[str]) -> None:
+        self.stream_id = stream_id
+        self.data = data
+        self.flags = flags
+
+
 _QUIET: Final[dict[type[Frame], type[Frame]]] = {
     kind: type(kind.__name__, (kind,), {"__repr__": object.__repr__})
     for kind in (HeadersFrame, DataFrame, WindowUpdateFrame)
@@ -103,16 +130,41 @@ _QUIET: Final[dict[type[Frame], type[Frame]]] = {
 
 
 class _Frames(FrameBuffer):
-    """Gives frames that are not written out at length."""
+    """Gives frames that are not written out at length, and heads that are no frames."""
 
-    def __next__(self) -> Frame:
+    def __next__(self) -> Any:
+        data = self._data
+        if len(data) >= HEADER_BYTES and data[3] == HEADERS and not self._headers_buffer:
+            flags, end = data[4], HEADER_BYTES + int.from_bytes(data[:3], "big")
+            stream_id = int.from_bytes(data[5:HEADER_BYTES], "big") & _STREAM_BITS
+            if flags & _LOOKED_AT == END_HEADERS and stream_id and len(data) >= end:
+                block = bytes(data[HEADER_BYTES:end])
+                del data[:end]
+                return _Head(stream_id, block, _ENDS if flags & END_STREAM else _GOES_ON)
         found = super().__next__()
         found.__class__ = _QUIET.get(found.__class__, found.__class__)
         return found
 
 
-def _unchecked(*_: object) -> None:
-    """In the place of h2's check of a body's length."""
+class _Stream(H2Stream):
+    """Without checks that are off, or that `connection.py` makes (of a body's length)."""
+
+    def receive_headers(self, headers: Any, end_stream: bool, header_encoding: Any) -> Any:
+        """A request's, or its trailers."""
+        states = self.state_machine
+        found: list[Any] = states.process_input(StreamInputs.RECV_HEADERS)
+        event = found[0]
+        if end_stream:
+            ended = states.process_input(StreamInputs.RECV_END_STREAM)
+            event.stream_ended = ended[0]
+            found += ended
+        elif isinstance(event, TrailersReceived):
+            raise ProtocolError("trailers without END_STREAM")
+        event.headers = headers
+        return [], found
+
+    def _track_content_length(self, length: int, end_stream: bool) -> None:
+        pass
 
 
 class TunedH2(H2Connection):
@@ -123,13 +175,15 @@ class TunedH2(H2Connection):
         self.encoder: Any = HeadEncoder()
         self.decoder = HeadDecoder()
         self.incoming_buffer = _Frames(server=True)
+        table: dict[Any, Any] = self._frame_dispatch_table
+        table[_Head] = table[HeadersFrame]
         for kind, quiet in _QUIET.items():
-            self._frame_dispatch_table[quiet] = self._frame_dispatch_table[kind]
+            table[quiet] = table[kind]
         self._walk_at = _WALK_COUNT
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
-        stream: Any = super()._begin_new_stream(stream_id, allowed_ids)
-        stream._initialize_content_length = stream._track_content_length = _unchecked
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream.__class__ = _Stream
         return stream
 
     def write_head(
