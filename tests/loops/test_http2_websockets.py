@@ -326,8 +326,7 @@ def test_a_client_that_opens_no_window_holds_up_nobody(stubborn: Stubborn) -> No
         before = stubborn.sent_bytes
         client.h2.increment_flow_control_window(200_000, flooded.stream_id)  # more than waits
         client.flush()
-        # reading all the while: the connection has a window too
-        client.until(lambda: stubborn.sent_bytes > before, "it goes on")
+        client.until(lambda: stubborn.sent_bytes > before, "it goes on")  # reads for its window
         flooded.reset()
         assert stubborn.ended.wait(DEADLINE_S)
         well.sendall(text("still here"))

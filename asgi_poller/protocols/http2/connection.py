@@ -122,9 +122,7 @@ class Http2Connection:
 
     @property
     def is_mid_block(self) -> bool:
-        """Whether a header block has begun and is not complete: nothing else can come before it
-        is (RFC 9113, 4.3).
-        """
+        """Whether a header block has begun and is not complete (RFC 9113, 4.3)."""
         unread = self._unread
         return self._in_headers or (len(unread) > 3 and unread[3] in (HEADERS, CONTINUATION))
 
@@ -402,6 +400,7 @@ class Http2Connection:
         if stream_id in self.open_streams:  # else the peer has reset it
             self.open_streams.discard(stream_id)
             self._guard.served()
+        self._h2.forget(stream_id)
 
     def reset(self, stream_id: int, code: int) -> None:
         """End a stream before its end (RFC 9113, 6.4)."""

@@ -50,6 +50,8 @@ ENHANCE_YOUR_CALM: Final = 0xB
 LAST_STREAM: Final = 2**31 - 1  # in a GOAWAY: none is refused yet (RFC 9113, 6.8)
 DEFAULT_WINDOW_BYTES: Final = 65535  # RFC 9113, 6.9.2
 
+_OF_BLOCKS: Final = END_HEADERS | PADDED | PRIORITY_FIELDS
+
 _HEADER = struct.Struct(">HBBBL")
 _SETTING = struct.Struct(">HL")
 _GOAWAY = struct.Struct(">LL")
@@ -84,6 +86,21 @@ def settings_frame(values: dict[int, int]) -> bytes:
 def goaway_frame(last_stream: int, code: int, reason: bytes = b"") -> bytes:
     """GOAWAY (RFC 9113, 6.8)."""
     return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream, code) + reason)
+
+
+def whole_head(data: bytearray) -> tuple[int, bytes, bool, int] | None:
+    """If `data` begins with HEADERS that are a whole header block and nothing else: its stream, the
+    block, whether the request has no body, and where the frame ends.
+    """
+    if len(data) < HEADER_BYTES or data[3] != HEADERS:
+        return None
+    flags, end = data[4], HEADER_BYTES + int.from_bytes(data[:3], "big")
+    stream_id = (
+        int.from_bytes(data[5:HEADER_BYTES], "big") & LAST_STREAM
+    )  # without the reserved bit
+    if flags & _OF_BLOCKS != END_HEADERS or not stream_id or end > len(data):
+        return None
+    return stream_id, bytes(data[HEADER_BYTES:end]), bool(flags & END_STREAM), end
 
 
 def is_goaway(data: bytes) -> bool:

@@ -1,12 +1,11 @@
 """What of h2 is done otherwise, because it costs much for each request or ends too much: beside its
 states, which stay its own.
 
-- Before each new stream h2 counts those that are open, and walks over all of them to do so.
+- Before each new stream h2 counts those that are open, and walks over all of them to do so; and it
+  remembers 65,536 of those that have ended.
 - A body that does not have the length that its head says ends the connection in h2; it is for the
   stream alone (RFC 9113, 8.1.1), and counted in `connection.py`.
-- hpack encodes each response's fields again. Without a dynamic table (RFC 7541, 4.2: of size 0) a
-  field is always the same bytes, which are kept. Heads are longer for that, though never longer
-  than HTTP/1.1's; and nothing secret is in a table with what an attacker chooses (RFC 7541, 7.1).
+- hpack encodes each response's fields again (`head_encoder.py`).
 - hpack decodes each request's fields again. A client that asks for the same thing again sends the
   same bytes, and they say the same for as long as its table stays as it is.
 - Each frame that comes is written out for a log that there is not, and each is an object with a set
@@ -23,68 +22,21 @@ from h2.events import TrailersReceived
 from h2.exceptions import ProtocolError
 from h2.frame_buffer import FrameBuffer
 from h2.stream import H2Stream, StreamInputs
-from hpack import Decoder, Encoder
+from hpack import Decoder
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
 
-from asgi_poller.protocols.http2.frames import (
-    DATA,
-    END_HEADERS,
-    END_STREAM,
-    HEADER_BYTES,
-    HEADERS,
-    PADDED,
-    PRIORITY_FIELDS,
-    frame,
-    header_frames,
-)
+from asgi_poller.protocols.http2.frames import DATA, END_STREAM, frame, header_frames, whole_head
+from asgi_poller.protocols.http2.head_encoder import HeadEncoder
 
 _WALK_COUNT: Final = 32  # streams that have come since the last walk over them, at least
-_KEPT_VALUE_BYTES: Final = 128
-_KEPT_COUNT: Final = 2048
 _KEPT_BLOCKS: Final = 16  # of a connection
 _KEPT_BLOCK_BYTES: Final = 512
 _KEPT_BLOCK_FIELDS: Final = 32  # which one byte each may stand for
 _TABLE_SIZE: Final = 0x20  # RFC 7541, 6.3: 001 in the first three bits
 _KIND: Final = 0xE0
-_LOOKED_AT: Final = END_HEADERS | PADDED | PRIORITY_FIELDS
-_STREAM_BITS: Final = 2**31 - 1  # RFC 9113, 4.1
 _ENDS: Final = frozenset(("END_HEADERS", "END_STREAM"))
 _GOES_ON: Final = frozenset(("END_HEADERS",))
 _INTERIM: Final = StreamInputs.SEND_INFORMATIONAL_HEADERS
-
-_encoder = Encoder()
-_encoder.header_table_size = 0
-_FIRST: Final = bytes(_encoder.encode([]))  # a table size of 0, said before all else
-_FIELDS: dict[tuple[bytes, bytes], bytes] = {}
-
-
-class HeadEncoder:
-    """One connection's `hpack.Encoder`, as far as h2 uses that."""
-
-    __slots__ = ("_begin", "header_table_size")
-
-    def __init__(self) -> None:
-        self._begin = _FIRST
-        self.header_table_size = 0  # h2 says what the peer allows: 0 is less than all of that
-
-    def encode(self, fields: Iterable[Iterable[bytes]], huffman: bool = True) -> bytes:
-        """A header block (RFC 7541, 6)."""
-        pieces, self._begin = [self._begin], b""
-        kept = _FIELDS
-        for name, value in fields:
-            piece = kept.get((name, value))
-            pieces.append(_encoded(name, value) if piece is None else piece)
-        return b"".join(pieces)
-
-
-def _encoded(name: bytes, value: bytes) -> bytes:
-    # one encoder for every loop's thread is safe: a table of size 0 has no state
-    piece = bytes(_encoder.encode([(name, value)]))
-    if len(value) <= _KEPT_VALUE_BYTES:
-        if len(_FIELDS) >= _KEPT_COUNT:
-            _FIELDS.clear()  # of old dates, for example
-        _FIELDS[name, value] = piece
-    return piece
 
 
 class HeadDecoder(Decoder):
@@ -101,14 +53,13 @@ class HeadDecoder(Decoder):
             return kept
         entries = self.header_table.dynamic_entries
         count, newest = len(entries), entries[0] if entries else None
+        before, self._kept = self._kept, {}  # an error may leave the table half changed
         fields: Any = super().decode(data, raw)
         is_same = len(entries) == count and (entries[0] if entries else None) is newest
-        if not is_same or (data and data[0] & _KIND == _TABLE_SIZE):
-            self._kept.clear()
-        elif len(data) <= _KEPT_BLOCK_BYTES and len(fields) <= _KEPT_BLOCK_FIELDS:
-            if len(self._kept) >= _KEPT_BLOCKS:
-                self._kept.clear()
-            self._kept[data] = fields
+        if is_same and (not data or data[0] & _KIND != _TABLE_SIZE):
+            self._kept = before if len(before) < _KEPT_BLOCKS else {}
+            if len(data) <= _KEPT_BLOCK_BYTES and len(fields) <= _KEPT_BLOCK_FIELDS:
+                self._kept[data] = fields
         return fields
 
 
@@ -133,14 +84,10 @@ class _Frames(FrameBuffer):
     """Gives frames that are not written out at length, and heads that are no frames."""
 
     def __next__(self) -> Any:
-        data = self._data
-        if len(data) >= HEADER_BYTES and data[3] == HEADERS and not self._headers_buffer:
-            flags, end = data[4], HEADER_BYTES + int.from_bytes(data[:3], "big")
-            stream_id = int.from_bytes(data[5:HEADER_BYTES], "big") & _STREAM_BITS
-            if flags & _LOOKED_AT == END_HEADERS and stream_id and len(data) >= end:
-                block = bytes(data[HEADER_BYTES:end])
-                del data[:end]
-                return _Head(stream_id, block, _ENDS if flags & END_STREAM else _GOES_ON)
+        if not self._headers_buffer and (head := whole_head(self._data)) is not None:
+            stream_id, block, is_last, end = head
+            del self._data[:end]
+            return _Head(stream_id, block, _ENDS if is_last else _GOES_ON)
         found = super().__next__()
         found.__class__ = _QUIET.get(found.__class__, found.__class__)
         return found
@@ -169,6 +116,8 @@ class _Stream(H2Stream):
 
 class TunedH2(H2Connection):
     """Without a limit on inbound streams: who uses it looks after that."""
+
+    MAX_CLOSED_STREAMS = 4096
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -211,6 +160,13 @@ class TunedH2(H2Connection):
         self.outbound_flow_control_window -= size
         stream.outbound_flow_control_window -= size
         self._data_to_send += frame(DATA, END_STREAM if is_last else 0, stream_id, data)
+
+    def forget(self, stream_id: int) -> None:
+        """What h2 does in its walk, for one that has ended."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.closed:
+            del self.streams[stream_id]
+            self._closed_streams[stream_id] = stream.closed_by
 
     @property
     def open_inbound_streams(self) -> int:

@@ -11,9 +11,10 @@ from hpack import Decoder, Encoder, HPACKError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asgi_poller.protocols.http2 import h2_tuned
+from asgi_poller.protocols.http2 import h2_tuned, head_encoder
 from asgi_poller.protocols.http2.h2_connection import made_h2
-from asgi_poller.protocols.http2.h2_tuned import HeadDecoder, HeadEncoder
+from asgi_poller.protocols.http2.h2_tuned import HeadDecoder
+from asgi_poller.protocols.http2.head_encoder import HeadEncoder
 from asgi_poller.protocols.http2.limits import Http2Limits
 
 NAMES = st.sampled_from([b":status", b"content-type", b"x-own", b"set-cookie", b"date"])
@@ -31,18 +32,18 @@ def test_heads_are_read_as_they_were_said(heads: list[Any], allowed: int, at: in
             decoder.max_allowed_table_size = allowed
             encoder.header_table_size = allowed
         assert list(decoder.decode(encoder.encode(head), raw=True)) == head
-    assert len(h2_tuned._FIELDS) <= h2_tuned._KEPT_COUNT
+    assert len(head_encoder._FIELDS) <= head_encoder._KEPT_COUNT
 
 
 def test_what_is_kept_has_a_bound() -> None:
     encoder, decoder = HeadEncoder(), Decoder()
-    for number in range(3 * h2_tuned._KEPT_COUNT):
+    for number in range(3 * head_encoder._KEPT_COUNT):
         field = (b"etag", b"%d" % number)
         assert list(decoder.decode(encoder.encode([field]), raw=True)) == [field]
-        assert len(h2_tuned._FIELDS) <= h2_tuned._KEPT_COUNT
+        assert len(head_encoder._FIELDS) <= head_encoder._KEPT_COUNT
     long = (b"set-cookie", bytes(1000))
     encoder.encode([long])
-    assert long not in h2_tuned._FIELDS
+    assert long not in head_encoder._FIELDS
 
 
 REQUESTS = st.lists(
