@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.support.client import LAST_GET, read_to_end
 from tests.support.forms import FORMS, GUNICORN, served
 from tests.support.http2 import Http2Client, http2_client
 from tests.support.server import serving
+from tests.support.tls import client_context, write_pair
+from tests.support.waiting import DEADLINE_S
 
 APP = "tests.attacks.echo:app"
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 80\r\n"
+V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((192, 0, 2, 7, 192, 0, 2, 8, 18, 103, 0, 80))
+PROXIED = pytest.mark.parametrize("header", [V1, V2], ids=["PROXY v1", "PROXY v2"])
 DIRECT = pytest.mark.parametrize("direct", [False, True], ids=["loops read", "pollers read"])
 
 
@@ -23,17 +30,24 @@ async def about(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": text.encode()})
 
 
+async def about_scheme(scope: Any, receive: Any, send: Any) -> None:
+    """The same for one who has no address."""
+    text = f"{scope['http_version']} {scope['scheme']} {scope['client']}"
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
 class _InPieces:
     """Sends so many bytes at a time."""
 
-    def __init__(self, socket: Any, size: int) -> None:
-        self._socket = socket
+    def __init__(self, peer: Any, size: int) -> None:
+        self._peer = peer
         self._size = size
-        self.recv = socket.recv
+        self.recv = peer.recv
 
     def sendall(self, data: bytes) -> None:
         for at in range(0, len(data), self._size):
-            self._socket.sendall(data[at : at + self._size])
+            self._peer.sendall(data[at : at + self._size])
 
 
 @DIRECT
@@ -41,9 +55,9 @@ class _InPieces:
 def test_a_preface_in_pieces(direct: bool, size: int) -> None:
     with (
         serving(about, lifespan="off", direct_handshake=direct) as site,
-        site.connect() as socket,
+        site.connect() as peer,
     ):
-        client = Http2Client(_InPieces(socket, size))  # type: ignore[arg-type]
+        client = Http2Client(_InPieces(peer, size))  # type: ignore[arg-type]
         assert client.response(client.request())[2] == b"2 127.0.0.1"
 
 
@@ -52,22 +66,52 @@ def test_a_preface_in_pieces(direct: bool, size: int) -> None:
 def test_what_only_begins_like_one_is_http1(direct: bool, begun: bytes) -> None:
     with (
         serving(about, lifespan="off", direct_handshake=direct) as site,
-        site.connect() as socket,
+        site.connect() as peer,
     ):
-        socket.sendall(begun)
-        socket.sendall(LAST_GET[1:] if begun == b"P" else b"X" + LAST_GET)
-        assert read_to_end(socket).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 505 "))
+        peer.sendall(begun)
+        peer.sendall(LAST_GET[1:] if begun == b"P" else b"X" + LAST_GET)
+        assert read_to_end(peer).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 505 "))
 
 
 @DIRECT
-def test_behind_a_proxy_header(direct: bool) -> None:
+@PROXIED
+def test_behind_a_proxy_header(direct: bool, header: bytes) -> None:
     with (
         serving(about, lifespan="off", direct_handshake=direct, proxy_protocol=True) as site,
-        site.connect() as socket,
+        site.connect() as peer,
     ):
-        socket.sendall(V1)
-        client = Http2Client(socket)
+        peer.sendall(header)
+        client = Http2Client(peer)
         assert client.response(client.request())[2] == b"2 192.0.2.7"
+
+
+@DIRECT
+@PROXIED
+def test_tls_behind_a_proxy_header(direct: bool, header: bytes, tmp_path: Path) -> None:
+    """A proxy that looks at nothing: ALPN is between the client and us."""
+    authority = trustme.CA()
+    files = write_pair(tmp_path, "server", authority.issue_cert("127.0.0.1"))
+    options = {"direct_handshake": direct, "proxy_protocol": True, "ssl_certfile": files.both}
+    with serving(about, lifespan="off", **options) as site, site.connect() as peer:
+        peer.sendall(header)
+        context = client_context(authority, ("h2", "http/1.1"))
+        with context.wrap_socket(peer, server_hostname="127.0.0.1") as secure:
+            assert secure.selected_alpn_protocol() == "h2"
+            client = Http2Client(secure)
+            assert client.response(client.request())[2] == b"2 192.0.2.7"
+
+
+@DIRECT
+def test_on_a_unix_socket(direct: bool, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with (
+        serving(about_scheme, lifespan="off", direct_handshake=direct, uds=path),
+        socket.socket(socket.AF_UNIX) as peer,
+    ):
+        peer.settimeout(DEADLINE_S)
+        peer.connect(path)
+        client = Http2Client(peer)  # type: ignore[arg-type]
+        assert client.response(client.request())[2] == b"2 http None"
 
 
 @DIRECT
