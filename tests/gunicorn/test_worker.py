@@ -316,8 +316,8 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_channels_are_spread_evenly_also_after_a_worker_was_killed() -> None:
-    # Two pollers in each worker may take one more each, at the same time; and who is not run for 2 ms
-    # has its turn taken. Left to the kernel, one has nearly all.
+    # Two pollers in each worker may take one more each, at the same time; and who is not run for
+    # 2 ms has its turn taken. Left to the kernel, one has nearly all.
     tolerance = 9
     with gunicorn("--workers", "3", ready=3) as server:
         channels = [server.channel() for _ in range(60)]

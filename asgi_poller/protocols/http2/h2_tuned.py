@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from h2.connection import ConnectionInputs, H2Connection
+from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection
 from h2.events import TrailersReceived
 from h2.exceptions import ProtocolError
 from h2.frame_buffer import FrameBuffer
@@ -44,22 +44,22 @@ class HeadDecoder(Decoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: dict[bytes, Any] = {}
+        self.kept: dict[bytes, Any] = {}
 
     def decode(self, data: bytes, raw: bool = False) -> Any:
         """See hpack. h2 always asks for what is raw, and changes nothing of what it gets."""
-        kept = self._kept.get(data)
+        kept = self.kept.get(data)
         if kept is not None:
             return kept
         entries = self.header_table.dynamic_entries
         count, newest = len(entries), entries[0] if entries else None
-        before, self._kept = self._kept, {}  # an error may leave the table half changed
+        before, self.kept = self.kept, {}  # an error may leave the table half changed
         fields: Any = super().decode(data, raw)
         is_same = len(entries) == count and (entries[0] if entries else None) is newest
         if is_same and (not data or data[0] & _KIND != _TABLE_SIZE):
-            self._kept = before if len(before) < _KEPT_BLOCKS else {}
+            self.kept = before if len(before) < _KEPT_BLOCKS else {}
             if len(data) <= _KEPT_BLOCK_BYTES and len(fields) <= _KEPT_BLOCK_FIELDS:
-                self._kept[data] = fields
+                self.kept[data] = fields
         return fields
 
 
@@ -118,6 +118,7 @@ class TunedH2(H2Connection):
     """Without a limit on inbound streams: who uses it looks after that."""
 
     MAX_CLOSED_STREAMS = 4096
+    decoder: HeadDecoder
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -125,14 +126,35 @@ class TunedH2(H2Connection):
         self.decoder = HeadDecoder()
         self.incoming_buffer = _Frames(server=True)
         table: dict[Any, Any] = self._frame_dispatch_table
-        table[_Head] = table[HeadersFrame]
+        table[_Head] = self._receive_head
         for kind, quiet in _QUIET.items():
             table[quiet] = table[kind]
         self._walk_at = _WALK_COUNT
 
+    def _receive_head(self, head: _Head) -> Any:
+        """`_receive_headers_frame`, for what need not be read again."""
+        fields = self.decoder.kept.get(head.data)
+        if fields is None:
+            return self._receive_headers_frame(head)  # type: ignore[arg-type]  # as far as it looks
+        events = self.state_machine.process_input(ConnectionInputs.RECV_HEADERS)
+        stream: Any = self._get_or_create_stream(head.stream_id, AllowedStreamIDs.ODD)
+        frames, more = stream.receive_headers(fields, "END_STREAM" in head.flags, None)
+        return frames, events + more
+
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
-        stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream.__class__ = _Stream
+        if stream_id <= self.highest_inbound_stream_id or stream_id % 2 == 0:
+            return super()._begin_new_stream(stream_id, allowed_ids)  # says what is wrong with it
+        if len(self.streams) >= self._walk_at:
+            self._forget_all()
+        stream = _Stream(
+            stream_id,
+            config=self.config,
+            inbound_window_size=self.local_settings.initial_window_size,
+            outbound_window_size=self.remote_settings.initial_window_size,
+        )
+        stream.max_outbound_frame_size = self.max_outbound_frame_size
+        self.streams[stream_id] = stream
+        self.highest_inbound_stream_id = stream_id
         return stream
 
     def write_head(
@@ -168,12 +190,13 @@ class TunedH2(H2Connection):
             del self.streams[stream_id]
             self._closed_streams[stream_id] = stream.closed_by
 
+    def _forget_all(self) -> None:
+        """The walk. It is made when the number of streams has doubled."""
+        for stream_id in list(self.streams):
+            self.forget(stream_id)
+        self._walk_at = len(self.streams) + max(len(self.streams), _WALK_COUNT)
+
     @property
     def open_inbound_streams(self) -> int:
-        """0, for it is compared with a limit that there is not. The walk over all streams, by which
-        h2 forgets those that have ended, is made when their number has doubled.
-        """
-        if len(self.streams) >= self._walk_at:
-            H2Connection.open_inbound_streams.fget(self)  # type: ignore[attr-defined]
-            self._walk_at = len(self.streams) + max(len(self.streams), _WALK_COUNT)
+        """0, for it is compared with a limit that there is not."""
         return 0

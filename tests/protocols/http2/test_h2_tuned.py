@@ -100,11 +100,11 @@ def test_blocks_that_are_kept_have_a_bound() -> None:
     encoder, decoder = HeadEncoder(), HeadDecoder()
     for number in range(3 * h2_tuned._KEPT_BLOCKS):
         decoder.decode(encoder.encode([(b"x", b"%d" % number)]), raw=True)
-        assert len(decoder._kept) <= h2_tuned._KEPT_BLOCKS
-    few = set(decoder._kept)
+        assert len(decoder.kept) <= h2_tuned._KEPT_BLOCKS
+    few = set(decoder.kept)
     decoder.decode(b"\x82" * (h2_tuned._KEPT_BLOCK_FIELDS + 1), raw=True)  # ":method: GET" each
     decoder.decode(encoder.encode([(b"x", bytes(h2_tuned._KEPT_BLOCK_BYTES))]), raw=True)
-    assert set(decoder._kept) == few
+    assert set(decoder.kept) == few
 
 
 HEAD = [(b":status", b"200"), (b"x-own", b"value")]
