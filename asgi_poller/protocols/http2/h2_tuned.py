@@ -119,6 +119,7 @@ class TunedH2(H2Connection):
 
     MAX_CLOSED_STREAMS = 4096
     decoder: HeadDecoder
+    highest_inbound_stream_id: int
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
