@@ -57,7 +57,7 @@ def test_a_preface_in_pieces(direct: bool, size: int) -> None:
         serving(about, lifespan="off", direct_handshake=direct) as site,
         site.connect() as peer,
     ):
-        client = Http2Client(_InPieces(peer, size))  # type: ignore[arg-type]
+        client = Http2Client(_InPieces(peer, size))  # type: ignore[arg-type]  # the part it uses
         assert client.response(client.request())[2] == b"2 127.0.0.1"
 
 
@@ -110,7 +110,7 @@ def test_on_a_unix_socket(direct: bool, tmp_path: Path) -> None:
     ):
         peer.settimeout(DEADLINE_S)
         peer.connect(path)
-        client = Http2Client(peer)  # type: ignore[arg-type]
+        client = Http2Client(peer)  # type: ignore[arg-type]  # no port
         assert client.response(client.request())[2] == b"2 http None"
 
 
